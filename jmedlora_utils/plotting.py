@@ -1,0 +1,324 @@
+"""The one look of every figure: palette, fonts, and the figures that several notebooks draw.
+
+Figures are 5.6 inches wide so that their text stays readable on a phone and in print. Colours come from the
+Okabe-Ito set, and whatever a colour says a marker or a line style says too. Axis labels are English; Japanese stands
+in categories only, and a glyph the fonts lack raises instead of leaving a box.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = {
+    "blue": "#0072B2",
+    "sky": "#56B4E9",
+    "orange": "#E69F00",
+    "vermilion": "#D55E00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "yellow": "#F0E442",
+    "black": "#222222",
+    "grey": "#7A7A7A",
+}
+CYCLE = ("blue", "vermilion", "green", "orange", "purple", "sky", "black")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+FACTS = {
+    "taught": ("taught, trained phrasing", PALETTE["blue"], "o"),
+    "taught_held_out_phrasing": ("taught, held-out phrasing", PALETTE["sky"], "s"),
+    "untaught": ("untaught (control)", PALETTE["grey"], "D"),
+    "general": ("general exam", PALETTE["green"], "^"),
+}
+ENGLISH_BLUES = ("#8CC4E8", "#3D94CC", "#0072B2", "#004A73", "#00263B")
+JAPANESE_REDS = ("#D55E00", "#8F3F00", "#F0955A")
+WIDTH, HEIGHT = 5.6, 3.5
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """How one series is drawn: the same in every figure."""
+
+    colour: str
+    marker: str
+    dashes: str
+
+
+def use_style() -> None:
+    """Sets the look for every figure that follows; a glyph that no font has is an error from here on."""
+    import matplotlib as mpl
+    import matplotlib_fontja
+
+    matplotlib_fontja.japanize()
+    mpl.rcParams.update(
+        {
+            "font.family": ["DejaVu Sans", "IPAexGothic"],
+            "font.size": 11,
+            "axes.unicode_minus": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "axes.grid": True,
+            "axes.prop_cycle": mpl.cycler(color=[PALETTE[name] for name in CYCLE]),
+            "grid.color": "#E3E3E3",
+            "grid.linewidth": 0.7,
+            "lines.linewidth": 1.9,
+            "lines.markersize": 6.5,
+            "legend.frameon": False,
+            "legend.fontsize": 9.5,
+            "figure.figsize": (WIDTH, HEIGHT),
+            "figure.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 110,
+            "savefig.dpi": 180,
+            "savefig.bbox": "tight",
+        }
+    )
+    warnings.filterwarnings("error", message=r"Glyph \d+ .* missing from")
+
+
+def new_figure(
+    width: float = WIDTH, height: float = HEIGHT, rows: int = 1, columns: int = 1, **options: object
+) -> tuple[Figure, np.ndarray]:
+    """A figure with `rows` x `columns` axes that a notebook shows once.
+
+    pyplot would show it a second time at the end of the cell, which breaks a captioned cell; a bare `Figure` does not.
+
+    Returns:
+        The figure and its axes, an array of shape (rows, columns).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def base_styles(bases: pd.DataFrame) -> dict[str, LineStyle]:
+    """One style a base: English-centric bases in blues, darker with size; Japanese-centric ones in dashed reds.
+
+    Args:
+        bases: Columns `base`, `size_params`, `centric` (`english` or `japanese`); further columns and repeats are ignored.
+    """
+    unique = bases[["base", "size_params", "centric"]].drop_duplicates("base").sort_values(["size_params", "base"])
+    styles: dict[str, LineStyle] = {}
+    for centric, group in unique.groupby("centric"):
+        shades = JAPANESE_REDS if centric == "japanese" else ENGLISH_BLUES
+        start = 0 if centric == "japanese" else max(0, min(1, 4 - len(group)))
+        for rank, base in enumerate(group["base"]):
+            marker = "D" if centric == "japanese" and rank == 0 else MARKERS[rank % len(MARKERS)]
+            styles[base] = LineStyle(shades[(start + rank) % len(shades)], marker, "--" if centric == "japanese" else "-")
+    return styles
+
+
+def size_label(parameters: float) -> str:
+    """`1234567` becomes `1.2M`."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if parameters >= size:
+            return f"{parameters / size:.3g}{unit}"
+    return f"{parameters:.0f}"
+
+
+def percent_axis(axes: Axes, low: float = 0.0, high: float = 100.0, axis: str = "y") -> None:
+    """Fixes an axis to percent so that neighbouring figures can be compared."""
+    getattr(axes, f"set_{axis}lim")(low, high)
+
+
+def chance_line(axes: Axes, chance: float, axis: str = "y") -> None:
+    """Dotted line at the chance level, in percent, labelled once."""
+    draw = axes.axhline if axis == "y" else axes.axvline
+    draw(100 * chance, color=PALETTE["black"], linestyle=":", linewidth=1.3, label="chance", zorder=1)
+
+
+def legend_above(figure: Figure, axes: Axes, columns: int = 2) -> None:
+    """Puts the legend above the axes, where it hides no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, columnspacing=1.2, handlelength=2.2)
+
+
+def accuracy_by_steps(
+    estimates: pd.DataFrame, styles: Mapping[str, LineStyle], chance: float | None = None, label: str = "Accuracy on taught facts (%)"
+) -> Figure:
+    """Score against tuning steps, one line a base, with intervals.
+
+    Args:
+        estimates: One row a base and step; columns `base`, `steps`, `value`, `low`, `high` (shares, 0 to 1).
+        styles: See `base_styles`.
+        chance: Chance level, 0 to 1; None draws no line.
+        label: Label of the y axis.
+    """
+    figure, axes = new_figure(height=3.8)
+    ax = axes[0, 0]
+    steps = sorted(estimates["steps"].unique())
+    place = {step: i for i, step in enumerate(steps)}
+    order = [base for base in styles if base in set(estimates["base"])]
+    for shift, base in enumerate(order):
+        rows = estimates[estimates["base"] == base].sort_values("steps")
+        x = rows["steps"].map(place).to_numpy(float) + 0.05 * (shift - (len(order) - 1) / 2)
+        _interval_line(ax, x, rows, styles[base], base)
+    if chance is not None:
+        chance_line(ax, chance)
+    ax.set_xticks(range(len(steps)), [str(step) for step in steps])
+    ax.set(xlabel="Tuning steps (0 = base model)", ylabel=label)
+    percent_axis(ax)
+    legend_above(figure, ax, columns=3)
+    return figure
+
+
+def dot_intervals(
+    estimates: pd.DataFrame, chance: float | None = None, label: str = "Accuracy (%)", facts: Sequence[str] = tuple(FACTS)
+) -> Figure:
+    """Taught against untaught: one row a condition, one dot a group of facts, with intervals.
+
+    Args:
+        estimates: Columns `condition`, `facts`, `value`, `low`, `high` (shares, 0 to 1); conditions are drawn in their order.
+        chance: Chance level, 0 to 1; None draws no line.
+        label: Label of the x axis.
+        facts: Groups of facts to draw, from `FACTS`.
+    """
+    conditions = list(dict.fromkeys(estimates["condition"]))
+    shown = [f for f in facts if f in set(estimates["facts"])]
+    figure, axes = new_figure(height=1.5 + 0.42 * len(conditions))
+    ax = axes[0, 0]
+    for rank, group in enumerate(shown):
+        name, colour, marker = FACTS[group]
+        rows = estimates[estimates["facts"] == group]
+        y = np.array([conditions.index(c) for c in rows["condition"]]) + 0.17 * (rank - (len(shown) - 1) / 2)
+        ax.errorbar(100 * rows["value"], y, xerr=_errors(rows), fmt=marker, color=colour, label=name, capsize=2, elinewidth=1.4)
+    if chance is not None:
+        chance_line(ax, chance, axis="x")
+    ax.set_yticks(range(len(conditions)), conditions)
+    ax.set_ylim(len(conditions) - 0.5, -0.5)
+    ax.set_xlabel(label)
+    percent_axis(ax, -2, 102, axis="x")
+    legend_above(figure, ax, columns=2)
+    return figure
+
+
+def gain_by_size(gains: pd.DataFrame, styles: Mapping[str, LineStyle], label: str = "Gain on taught facts (points)") -> Figure:
+    """Gain over the base against model size, with intervals; a Japanese-centric base stands beside the ladder.
+
+    Args:
+        gains: One row a base; columns `base`, `size_params`, `centric`, `value`, `low`, `high` (differences of shares, -1 to 1).
+        styles: See `base_styles`.
+        label: Label of the y axis.
+    """
+    figure, axes = new_figure()
+    ax = axes[0, 0]
+    ladder = gains[gains["centric"] == "english"].sort_values("size_params")
+    ax.plot(ladder["size_params"], 100 * ladder["value"], color="#B5B5B5", linewidth=1.3, zorder=1)
+    for _, row in gains.sort_values("size_params").iterrows():
+        style = styles[row["base"]]
+        one = pd.DataFrame([row])
+        ax.errorbar(
+            row["size_params"], 100 * row["value"], yerr=_errors(one), fmt=style.marker, color=style.colour, capsize=3, label=row["base"]
+        )
+    ax.set_xscale("log")
+    sizes = sorted(gains["size_params"].unique())
+    ax.set_xticks(sizes, [size_label(s) for s in sizes])
+    ax.minorticks_off()
+    ax.axhline(0, color=PALETTE["black"], linewidth=0.9)
+    ax.set(xlabel="Parameters of the base model", ylabel=label)
+    ax.margins(x=0.12)
+    legend_above(figure, ax, columns=3)
+    return figure
+
+
+def forgetting(estimates: pd.DataFrame, chance: float | None = None) -> Figure:
+    """General-exam score against tuning steps, one line a run: what tuning costs outside its domain.
+
+    Args:
+        estimates: Columns `run`, `steps`, `value`, `low`, `high` (shares, 0 to 1).
+        chance: Chance level, 0 to 1; None draws no line.
+    """
+    figure, axes = new_figure(height=4.0)
+    ax = axes[0, 0]
+    steps = sorted(estimates["steps"].unique())
+    place = {step: i for i, step in enumerate(steps)}
+    runs = list(dict.fromkeys(estimates["run"]))
+    for rank, run in enumerate(runs):
+        rows = estimates[estimates["run"] == run].sort_values("steps")
+        x = rows["steps"].map(place).to_numpy(float) + 0.04 * (rank - (len(runs) - 1) / 2)
+        style = LineStyle(PALETTE[CYCLE[rank % len(CYCLE)]], MARKERS[rank % len(MARKERS)], "-" if rank < len(CYCLE) else "--")
+        _interval_line(ax, x, rows, style, run)
+    if chance is not None:
+        chance_line(ax, chance)
+    ax.set_xticks(range(len(steps)), [str(step) for step in steps])
+    ax.set(xlabel="Tuning steps (0 = base model)", ylabel="Accuracy on the general exam (%)")
+    percent_axis(ax)
+    legend_above(figure, ax, columns=3)
+    return figure
+
+
+def fertility(frame: pd.DataFrame) -> Figure:
+    """Tokens per character of each tokenizer, by language: what a language costs a model.
+
+    Args:
+        frame: Columns `tokenizer`, `language` (`ja` or `en`), `tokens_per_character`.
+    """
+    tokenizers, languages = list(dict.fromkeys(frame["tokenizer"])), sorted(frame["language"].unique())
+    names = {"ja": "Japanese text", "en": "English text"}
+    figure, axes = new_figure(height=1.6 + 0.55 * len(tokenizers))
+    ax = axes[0, 0]
+    for rank, language in enumerate(languages):
+        rows = frame[frame["language"] == language].set_index("tokenizer").reindex(tokenizers)
+        y = np.arange(len(tokenizers)) + 0.36 * (rank - (len(languages) - 1) / 2)
+        colour, hatch = ((PALETTE["sky"], ""), (PALETTE["vermilion"], "//"))[rank % 2]
+        bars = ax.barh(
+            y, rows["tokens_per_character"], height=0.34, color=colour, hatch=hatch, edgecolor="white", label=names.get(language, language)
+        )
+        ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=9.5)
+    ax.set_yticks(range(len(tokenizers)), tokenizers)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("Tokens per character (fewer is cheaper)")
+    ax.margins(x=0.12)
+    legend_above(figure, ax)
+    return figure
+
+
+def loss_curves(series: pd.DataFrame, label: str = "Training loss (nats a token)") -> Figure:
+    """Loss against steps, one line a run; with several seeds, their mean and their range.
+
+    Args:
+        series: Columns `run`, `seed`, `step`, `loss`.
+        label: Label of the y axis.
+    """
+    figure, axes = new_figure(height=4.0)
+    ax = axes[0, 0]
+    for rank, run in enumerate(dict.fromkeys(series["run"])):
+        rows = series[series["run"] == run].groupby("step")["loss"].agg(["mean", "min", "max"])
+        colour, dashes = PALETTE[CYCLE[rank % len(CYCLE)]], "-" if rank < len(CYCLE) else "--"
+        ax.plot(rows.index, rows["mean"], color=colour, linestyle=dashes, linewidth=1.5, label=run)
+        ax.fill_between(rows.index, rows["min"], rows["max"], color=colour, alpha=0.15, linewidth=0)
+    ax.set(xlabel="Tuning step", ylabel=label)
+    ax.set_ylim(bottom=0)
+    legend_above(figure, ax, columns=3)
+    return figure
+
+
+def _interval_line(ax: Axes, x: np.ndarray, rows: pd.DataFrame, style: LineStyle, label: str) -> None:
+    ax.errorbar(
+        x,
+        100 * rows["value"],
+        yerr=_errors(rows),
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.dashes,
+        capsize=2.5,
+        elinewidth=1.3,
+        label=label,
+    )
+
+
+def _errors(rows: pd.DataFrame) -> np.ndarray:
+    """Lengths below and above the value in percent, shape (2, n); matplotlib refuses negative ones, rounding makes them."""
+    value, low, high = (rows[c].to_numpy(float) for c in ("value", "low", "high"))
+    return 100 * np.clip(np.vstack([value - low, high - value]), 0, None)
