@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from jmedlora_utils import statistics
 
 settings.register_profile("statistics", max_examples=40, deadline=None)
