@@ -220,14 +220,18 @@ def package_versions() -> dict[str, str]:
 
 
 def git_state() -> tuple[str, bool]:
-    """Commit of the working tree and whether it has uncommitted changes; ("", False) outside git."""
+    """Commit of the working tree and whether it has uncommitted changes; ("", False) outside git.
+
+    A preset's run asks once and hands the answer to its notebooks, so that all its records name one commit.
+    """
+    if "JMEDLORA_GIT_COMMIT" in os.environ:
+        return os.environ["JMEDLORA_GIT_COMMIT"], os.environ.get("JMEDLORA_GIT_DIRTY") == "1"
 
     def git(*args: str) -> str:
         done = subprocess.run(["git", "-C", str(paths.ROOT), *args], capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    commit = os.environ.get("JMEDLORA_GIT_COMMIT") or git("rev-parse", "HEAD")
-    return commit, bool(git("status", "--porcelain", "--untracked-files=no"))
+    return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
 
 
 def device_name() -> str:

@@ -1,0 +1,63 @@
+# Two commands: `make reproduce` and `make test`. `make help` lists the rest.
+
+PRESET ?= mini
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+
+# Where pip finds torch. A machine without an NVIDIA driver takes the CPU build; set TORCH_INDEX= (empty) for the
+# package index's own build with CUDA, or name another index.
+ifeq ($(shell command -v nvidia-smi),)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+else
+TORCH_INDEX ?=
+endif
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+# Named after what it installs, so that a change of a pin installs again and nothing else does.
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
+
+.DELETE_ON_ERROR:
+.PHONY: help reproduce test book plan lab pins clean
+
+help:  ## list the commands
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@echo "  PRESET=$(PRESET) (smoke, mini, mini-seeds, paper, modern) JOBS=$(JOBS) TORCH_INDEX=$(TORCH_INDEX)"
+
+reproduce: $(STAMP)  ## run a preset through every notebook and build the book
+	@$(BIN)/python -m jmedlora_utils.workflow reproduce --preset $(PRESET) --jobs $(JOBS) --install-seconds "$$(cat $(STAMP))"
+	@echo 0 > $(STAMP)
+
+test: $(STAMP)  ## everything that CI checks
+	@bash .ci/checks
+
+book: $(STAMP)  ## build the book from the last run of a preset
+	@$(BIN)/python -m jmedlora_utils.book --preset $(PRESET)
+
+plan: $(STAMP)  ## print what a preset would run
+	@$(BIN)/python -m jmedlora_utils.workflow plan --preset $(PRESET)
+
+lab: $(STAMP)  ## open the notebooks in JupyterLab
+	$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3" >/dev/null
+	$(BIN)/jupyter lab notebooks
+
+pins: $(STAMP)  ## write constraints.txt anew from an empty environment
+	rm -rf $(VENV)-pins && $(PYTHON) -m venv $(VENV)-pins
+	$(VENV)-pins/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch -e '.[dev,gpu]'
+	(head -n 2 constraints.txt; $(VENV)-pins/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//') > constraints.new
+	mv constraints.new constraints.txt && rm -rf $(VENV)-pins
+
+clean:  ## remove the environment, the runs and the book
+	rm -rf $(VENV) $(VENV)-pins runs _book _build .snakemake .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find jmedlora_utils tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: Python 3.11 or later is needed; name one with PYTHON=")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the pins into $(VENV) (about 5 minutes the first time) ..."
+	@start=$$(date +%s) \
+	  && $(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch \
+	  && $(PIP) --editable '.[dev]' \
+	  && rm -f $(VENV)/.installed-* \
+	  && echo $$(($$(date +%s) - start)) > $@

@@ -1,0 +1,43 @@
+"""The notebooks of one preset. `make reproduce` calls it; `snakemake --cores 2 --config preset=mini` works too.
+
+A step is stale when its job card is newer than its executed copy. A card changes with the step's parameters, its
+notebook, or a module that the notebook imports, so reading this file refuses a bad preset before anything runs.
+"""
+
+import shlex
+import sys
+
+from jmedlora_utils import paths
+from jmedlora_utils.workflow import plan
+
+PRESET = config.get("preset", "mini")
+STEPS = plan(PRESET)
+
+
+rule all:
+    default_target: True
+    input:
+        [step.target for step in STEPS],
+
+
+for step in STEPS:
+
+    rule:
+        name:
+            step.job.output if step.job.seed is None else f"seed{step.job.seed}__{step.job.output}"
+        input:
+            card=step.card,
+            after=step.after,
+        output:
+            step.target,
+        params:
+            python=sys.executable,
+            output=step.job.output,
+            seed="" if step.job.seed is None else f"--seed {step.job.seed}",
+        threads: step.threads
+        resources:
+            **step.resources,
+        shell:
+            f"cd {shlex.quote(str(paths.ROOT))} && "
+            f"{{params.python:q}} -m jmedlora_utils.workflow run --preset {PRESET} --output {{params.output}} "
+            "{params.seed} --threads {threads}"

@@ -1,0 +1,394 @@
+"""Runs the notebooks of a preset: job cards for Snakemake, one papermill run a job, and the times they took.
+
+`python -m jmedlora_utils.workflow --help` lists the commands; `make reproduce` and the Snakefile call them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import fcntl
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jmedlora_utils import paths
+from jmedlora_utils.config import ConfigError, Job, Preset, check_parameters, load_preset, notebook_cells, preset_names, require_device
+from jmedlora_utils.records import git_state, sha256_text, write_text
+
+PACKAGE = Path(__file__).resolve().parent
+HEARTBEAT_SECONDS = 20
+GPU_NOTEBOOKS = ("19_", "20_", "30_")
+
+
+class WorkflowError(RuntimeError):
+    """A notebook failed, or a run cannot be started."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One job as Snakemake sees it.
+
+    Attributes:
+        job: What papermill runs.
+        card: JSON file with the parameters and the hashes of the code; rewritten only when one of them changes,
+            so its age says whether the executed copy is stale.
+        target: The executed notebook.
+        log: What the notebook printed.
+        after: Executed notebooks that must exist before.
+        threads: Processor threads of the notebook.
+        resources: For a cluster: cards, memory in MB, minutes.
+    """
+
+    job: Job
+    card: Path
+    target: Path
+    log: Path
+    after: tuple[Path, ...]
+    threads: int
+    resources: dict[str, int]
+
+    @property
+    def label(self) -> str:
+        return self.job.output if self.job.seed is None else f"{self.job.output} (seed {self.job.seed})"
+
+
+def steps(preset: Preset) -> list[Step]:
+    """Every step of a preset, in an order that respects what waits for what. Writes nothing."""
+    jobs = preset.jobs()
+    per_seed = tuple(_folder(preset, job) / "notebooks" / f"{job.output}.ipynb" for job in jobs if job.seed is not None)
+    analysed: tuple[Path, ...] = ()
+    found = []
+    for job in jobs:
+        folder = _folder(preset, job)
+        target = folder / "notebooks" / f"{job.output}.ipynb"
+        if job.seed is None:
+            after = per_seed + tuple(path for path in analysed if path.name < target.name)
+            analysed = (*analysed, target)
+        else:
+            after = tuple(folder / "notebooks" / f"{name}.ipynb" for name in job.after)
+        on_gpu = preset.device == "cuda" and job.notebook.startswith(GPU_NOTEBOOKS)
+        found.append(
+            Step(
+                job=job,
+                card=folder / "jobs" / f"{job.output}.json",
+                target=target,
+                log=folder / "logs" / f"{job.output}.log",
+                after=after,
+                threads=4 if on_gpu else 1,
+                resources={"gpu": int(on_gpu), "mem_mb": 64_000 if on_gpu else 4_000, "runtime": 2_880 if on_gpu else 120},
+            )
+        )
+    return found
+
+
+def plan(preset_name: str) -> list[Step]:
+    """Checks a preset and brings its job cards up to date; called when the Snakefile is read.
+
+    Raises:
+        ConfigError: The preset or one of its parameters is not known; nothing has been written then.
+    """
+    found = steps(load_preset(preset_name))
+    for step in found:
+        card = {
+            "notebook": step.job.notebook,
+            "parameters": step.job.parameters,
+            "notebook_sha256": _notebook_hash(step.job.notebook),
+            "package_sha256": _package_hash(step.job.notebook),
+        }
+        text = json.dumps(card, ensure_ascii=False, indent=1) + "\n"
+        if not step.card.is_file() or step.card.read_text(encoding="utf-8") != text:
+            write_text(step.card, text)
+    return found
+
+
+def is_stale(step: Step) -> bool:
+    """Whether the executed copy is missing or older than its job card."""
+    return not step.target.is_file() or step.target.stat().st_mtime < step.card.stat().st_mtime
+
+
+def run_step(step: Step, threads: int | None = None) -> float:
+    """Executes one notebook with papermill and returns the seconds it took.
+
+    The executed copy appears at its target only if every cell ran. A failed copy stays beside it as
+    `<name>.failed.ipynb` for the reader; running the step again starts the notebook afresh, and the notebook finds
+    what it had already finished.
+
+    Raises:
+        ConfigError: The notebook does not declare one of the parameters.
+        WorkflowError: A cell raised, or the kernel died; names the cell, the failed copy and the log.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    check_parameters(step.job.notebook, step.job.parameters, where=step.label)
+    running = step.target.with_name(f".{step.job.output}.running.ipynb")
+    failed = step.target.with_name(f"{step.job.output}.failed.ipynb")
+    for folder in (step.target.parent, step.log.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    failed.unlink(missing_ok=True)
+    _prepare_environment(threads or step.threads)
+    start = time.perf_counter()
+    with _log_to(step.log), _heartbeat(step, start):
+        try:
+            papermill.execute_notebook(
+                paths.NOTEBOOKS / f"{step.job.notebook}.ipynb",
+                running,
+                parameters=step.job.parameters,
+                kernel_name="python3",
+                cwd=paths.NOTEBOOKS,
+                progress_bar=False,
+                log_output=True,
+            )
+        except (PapermillExecutionError, DeadKernelError) as error:
+            os.replace(running, failed)
+            raise WorkflowError(_failure(step, error, failed)) from error
+    os.replace(running, step.target)
+    return time.perf_counter() - start
+
+
+def reproduce(preset_name: str, jobs: int) -> None:
+    """Runs what is missing or stale of a preset, `jobs` notebooks side by side.
+
+    Raises:
+        ConfigError: The preset, a parameter or the device is not as it must be.
+        WorkflowError: A notebook failed, or another run of the same preset is under way.
+    """
+    preset = load_preset(preset_name)
+    require_device(preset.device)
+    commit, dirty = git_state()
+    os.environ["JMEDLORA_GIT_COMMIT"] = commit
+    os.environ["JMEDLORA_GIT_DIRTY"] = str(int(dirty))
+    with _only_one(paths.runs_root() / preset_name):
+        # Our own lock dies with its process; Snakemake's stays after a kill and would refuse to resume.
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile"), "--directory", str(paths.ROOT)]
+        command += ["--cores", str(jobs), "--resources", "gpu=1", "--config", f"preset={preset_name}"]
+        command += ["--nolock", "--rerun-incomplete", "--keep-going", "--rerun-triggers", "mtime", "--scheduler", "greedy"]
+        command += ["--quiet", "all"]
+        if subprocess.run(command, check=False).returncode != 0:
+            raise WorkflowError(
+                f"preset {preset_name!r} did not finish; the messages above name the notebook and its log. "
+                "Run the same command again to go on: what is finished is not repeated"
+            )
+
+
+def durations(preset_name: str) -> list[tuple[str, float]]:
+    """Step label and seconds of every executed notebook of a preset, as papermill measured them."""
+    return [
+        (step.label, float(json.loads(step.target.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"]))
+        for step in steps(load_preset(preset_name))
+        if step.target.is_file()
+    ]
+
+
+def time_table(rows: list[tuple[str, float]]) -> str:
+    """A plain table of steps and times for the terminal."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {_clock(seconds)}" for name, seconds in rows)
+
+
+def matrix(preset: Preset) -> str:
+    """The runs of a preset as a Markdown table: what each one tunes and evaluates."""
+    lines = [f"{preset.name}: {preset.about}".strip(), ""]
+    lines += [f"device: {preset.device}; seeds: {', '.join(map(str, preset.seeds))}; {len(preset.jobs())} notebooks to run", ""]
+    lines += ["| run | tune | evaluate |", "| --- | --- | --- |"]
+    for run in preset.runs:
+        tune = "-" if run.tune is None else _short(run.tune)
+        lines.append(f"| {run.name} | {tune} | {_short(run.evaluate)} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m jmedlora_utils.workflow", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, about in (
+        ("plan", "print what a preset runs"),
+        ("run", "execute one notebook of a preset"),
+        ("reproduce", "run a preset, build the book, print the times"),
+    ):
+        command = commands.add_parser(name, help=about)
+        command.add_argument("--preset", required=True, help=f"one of {', '.join(preset_names())}")
+        if name == "run":
+            command.add_argument("--output", required=True, help="stem of the executed copy, for example 20_tune_lora__en-large")
+            command.add_argument("--seed", type=int, help="seed of its workspace; leave it out for analysis over all seeds")
+            command.add_argument("--threads", type=int, help="processor threads of the notebook")
+        if name == "reproduce":
+            command.add_argument("--jobs", type=int, default=2, help="notebooks side by side")
+            command.add_argument("--install-seconds", type=float, default=0.0, help="what the installation took, for the table")
+            command.add_argument("--html", type=Path, default=paths.ROOT / "_build" / "html", help="folder of the built book")
+    options = parser.parse_args(arguments)
+    try:
+        _COMMANDS[options.command](options)
+    except (ConfigError, WorkflowError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _plan_command(options: argparse.Namespace) -> None:
+    print(matrix(load_preset(options.preset)))
+
+
+def _run_command(options: argparse.Namespace) -> None:
+    found = [s for s in steps(load_preset(options.preset)) if (s.job.output, s.job.seed) == (options.output, options.seed)]
+    if not found:
+        known = sorted({s.label for s in steps(load_preset(options.preset))})
+        raise ConfigError(f"preset {options.preset!r} has no job {options.output!r} with seed {options.seed}; it has: {'; '.join(known)}")
+    print(f"start  {found[0].label}", flush=True)
+    seconds = run_step(found[0], options.threads)
+    everything = steps(load_preset(options.preset))
+    done = sum(not is_stale(step) for step in everything)
+    print(f"done   {found[0].label} in {_clock(seconds)}; {done} of {len(everything)} notebooks", flush=True)
+
+
+def _reproduce_command(options: argparse.Namespace) -> None:
+    from jmedlora_utils import book
+
+    start = time.perf_counter()
+    reproduce(options.preset, options.jobs)
+    notebooks = time.perf_counter() - start
+    start = time.perf_counter()
+    index = book.build(options.preset, options.html)
+    built = time.perf_counter() - start
+    print(f"\nWhat each notebook took when it ran ({options.jobs} side by side):")
+    print(time_table(durations(options.preset)))
+    print("\nThis time:")
+    print(time_table([("install", options.install_seconds), ("notebooks", notebooks), ("book", built)]))
+    print(f"\nThe book: {index}")
+
+
+_COMMANDS = {"plan": _plan_command, "run": _run_command, "reproduce": _reproduce_command}
+
+
+def _folder(preset: Preset, job: Job) -> Path:
+    return paths.runs_root() / preset.name if job.seed is None else paths.Workspace(preset.name, job.seed).root
+
+
+def _notebook_hash(stem: str) -> str:
+    """Hash of the cells, prose included: the book shows the executed copy."""
+    cells = json.loads((paths.NOTEBOOKS / f"{stem}.ipynb").read_text(encoding="utf-8"))["cells"]
+    shown = [[c["cell_type"], c["metadata"], "".join(c["source"])] for c in cells]
+    return sha256_text(json.dumps(shown, sort_keys=True))
+
+
+def _package_hash(stem: str) -> str:
+    """Hash of the package modules that a notebook reaches through its imports, and of the package's data files."""
+    code = "\n".join(source for source, _ in notebook_cells(stem))
+    reached: set[str] = set()
+    waiting = _imported_modules(code)
+    while waiting:
+        module = waiting.pop()
+        reached.add(module)
+        waiting |= _module_imports(module) - reached
+    files = [PACKAGE / f"{module}.py" for module in reached]
+    files += [path for path in (PACKAGE / "data").rglob("*") if path.is_file()]
+    return sha256_text("\0".join(f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in sorted(files)))
+
+
+@cache
+def _module_imports(module: str) -> frozenset[str]:
+    return frozenset(_imported_modules((PACKAGE / f"{module}.py").read_text(encoding="utf-8")))
+
+
+def _imported_modules(code: str) -> set[str]:
+    """Names of the modules of this package that a piece of code imports, at any depth of it."""
+    name = PACKAGE.name
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix(f"{name}.") for alias in node.names if alias.name.startswith(f"{name}.")}
+        elif isinstance(node, ast.ImportFrom) and node.module == name:
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{name}."):
+            found.add(node.module.removeprefix(f"{name}."))
+    return {module for module in found if (PACKAGE / f"{module}.py").is_file()}
+
+
+def _prepare_environment(threads: int) -> None:
+    """What the kernel inherits."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    os.environ["JMEDLORA_PROGRESS"] = "0"
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, not one in the user's home
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    logger = logging.getLogger("papermill")
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def _heartbeat(step: Step, start: float) -> Iterator[None]:
+    """Says every so often how long a step has been running, with the last line that its notebook printed."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_SECONDS):
+            print(f"  ...  {step.label} {_clock(time.perf_counter() - start)}: {_last_line(step.log)}", flush=True)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.strip()[:120] for line in reversed(lines) if line.strip()), "starting")
+
+
+def _failure(step: Step, error: Exception, failed: Path) -> str:
+    where = f"full output in {paths.relative(failed)} and {paths.relative(step.log)}"
+    again = "mend it and run the same command again; finished steps are not repeated"
+    cell = getattr(error, "exec_count", None)
+    if cell is None:
+        return f"{step.label}: the kernel died (out of memory?); {where}; {again}"
+    return f"{step.label}: code cell {cell} raised {error.ename}: {error.evalue}; {where}; {again}"
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkflowError(f"{paths.relative(folder)}: another run of this preset is under way; wait for it or end it") from error
+        yield
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def _short(parameters: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in parameters.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
