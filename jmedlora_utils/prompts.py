@@ -181,8 +181,23 @@ def encode_prompt(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def encode_example(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt and of its response with EOS.
+@dataclass(frozen=True)
+class Example:
+    """Token ids of one training example.
+
+    Attributes:
+        prompt: Those of `encode_prompt`.
+        response: The response's, EOS last.
+        joint: Whether they are the joint encoding of prompt and response; False where a token would span the boundary.
+    """
+
+    prompt: list[int]
+    response: list[int]
+    joint: bool
+
+
+def encode_example(tokenizer: Any, prompt: str, response: str) -> Example:
+    """Encodes a prompt and its response with EOS.
 
     The prompt's ids are those of `encode_prompt`, so the model is trained on what it meets at inference. The response
     is cut from the joint encoding where the prompt's ids stay whole there, as they do at a line break; where a token
@@ -194,9 +209,10 @@ def encode_example(tokenizer: Any, prompt: str, response: str) -> tuple[list[int
     if tokenizer.eos_token_id is None:
         raise PromptError("the tokenizer has no EOS token, so the end of an answer cannot be learned; set tokenizer.eos_token")
     head = encode_prompt(tokenizer, prompt)
-    joint = encode_prompt(tokenizer, prompt + response)
-    tail = joint[len(head) :] if joint[: len(head)] == head else list(tokenizer(response, add_special_tokens=False).input_ids)
-    return head, [*tail, tokenizer.eos_token_id]
+    both = encode_prompt(tokenizer, prompt + response)
+    joint = both[: len(head)] == head
+    tail = both[len(head) :] if joint else list(tokenizer(response, add_special_tokens=False).input_ids)
+    return Example(head, [*tail, tokenizer.eos_token_id], joint)
 
 
 def encode_prompts(

@@ -1,0 +1,163 @@
+"""The Trainer of this project. Importing this module needs torch; `tuning` imports it when training starts."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from jmedlora_utils.encoding import Collator, Row
+from jmedlora_utils.notebook import quiet
+
+STAGING = ".partial"
+
+
+class LossNotFinite(RuntimeError):
+    """The loss is NaN or infinite; training on would waste the time."""
+
+
+class OrderedRows(Dataset):
+    """Rows in the order of a whole run, as one long epoch: the order depends on nothing but the seed."""
+
+    def __init__(self, rows: Sequence[Row], order: Sequence[int]) -> None:
+        self.rows, self.order = rows, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.rows[self.order[index]]
+
+
+class ResponseTrainer(Trainer):
+    """Trainer with loss on supervised tokens only, their mean over the whole effective batch, and whole checkpoints.
+
+    The output head is applied at supervised positions alone: a hook before it picks those hidden states, so that it works
+    for every architecture and under every wrapper (peft, DDP). Checkpoints are written aside and renamed when complete.
+    """
+
+    def __init__(self, *, keep_steps: Sequence[int], checkpoint_every: int, pad_id: int, **kwargs: Any) -> None:
+        super().__init__(data_collator=Collator(pad_id), **kwargs)
+        self.keep_steps = frozenset(keep_steps)
+        # The loss is divided by the tokens of the whole effective batch, so the Trainer must not divide it again.
+        self.loss_is_scaled_for_ga = True
+        self._positions: torch.Tensor | None = None
+        head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
+        self._hook = head.register_forward_pre_hook(self._select)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(Steps(self.keep_steps, checkpoint_every))
+        shutil.rmtree(Path(self.args.output_dir) / STAGING, ignore_errors=True)
+
+    def detach(self) -> None:
+        """Takes the hook off the model, which then returns all logits again."""
+        self._hook.remove()
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """Sum of the token losses over the supervised tokens of the effective batch."""
+        inputs = dict(inputs)
+        labels, self._positions = inputs.pop("labels"), inputs.pop("positions")
+        try:
+            outputs = model(**inputs, use_cache=False)
+        finally:
+            self._positions = None
+        loss = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, reduction="sum")
+        loss = loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+        loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes
+        return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not estimated: counting parameters at every step costs a tiny model a third of its time."""
+        return 0
+
+    def _select(self, _module: Any, args: tuple[torch.Tensor, ...]) -> Any:
+        if self._positions is None:
+            return None
+        hidden = args[0]
+        return (hidden.reshape(-1, hidden.shape[-1])[self._positions], *args[1:])
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> torch.Tensor:
+        tokens = torch.tensor(sum(batch["labels"].numel() for batch in batch_samples), device=device)
+        return self.accelerator.gather(tokens).sum() if self.args.world_size > 1 else tokens
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset or self.train_dataset)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return os.path.join(self.args.output_dir, STAGING)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            name = f"checkpoint-{self.state.global_step}"
+            whole = Path(self.args.output_dir) / name
+            shutil.rmtree(whole, ignore_errors=True)
+            os.replace(Path(self._get_output_dir(trial)) / name, whole)
+            for step, older in checkpoints(Path(self.args.output_dir)).items():
+                if step < self.state.global_step and step not in self.keep_steps:
+                    shutil.rmtree(older)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        if hasattr(model, "peft_config"):
+            # "auto" would ask the hub whether the vocabulary was resized; it never is here.
+            model.save_pretrained(output_dir, state_dict=state_dict, save_embedding_layers=False)
+        else:
+            model.save_pretrained(output_dir, state_dict=state_dict)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(output_dir)
+
+
+class Steps(TrainerCallback):
+    """Live loss, checkpoints at the steps asked for, and a stop where the loss is no number."""
+
+    def __init__(self, keep_steps: frozenset[int], every: int) -> None:
+        self.keep_steps, self.every = keep_steps, every
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="steps", disable=quiet())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step = state.global_step
+        control.should_save = step in self.keep_steps or step == state.max_steps or (self.every > 0 and step % self.every == 0)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise LossNotFinite(
+                f"the loss is {loss} at step {state.global_step}; lower learning_rate, or use dtype bfloat16 instead of float16"
+            )
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+            self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """Complete checkpoints below a folder, by step."""
+    found = {}
+    for path in folder.glob("checkpoint-*"):
+        step = path.name.removeprefix("checkpoint-")
+        if step.isdigit() and (path / "trainer_state.json").is_file():
+            found[int(step)] = path
+    return dict(sorted(found.items()))

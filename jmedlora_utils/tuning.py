@@ -1,0 +1,467 @@
+"""Tuning: LoRA, QLoRA or full, on the response only; killed and started again, it ends where it would have ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jmedlora_utils import encoding, models, paths, prompts
+from jmedlora_utils.records import Meter, Record, read_record, sha256_file, sha256_text, write_record, write_text
+
+METHODS = ("lora", "qlora", "full")
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
+OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit")
+PRETRAIN = ("", "articles")
+RESUME_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state*.pth")
+
+
+class TuneError(ValueError):
+    """A setting that is not allowed, or a run that cannot be right; names the setting and the mend."""
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """Everything that shapes a tuned model.
+
+    Attributes:
+        base: Base model: folder, base of the workspace, or hub id.
+        method: `lora`; `qlora` (the base in NF4); `full` (every parameter, the ceiling).
+        revision: Pinned commit of a hub model; empty for the newest.
+        template: Prompt template, see `prompts.TEMPLATES`.
+        rank: Rank r of the adapter.
+        alpha: The update is scaled by alpha / r.
+        dropout: Dropout on the adapter's input.
+        target_modules: Layers that get an adapter; empty for every linear layer of the blocks.
+        train_embeddings: Whether the token embeddings, input and output, are trained in full beside the adapter (peft's
+            `modules_to_save`). The paper adapts linear layers only; tiny bases know their rare words too badly for that.
+        learning_rate: Peak learning rate.
+        schedule: One of `SCHEDULES`.
+        warmup_steps: Steps over which the rate rises; refused with `constant`, which ignores it.
+        optimizer: One of `OPTIMIZERS`.
+        weight_decay: Of AdamW.
+        max_grad_norm: Gradients are clipped to this norm; 0 for never.
+        batch_size: Rows at once on one device.
+        gradient_accumulation: Batches per optimizer step.
+        max_steps: Optimizer steps.
+        save_steps: Steps whose checkpoint is kept for evaluation; the last is always kept.
+        checkpoint_every: Steps between checkpoints for resuming; 0 for none but the kept ones.
+        max_length: Most tokens of a row.
+        too_long: `error` or `exclude` for longer ones; nothing is cut.
+        length_grouped: Whether rows of like length share a batch.
+        dtype: Of the base's weights that are not quantised. `full` with bfloat16 keeps float32 weights and computes in bfloat16.
+        gradient_checkpointing: Trades time for memory.
+        pretrain_on: `articles` for continued pretraining before tuning (the paper's third variant): all parameters,
+            next-token loss; its result is saved as a new base beside the adapter.
+        pretrain_steps: Steps of it.
+        pretrain_learning_rate: Learning rate of it.
+        seed: Set before the adapter is created; it fixes adapter, order and dropout.
+        report_to: Trackers of the Trainer (`wandb`, `tensorboard` ...); `none` sends nothing anywhere.
+        device: `auto` or `cpu`.
+    """
+
+    base: str
+    method: str = "lora"
+    revision: str = ""
+    template: str = "alpaca_ja"
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ()
+    train_embeddings: bool = False
+    learning_rate: float = 2e-4
+    schedule: str = "linear"
+    warmup_steps: int = 0
+    optimizer: str = "adamw_torch_fused"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    batch_size: int = 8
+    gradient_accumulation: int = 1
+    max_steps: int = 100
+    save_steps: tuple[int, ...] = ()
+    checkpoint_every: int = 0
+    max_length: int = 512
+    too_long: str = "error"
+    length_grouped: bool = True
+    dtype: str = "float32"
+    gradient_checkpointing: bool = False
+    pretrain_on: str = ""
+    pretrain_steps: int = 0
+    pretrain_learning_rate: float = 1e-4
+    seed: int = 1
+    report_to: str = "none"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        object.__setattr__(self, "save_steps", tuple(sorted(set(self.save_steps) - {0})))
+        for name, allowed in (
+            ("method", METHODS),
+            ("schedule", SCHEDULES),
+            ("optimizer", OPTIMIZERS),
+            ("dtype", ("float32", "bfloat16")),
+            ("too_long", prompts.TOO_LONG),
+            ("pretrain_on", PRETRAIN),
+            ("device", ("auto", "cpu")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise TuneError(f"{name} is {getattr(self, name)!r}; it takes one of {', '.join(repr(a) for a in allowed)}")
+        prompts.get_template(self.template)
+        for name in ("rank", "alpha", "learning_rate", "batch_size", "gradient_accumulation", "max_steps", "pretrain_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise TuneError(f"{name} is {getattr(self, name)!r}; it must be above 0")
+        for name in ("warmup_steps", "checkpoint_every", "weight_decay", "max_grad_norm", "pretrain_steps"):
+            if getattr(self, name) < 0:
+                raise TuneError(f"{name} is {getattr(self, name)!r}; it must not be below 0")
+        if not 0 <= self.dropout < 1:
+            raise TuneError(f"dropout is {self.dropout}; it must lie between 0 and 1")
+        if self.max_length < 2:
+            raise TuneError(f"max_length is {self.max_length}; a row needs a prompt and an answer")
+        if self.save_steps and not 0 < self.save_steps[0] <= self.save_steps[-1] <= self.max_steps:
+            raise TuneError(f"save_steps {list(self.save_steps)} must lie between 1 and max_steps ({self.max_steps})")
+        if self.schedule == "constant" and self.warmup_steps:
+            raise TuneError("schedule 'constant' ignores warmup_steps; use 'constant_with_warmup'")
+        if bool(self.pretrain_on) != bool(self.pretrain_steps):
+            raise TuneError("pretrain_on and pretrain_steps go together: set both or none")
+        if self.pretrain_on and self.method == "qlora":
+            raise TuneError("pretrain_on trains every parameter, which a 4-bit base cannot; use method 'lora'")
+        if self.optimizer in ("paged_adamw_8bit", "adamw_bnb_8bit") and os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+            raise TuneError(
+                f"optimizer {self.optimizer!r} cannot be saved under FSDP, so the run could not resume; use 'paged_adamw_32bit'"
+            )
+
+    def kept_steps(self) -> tuple[int, ...]:
+        """Steps whose checkpoint is kept."""
+        return tuple(sorted({*self.save_steps, self.max_steps}))
+
+
+def tune(
+    settings: TuneSettings,
+    run_name: str,
+    workspace: paths.Workspace,
+    train_file: Path | None = None,
+    articles_file: Path | None = None,
+) -> Record:
+    """Tunes one base; a finished run is not trained again, a killed one goes on from its last checkpoint.
+
+    Writes `adapters/<run_name>/checkpoint-<step>/` (peft format; whole models for `full`) for each kept step, and the
+    record `20_tune__<run_name>`. A folder left by a run with other settings or data is moved to `adapters/.superseded/`.
+
+    Args:
+        settings: What to train.
+        run_name: Name of the run.
+        workspace: Where bases, data, adapters and records lie.
+        train_file: Instruction records; `data/instructions/train.jsonl` of the workspace by default.
+        articles_file: Articles for `pretrain_on`; `data/articles.jsonl` of the workspace by default.
+
+    Raises:
+        TuneError: The run cannot be right: step 0 differs from the base, the loss is no number.
+        encoding.EncodingError, models.ModelError, records.RecordError: Data or base cannot be used.
+    """
+    train_file = train_file or workspace.data / "instructions" / "train.jsonl"
+    articles_file = articles_file or workspace.data / "articles.jsonl"
+    folder = workspace.adapters / run_name
+    base = models.resolve_base(settings.base, workspace)
+    records = encoding.read_instructions(train_file)
+    data = {train_file.name: sha256_file(train_file)}
+    if settings.pretrain_on:
+        data[articles_file.name] = sha256_file(articles_file)
+    identity = {"settings": _config(settings), "data": data, "base": models.fingerprint(base, settings.revision or None)}
+    record_path = workspace.records / f"20_tune__{run_name}.json"
+    if done := finished(folder, record_path, identity):
+        return done
+    _claim(folder, identity)
+
+    meter = Meter()
+    from transformers import set_seed
+
+    metrics: dict[str, Any] = {}
+    if settings.pretrain_on:
+        with meter.stage("pretrain"):
+            base, metrics["pretrain_series"] = _pretrain(settings, base, articles_file, folder)
+    with meter.stage("load"):
+        tokenizer = models.load_tokenizer(base, settings.revision or None)
+        rows, audit = encoding.encode_records(records, tokenizer, settings.template, settings.max_length, settings.too_long)
+        set_seed(settings.seed)
+        model = build_model(settings, base)
+        metrics["step0_max_difference"] = step_zero_difference(model, rows[0].ids)
+    if metrics["step0_max_difference"] != 0.0:
+        raise TuneError(
+            f"{run_name}: at step 0 the adapted model differs from its base by {metrics['step0_max_difference']:.2e}; it must not"
+        )
+    parameters = models.count_parameters(model)
+    with meter.stage("train"):
+        outcome = fit(settings, model, tokenizer, rows, folder)
+    metrics |= {"series": outcome.series, "final_loss": _tail_mean(outcome.series)}
+    meter.timing |= {"train_seconds": outcome.seconds, "tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1)}
+    lengths = [len(rows[i].ids) for i in outcome.order]
+    batch = settings.batch_size * settings.gradient_accumulation
+    metrics["padding_share"] = round(encoding.padding_share(lengths, batch), 4)
+    metrics["epochs"] = round(settings.max_steps * outcome.step_rows / len(rows), 4)
+    metrics["weights_sha256"] = {str(step): weights_sha256(path) for step, path in kept_checkpoints(folder).items()}
+    record = Record(
+        kind="tune",
+        name=f"20_tune__{run_name}",
+        preset=workspace.preset,
+        seed=settings.seed,
+        config=identity["settings"] | {"run_name": run_name, "template_text": prompts.template_facts(settings.template, tokenizer)},
+        metrics=metrics,
+        counts=audit.counts() | {"trainable_parameters": parameters["trainable"]},
+        data=data,
+        model={
+            "base": settings.base,
+            "revision": settings.revision,
+            "fingerprint": identity["base"],
+            "architecture": models.model_family(model),
+            "parameters": parameters["total"] - (parameters["trainable"] if settings.method != "full" else 0),
+            "quantisation": "nf4" if settings.method == "qlora" else "none",
+            "targets": lora_target_names(model),
+        },
+        **meter.fields(),
+    )
+    write_record(workspace.records, record)
+    _strip(folder)
+    return record
+
+
+def build_model(settings: TuneSettings, base: str) -> Any:
+    """Loads the base and puts the adapter on it; call after the seed is set, since the adapter's start is random."""
+    mixed = settings.method == "full" and settings.dtype == "bfloat16"
+    model, _ = models.load_base(
+        base,
+        quantisation="nf4" if settings.method == "qlora" else "none",
+        dtype="float32" if mixed else settings.dtype,
+        device=settings.device,
+        revision=settings.revision or None,
+    )
+    if settings.method == "full":
+        return model.requires_grad_(True)
+    from peft import get_peft_model, prepare_model_for_kbit_training
+
+    if settings.method == "qlora":
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return get_peft_model(model, lora_config(settings, model))
+
+
+def lora_config(settings: TuneSettings, model: Any) -> Any:
+    """The peft configuration of the adapter."""
+    from peft import LoraConfig
+
+    embeddings: list[str] = []
+    if settings.train_embeddings:
+        wanted = (model.get_input_embeddings(), model.get_output_embeddings())
+        embeddings = [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if any(module is w for w in wanted)]
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        bias="none",
+        target_modules=list(settings.target_modules) or models.lora_targets(model),
+        modules_to_save=embeddings or None,
+        ensure_weight_tying=bool(embeddings) and bool(model.config.tie_word_embeddings),
+    )
+
+
+def lora_target_names(model: Any) -> list[str]:
+    """Names of the layers that carry an adapter, without their place in the model; empty for a full model."""
+    if not hasattr(model, "peft_config"):
+        return []
+    return sorted({name.rsplit(".", 1)[-1] for name in model.targeted_module_names})
+
+
+def step_zero_difference(model: Any, ids: Sequence[int]) -> float:
+    """Largest difference between the logits of the adapted model and of its base on one row; 0 before training.
+
+    LoRA's B starts at zero, so an untrained adapter must change nothing at all.
+    """
+    if not hasattr(model, "disable_adapter"):
+        return 0.0
+    import torch
+
+    was_training = model.training
+    model.eval()
+    row = torch.tensor([list(ids)], device=next(model.parameters()).device)
+    with torch.no_grad():
+        adapted = model(input_ids=row).logits
+        with model.disable_adapter():
+            plain = model(input_ids=row).logits
+    model.train(was_training)
+    return float((adapted.float() - plain.float()).abs().max())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training loop leaves behind.
+
+    Attributes:
+        series: One row a step: step, loss, learning rate, gradient norm.
+        seconds: Of this session's training.
+        tokens: Of this session's rows, padding not counted.
+        order: Row numbers in the order trained.
+        step_rows: Rows of one optimizer step.
+    """
+
+    series: list[dict[str, float]]
+    seconds: float
+    tokens: int
+    order: list[int]
+    step_rows: int
+
+
+def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encoding.Row], folder: Path) -> Outcome:
+    """Trains a model that is ready, with checkpoints in `folder`; goes on from the latest complete one.
+
+    Raises:
+        TuneError: The loss is not finite.
+    """
+    from transformers import TrainingArguments
+
+    from jmedlora_utils.response_trainer import LossNotFinite, OrderedRows, ResponseTrainer, checkpoints
+
+    cpu = next(model.parameters()).device.type == "cpu"
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        max_steps=settings.max_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        optim=settings.optimizer,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.method == "full" and settings.dtype == "bfloat16",
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        seed=settings.seed,
+        use_cpu=cpu,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to=settings.report_to,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not cpu,
+        disable_tqdm=True,
+    )
+    step_rows = settings.batch_size * settings.gradient_accumulation * arguments.world_size
+    lengths = [len(row.ids) for row in rows]
+    order = encoding.data_order(lengths, settings.max_steps, step_rows, settings.seed, settings.length_grouped)
+    trainer = ResponseTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=OrderedRows(rows, order),
+        processing_class=tokenizer,
+        keep_steps=settings.kept_steps(),
+        checkpoint_every=settings.checkpoint_every,
+        pad_id=tokenizer.pad_token_id,
+    )
+    done = {step: path for step, path in checkpoints(folder).items() if (path / "optimizer.pt").is_file()}
+    start = max(done, default=0)
+    began = time.perf_counter()
+    try:
+        trainer.train(resume_from_checkpoint=str(done[start]) if done else None)
+    except LossNotFinite as error:
+        raise TuneError(str(error)) from error
+    finally:
+        trainer.detach()
+    keys = ("loss", "learning_rate", "grad_norm")
+    series = [{"step": row["step"]} | {k: row[k] for k in keys} for row in trainer.state.log_history if "loss" in row]
+    tokens = sum(lengths[i] for i in order[start * step_rows :])
+    return Outcome(series, round(time.perf_counter() - began, 3), tokens, order, step_rows)
+
+
+def kept_checkpoints(folder: Path) -> dict[int, Path]:
+    """Checkpoints of a run by step, whole models (`full`) and adapters alike."""
+    found = {}
+    for path in folder.glob("checkpoint-*"):
+        step = path.name.removeprefix("checkpoint-")
+        if step.isdigit() and ((path / "adapter_config.json").is_file() or (path / "config.json").is_file()):
+            found[int(step)] = path
+    return dict(sorted(found.items()))
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 over the weight files of a checkpoint."""
+    return sha256_text("".join(sha256_file(p) for p in sorted(folder.glob("*.safetensors"))))
+
+
+def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record | None:
+    """The record of this very run if it is finished: same settings, data and base, all kept checkpoints there."""
+    if not record_path.is_file() or not (folder / "run.json").is_file():
+        return None
+    if json.loads((folder / "run.json").read_text(encoding="utf-8")) != identity:
+        return None
+    record = read_record(record_path)
+    there = {str(step) for step in kept_checkpoints(folder)}
+    return record if record.status == "done" and set(record.metrics["weights_sha256"]) <= there else None
+
+
+def _config(settings: TuneSettings) -> dict[str, Any]:
+    """The settings as JSON values, without those that do not shape the result."""
+    config = json.loads(json.dumps(asdict(settings)))
+    return {k: v for k, v in config.items() if k not in ("report_to", "device", "checkpoint_every")}
+
+
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Makes the folder this run's: what another run left there is moved aside, never deleted."""
+    marker = folder / "run.json"
+    if folder.exists() and (not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")) != identity):
+        aside = folder.parent / ".superseded"
+        aside.mkdir(exist_ok=True)
+        number = sum(p.name.startswith(f"{folder.name}.") for p in aside.iterdir())
+        folder.rename(aside / f"{folder.name}.{number}")
+    if not marker.is_file():
+        write_text(marker, json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
+
+
+def _pretrain(settings: TuneSettings, base: str, articles_file: Path, folder: Path) -> tuple[str, list[dict[str, float]]]:
+    """Continued pretraining: every parameter, next-token loss on articles. Returns the new base and its loss series."""
+    from transformers import set_seed
+
+    result, work = folder / "base", folder / "pretraining"
+    log = result / "pretrain_series.json"
+    if log.is_file():
+        return str(result), json.loads(log.read_text(encoding="utf-8"))
+    plan = replace(
+        settings,
+        method="full",
+        max_steps=settings.pretrain_steps,
+        learning_rate=settings.pretrain_learning_rate,
+        warmup_steps=min(settings.warmup_steps, settings.pretrain_steps),
+        save_steps=(),
+        pretrain_on="",
+        pretrain_steps=0,
+    )
+    set_seed(settings.seed)
+    model = build_model(plan, base)
+    tokenizer = models.load_tokenizer(base, settings.revision or None)
+    rows, _ = encoding.encode_articles(encoding.read_articles(articles_file), tokenizer, settings.max_length)
+    outcome = fit(plan, model, tokenizer, rows, work)
+    last = kept_checkpoints(work)[plan.max_steps]
+    (last / "pretrain_series.json").write_text(json.dumps(outcome.series), encoding="utf-8")
+    os.replace(last, result)
+    shutil.rmtree(work)
+    for pattern in RESUME_FILES:
+        for path in result.glob(pattern):
+            path.unlink()
+    return str(result), outcome.series
+
+
+def _strip(folder: Path) -> None:
+    """Drops what only resuming needs: optimizer, scheduler, random states."""
+    for checkpoint in kept_checkpoints(folder).values():
+        for pattern in RESUME_FILES:
+            for path in checkpoint.glob(pattern):
+                path.unlink()
+
+
+def _tail_mean(series: Sequence[dict[str, float]]) -> float:
+    """Mean loss of the last tenth of the steps."""
+    tail = series[-max(1, len(series) // 10) :]
+    return sum(row["loss"] for row in tail) / len(tail)

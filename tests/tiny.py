@@ -1,0 +1,109 @@
+"""Tiny checkpoints of the paper's two architectures, made on the spot, and invented exam questions."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from jmedlora_utils.exams import LETTERS, Question
+
+SYLLABLES = "アイウエオカキクケコサシスセソタチツテトナニヌネノ"
+WORDS = [a + b + c for a in SYLLABLES[:5] for b in SYLLABLES[5:11] for c in SYLLABLES[11:14]]
+
+
+def text_corpus() -> list[str]:
+    """Invented text that covers the words and the prompt forms of these tests."""
+    lines = [f"{w}病の治療に用いるのはどれか。2つ選べ。{w}薬、{v}薬である。" for w, v in zip(WORDS, reversed(WORDS), strict=True)]
+    return [
+        *lines,
+        "問題:\n答え:\na b c d e 以下は、タスクを説明する指示と、文脈のある入力の組み合わせです。\n### 指示:\n### 入力:\n### 応答:\n",
+    ]
+
+
+def make_tokenizer(bos: bool, pad: bool = True, vocab_size: int = 500) -> Any:
+    """A byte-level BPE tokenizer; with `bos` it has Llama's habit of a BOS before each text, else it has none."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<pad>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    core.train_from_iterator(text_corpus(), trainer)
+    if bos:
+        core.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 0)])
+    names = {"bos_token": "<s>", "eos_token": "</s>"} | ({"pad_token": "<pad>"} if pad else {})
+    return PreTrainedTokenizerFast(tokenizer_object=core, **names)
+
+
+def make_checkpoint(folder: Path, family: str = "llama", seed: int = 0, hidden: int = 64, pad: bool = True, tie: bool = False) -> Path:
+    """Saves a random model of `llama` (tokenizer with BOS habit) or `gpt_neox` (without) and returns its folder."""
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tokenizer(bos=family == "llama", pad=pad)
+    sizes: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": tie,
+        "initializer_range": 0.1,
+    }
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**sizes)) if family == "llama" else GPTNeoXForCausalLM(GPTNeoXConfig(**sizes))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_questions(n: int, exam: str = "mini_trained", seed: int = 0) -> list[Question]:
+    """Invented five-choice questions; every fourth asks for two answers."""
+    rng = random.Random(seed)
+    questions = []
+    for i in range(n):
+        words = rng.sample(WORDS, 6)
+        two = i % 4 == 3
+        stem = f"{words[5]}病の治療に用いるのはどれか。" + ("2つ選べ。" if two else "")
+        questions.append(
+            Question(
+                id=f"{exam}-{i}",
+                exam=exam,
+                language="ja",
+                text=stem,
+                choices=tuple(f"{w}薬" for w in words[:5]),
+                gold=frozenset(rng.sample(LETTERS[:5], 2 if two else 1)),
+                section=("taught", "untaught")[i % 2],
+                n_select=2 if two else 1,
+            )
+        )
+    return questions
+
+
+def make_records(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Invented instruction records, of uneven length."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(n):
+        a, b = rng.sample(WORDS, 2)
+        extra = "".join(rng.choices(WORDS, k=rng.randrange(4)))
+        rows.append(
+            {
+                "id": f"r{i}",
+                "instruction": f"{a}病の治療に用いるのはどれか。{extra}",
+                "input": "",
+                "output": f"{b}薬",
+                "article": f"x{i}",
+                "facts": [],
+            }
+        )
+    return rows
