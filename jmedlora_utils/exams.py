@@ -331,6 +331,23 @@ def load_published(data_dir: Path | str, years: Sequence[int], system: str) -> d
     return answers
 
 
+def misprinted_prohibited(data_dir: Path | str, year: int) -> frozenset[str]:
+    """Ids whose prohibited letters are printed full-width (`ｂ`).
+
+    `load_igakuqa` reads them as letters. The published counts of prohibited choices compare characters and so miss
+    them; the exam card leaves them out only to give those counts.
+    """
+    folder = Path(data_dir) / "IgakuQA" / "data" / str(year)
+    rows = [row for path in sorted(folder.glob("*_metadata.jsonl")) for row in _by_id(path).values()]
+    return frozenset(r["problem_id"] for r in rows if any(unicodedata.normalize("NFKC", k) != k for k in r.get("kinki", [])))
+
+
+def published_systems(data_dir: Path | str, year: int) -> tuple[str, ...]:
+    """Systems of `SYSTEMS` whose answers to that year are in the folder."""
+    folder = Path(data_dir) / "IgakuQA" / "baseline_results" / str(year)
+    return tuple(system for system in SYSTEMS if any(folder.glob(f"*-?_{system}.jsonl")))
+
+
 def load_worked_examples(data_dir: Path | str, language: str = "ja") -> list[Question]:
     """The three worked examples of the 100th examination that IgakuQA's own prompts use; none is a test question.
 
