@@ -226,9 +226,8 @@ def score_published(data_dir: Path | str, years: Sequence[int]) -> Published:
     if not cards:
         raise ExamError(f"{Path(data_dir)}: no published answers (IgakuQA/baseline_results/YEAR) for {', '.join(map(str, years))}")
     order = {system: i for i, system in enumerate(SYSTEMS)}
-    tables = [
-        pd.concat(t, ignore_index=True).sort_values(["system", "year"], key=_rank(order), ignore_index=True) for t in (cards, accuracies)
-    ]
+    together = [pd.concat(found, ignore_index=True) for found in (cards, stricts, accuracies)]
+    tables = [table.sort_values(["system", "year"], key=_rank(order), ignore_index=True) for table in together]
     complete = {s: m for s, m in marked_all.items() if len(m) == len(everything)}
     return Published(*tables, by_category(everything, {s: complete[s] for s in SYSTEMS if s in complete}), tuple(notices))
 
