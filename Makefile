@@ -26,17 +26,17 @@ help:  ## list the commands
 	@echo "  PRESET=$(PRESET) (smoke, mini, mini-seeds, paper, modern) JOBS=$(JOBS) TORCH_INDEX=$(TORCH_INDEX)"
 
 reproduce: $(STAMP)  ## run a preset through every notebook and build the book
-	@$(BIN)/python -m jmedlora_utils.workflow reproduce --preset $(PRESET) --jobs $(JOBS) --install-seconds "$$(cat $(STAMP))"
+	@$(BIN)/python -m jmedlora_utils reproduce --preset $(PRESET) --jobs $(JOBS) --install-seconds "$$(cat $(STAMP))"
 	@echo 0 > $(STAMP)
 
 test: $(STAMP)  ## everything that CI checks
 	@bash .ci/checks
 
 book: $(STAMP)  ## build the book from the last run of a preset
-	@$(BIN)/python -m jmedlora_utils.book --preset $(PRESET)
+	@$(BIN)/python -m jmedlora_utils book --preset $(PRESET)
 
 plan: $(STAMP)  ## print what a preset would run
-	@$(BIN)/python -m jmedlora_utils.workflow plan --preset $(PRESET)
+	@$(BIN)/python -m jmedlora_utils plan --preset $(PRESET)
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3" >/dev/null

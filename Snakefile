@@ -39,5 +39,5 @@ for step in STEPS:
             **step.resources,
         shell:
             f"cd {shlex.quote(str(paths.ROOT))} && "
-            f"{{params.python:q}} -m jmedlora_utils.workflow run --preset {PRESET} --output {{params.output}} "
+            f"{{params.python:q}} -m jmedlora_utils run --preset {PRESET} --output {{params.output}} "
             "{params.seed} --threads {threads}"

@@ -1,16 +1,13 @@
-"""Runs the notebooks of a preset: job cards for Snakemake, one papermill run a job, and the times they took.
-
-`python -m jmedlora_utils.workflow --help` lists the commands; `make reproduce` and the Snakefile call them.
-"""
+"""Runs the notebooks of a preset: job cards for Snakemake, one papermill run a job, and the times they took."""
 
 from __future__ import annotations
 
-import argparse
 import ast
 import fcntl
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -23,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jmedlora_utils import paths
-from jmedlora_utils.config import ConfigError, Job, Preset, check_parameters, load_preset, notebook_cells, preset_names, require_device
+from jmedlora_utils.config import ConfigError, Job, Preset, check_parameters, load_preset, notebook_cells, require_device
 from jmedlora_utils.records import git_state, sha256_text, write_text
 
 PACKAGE = Path(__file__).resolve().parent
@@ -117,6 +114,20 @@ def is_stale(step: Step) -> bool:
     return not step.target.is_file() or step.target.stat().st_mtime < step.card.stat().st_mtime
 
 
+def find_step(preset_name: str, output: str, seed: int | None) -> Step:
+    """The step of a preset that writes `<output>.ipynb` at a seed (None for analysis over all seeds).
+
+    Raises:
+        ConfigError: The preset has no such step.
+    """
+    every = steps(load_preset(preset_name))
+    for step in every:
+        if (step.job.output, step.job.seed) == (output, seed):
+            return step
+    known = "; ".join(step.label for step in every)
+    raise ConfigError(f"preset {preset_name!r} has no notebook {output!r} with seed {seed}; it has: {known}")
+
+
 def run_step(step: Step, threads: int | None = None) -> float:
     """Executes one notebook with papermill and returns the seconds it took.
 
@@ -152,6 +163,7 @@ def run_step(step: Step, threads: int | None = None) -> float:
                 log_output=True,
             )
         except (PapermillExecutionError, DeadKernelError) as error:
+            logging.getLogger("papermill").error("%s", _plain("\n".join(getattr(error, "traceback", [str(error)]))))
             os.replace(running, failed)
             raise WorkflowError(_failure(step, error, failed)) from error
     os.replace(running, step.target)
@@ -195,7 +207,12 @@ def durations(preset_name: str) -> list[tuple[str, float]]:
 def time_table(rows: list[tuple[str, float]]) -> str:
     """A plain table of steps and times for the terminal."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {_clock(seconds)}" for name, seconds in rows)
+    return "\n".join(f"  {name:<{width}}  {clock(seconds)}" for name, seconds in rows)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person says them: `42 s`, `3 min 05 s`."""
+    return f"{seconds:.0f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
 
 
 def matrix(preset: Preset) -> str:
@@ -207,69 +224,6 @@ def matrix(preset: Preset) -> str:
         tune = "-" if run.tune is None else _short(run.tune)
         lines.append(f"| {run.name} | {tune} | {_short(run.evaluate)} |")
     return "\n".join(lines)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m jmedlora_utils.workflow", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, about in (
-        ("plan", "print what a preset runs"),
-        ("run", "execute one notebook of a preset"),
-        ("reproduce", "run a preset, build the book, print the times"),
-    ):
-        command = commands.add_parser(name, help=about)
-        command.add_argument("--preset", required=True, help=f"one of {', '.join(preset_names())}")
-        if name == "run":
-            command.add_argument("--output", required=True, help="stem of the executed copy, for example 20_tune_lora__en-large")
-            command.add_argument("--seed", type=int, help="seed of its workspace; leave it out for analysis over all seeds")
-            command.add_argument("--threads", type=int, help="processor threads of the notebook")
-        if name == "reproduce":
-            command.add_argument("--jobs", type=int, default=2, help="notebooks side by side")
-            command.add_argument("--install-seconds", type=float, default=0.0, help="what the installation took, for the table")
-            command.add_argument("--html", type=Path, default=paths.ROOT / "_build" / "html", help="folder of the built book")
-    options = parser.parse_args(arguments)
-    try:
-        _COMMANDS[options.command](options)
-    except (ConfigError, WorkflowError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _plan_command(options: argparse.Namespace) -> None:
-    print(matrix(load_preset(options.preset)))
-
-
-def _run_command(options: argparse.Namespace) -> None:
-    found = [s for s in steps(load_preset(options.preset)) if (s.job.output, s.job.seed) == (options.output, options.seed)]
-    if not found:
-        known = sorted({s.label for s in steps(load_preset(options.preset))})
-        raise ConfigError(f"preset {options.preset!r} has no job {options.output!r} with seed {options.seed}; it has: {'; '.join(known)}")
-    print(f"start  {found[0].label}", flush=True)
-    seconds = run_step(found[0], options.threads)
-    everything = steps(load_preset(options.preset))
-    done = sum(not is_stale(step) for step in everything)
-    print(f"done   {found[0].label} in {_clock(seconds)}; {done} of {len(everything)} notebooks", flush=True)
-
-
-def _reproduce_command(options: argparse.Namespace) -> None:
-    from jmedlora_utils import book
-
-    start = time.perf_counter()
-    reproduce(options.preset, options.jobs)
-    notebooks = time.perf_counter() - start
-    start = time.perf_counter()
-    index = book.build(options.preset, options.html)
-    built = time.perf_counter() - start
-    print(f"\nWhat each notebook took when it ran ({options.jobs} side by side):")
-    print(time_table(durations(options.preset)))
-    print("\nThis time:")
-    print(time_table([("install", options.install_seconds), ("notebooks", notebooks), ("book", built)]))
-    print(f"\nThe book: {index}")
-
-
-_COMMANDS = {"plan": _plan_command, "run": _run_command, "reproduce": _reproduce_command}
 
 
 def _folder(preset: Preset, job: Job) -> Path:
@@ -346,7 +300,7 @@ def _heartbeat(step: Step, start: float) -> Iterator[None]:
 
     def beat() -> None:
         while not over.wait(HEARTBEAT_SECONDS):
-            print(f"  ...  {step.label} {_clock(time.perf_counter() - start)}: {_last_line(step.log)}", flush=True)
+            print(f"  ...  {step.label} {clock(time.perf_counter() - start)}: {_last_line(step.log)}", flush=True)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -360,6 +314,11 @@ def _heartbeat(step: Step, start: float) -> Iterator[None]:
 def _last_line(path: Path) -> str:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return next((line.strip()[:120] for line in reversed(lines) if line.strip()), "starting")
+
+
+def _plain(text: str) -> str:
+    """Text without the terminal colours of a traceback."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def _failure(step: Step, error: Exception, failed: Path) -> str:
@@ -382,13 +341,5 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _clock(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
-
-
 def _short(parameters: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in parameters.items())
-
-
-if __name__ == "__main__":
-    sys.exit(main())
