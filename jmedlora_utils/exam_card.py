@@ -304,3 +304,71 @@ def students(questions: Iterable[Question]) -> dict[str, Marked]:
         right = q.rule == "always" or (len(picked) == 1 and picked <= q.gold if q.rule == "any" else bool(picked) and picked == q.gold)
         marked[q.id] = Marked(right, picked)
     return marked
+
+
+# --- committed evidence -------------------------------------------------------------------------------------------
+
+TABLES = {"card": "exam_card.csv", "strict": "exam_card_strict.csv", "text_five": "text_five.csv", "categories": "by_category.csv"}
+
+
+def write_published(folder: Path, published: Published) -> list[Path]:
+    """Writes the four tables as CSV; `exam_card.csv` has exactly `COLUMNS`."""
+    written = []
+    for name, file in TABLES.items():
+        table = getattr(published, name)
+        written.append(write_card(folder / file, table) if name in ("card", "strict") else write_text(folder / file, _csv(table)))
+    return written
+
+
+def read_published(folder: Path, years: Sequence[int]) -> Published:
+    """Reads what `write_published` wrote, for the years asked for.
+
+    Raises:
+        ExamError: A year is not in the tables.
+    """
+    import pandas as pd
+
+    card_, strict = read_card(folder / TABLES["card"]), read_card(folder / TABLES["strict"])
+    known = sorted(set(card_["year"]))
+    if absent := sorted(set(years) - set(known)):
+        raise ExamError(f"the committed figures have no year {absent[0]}, only {', '.join(map(str, known))}; bring the examination itself")
+    text_five_, categories = (pd.read_csv(folder / TABLES[name]) for name in ("text_five", "categories"))
+    note = f"these are the committed figures ({paths.relative(folder)}), not computed now; fields are pooled over {known[0]}-{known[-1]}"
+    of_years = [t[t["year"].isin(list(years))].reset_index(drop=True) for t in (card_, strict, text_five_)]
+    return Published(*of_years, categories, (note,))
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, lineterminator="\n", float_format="%.6f")
+
+
+# --- what the page shows ------------------------------------------------------------------------------------------
+
+
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """The card as a reader sees it: one row a system, one column a year, points and verdict."""
+    shown = table.assign(cell=[f"{p} {_verdict(v)}" for p, v in zip(table["points"], table["passed"], strict=True)])
+    wide = shown.pivot(index="system", columns="year", values="cell")
+    wide = wide.reindex([s for s in SYSTEMS if s in wide.index] + [s for s in wide.index if s not in SYSTEMS])
+    return wide.fillna("not answered").rename_axis(columns=None).reset_index()
+
+
+def _verdict(passed: object) -> str:
+    import pandas as pd
+
+    return "(no mark)" if pd.isna(passed) else "passed" if passed else "failed"
+
+
+def margins(table: pd.DataFrame) -> pd.DataFrame:
+    """Points above the mark in each block, and prohibited choices to spare; years without marks are left out.
+
+    Returns:
+        Columns `system, year, required_margin, general_margin, prohibited_to_spare`; negative is a failure.
+    """
+    known = table[table["passed"].notna()]
+    joined = known.join(pass_marks(), on="year")
+    return joined.assign(
+        required_margin=joined["required"] - joined["required_mark"],
+        general_margin=joined["general"] - joined["general_mark"],
+        prohibited_to_spare=joined["prohibited_limit"] - joined["prohibited"],
+    )[["system", "year", "required_margin", "general_margin", "prohibited_to_spare"]].reset_index(drop=True)
