@@ -123,7 +123,8 @@ def encode_records(
     audit.used, audit.tokens, audit.longest = len(rows), sum(len(r.ids) for r in rows), worst[0]
     if audit.too_long and (too_long == "error" or not rows):
         raise EncodingError(
-            f"record {worst[1]} has {worst[0]} tokens, max_length is {max_length} ({audit.too_long} of {len(records)} records are too long); "
+            f"record {worst[1]} has {worst[0]} tokens, max_length is {max_length} "
+            f"({audit.too_long} of {len(records)} records are too long); "
             "raise max_length, or set too_long='exclude' to leave them out and count them"
         )
     return rows, audit

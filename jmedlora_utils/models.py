@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jmedlora_utils import paths
+from jmedlora_utils import paths, registry
+from jmedlora_utils.notebook import quiet
 from jmedlora_utils.records import sha256_file
+from jmedlora_utils.registry import ModelEntry
 
 QUANTISATIONS = ("none", "nf4")
 DTYPES = ("float32", "bfloat16", "float16")
 FULL_HASH_BYTES = 1 << 30
+IDENTITY_FILES = ("pytorch_model.bin", "config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
-# Linear layers of a block, where the first and the second projections of the paper's two architectures go by other names.
+# All linear layers of a block, by architecture; the registry may name fewer for a model.
 LORA_TARGETS = {
     "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
@@ -25,26 +29,27 @@ class ModelError(ValueError):
     """A model or an adapter that cannot be found or loaded; names it and the mend."""
 
 
-def resolve_base(name_or_path: str, workspace: paths.Workspace | None = None) -> str:
-    """Where a base model lies: a local folder, a base trained in the workspace, or a hub id (`owner/name`), in this order.
+def find_base(name_or_path: str, workspace: paths.Workspace | None = None) -> ModelEntry:
+    """What is known of a base model: a base trained in the workspace, a local folder, a registry name or a hub id.
 
     Raises:
-        ModelError: It is none of them; names the nearest known base.
+        ModelError: It is none of them; names the bases of the workspace and the nearest registry name.
     """
-    if (Path(name_or_path) / "config.json").is_file():
-        return str(Path(name_or_path).resolve())
     known = sorted(p.parent.name for p in workspace.bases.glob("*/config.json")) if workspace else []
     if workspace and name_or_path in known:
-        return str(workspace.bases / name_or_path)
-    local = name_or_path.startswith(("/", ".", "~")) or name_or_path.count("/") != 1
-    if not name_or_path or local:
+        return replace(registry.resolve(str(workspace.bases / name_or_path)), name=name_or_path)
+    try:
+        entry = registry.resolve(name_or_path)
+    except registry.RegistryError as error:
         near = difflib.get_close_matches(name_or_path, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"bases of this workspace: {', '.join(known) or 'none yet; run notebook 19 first'}"
-        raise ModelError(f"no base model {name_or_path!r}: neither a folder with a config.json nor a hub id (owner/name); {hint}")
-    return name_or_path
+        hint = f"did you mean {near[0]!r}?" if near else f"bases trained here: {', '.join(known) or 'none yet; run notebook 19 first'}"
+        raise ModelError(f"no base model {name_or_path!r} ({hint}): {error}") from error
+    if entry.kind != "base":
+        raise ModelError(f"{name_or_path!r} is an adapter, not a base model; its base is {entry.base!r}")
+    return entry
 
 
-def load_tokenizer(name_or_path: str, revision: str | None = None) -> Any:
+def load_tokenizer(entry: ModelEntry) -> Any:
     """Loads a tokenizer; one without a padding token pads with EOS, which is harmless as padding is masked by position.
 
     Raises:
@@ -53,30 +58,28 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(entry.location, revision=entry.revision)
     except (OSError, ValueError) as error:
-        raise _load_error("tokenizer", name_or_path, error) from error
+        raise _load_error("tokenizer", entry.name, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def load_base(
-    name_or_path: str,
+    name_or_path: str | ModelEntry,
     quantisation: str = "none",
     dtype: str = "float32",
     device: str = "auto",
-    revision: str | None = None,
     workspace: paths.Workspace | None = None,
 ) -> tuple[Any, Any]:
     """Loads a causal language model and its tokenizer.
 
     Args:
-        name_or_path: Local folder, base of the workspace or hub id.
+        name_or_path: See `find_base`, or what it returned.
         quantisation: `none`, or `nf4` (4-bit NormalFloat with double quantisation, computing in bfloat16, as QLoRA does).
         dtype: Of the weights that are not quantised, one of `DTYPES`.
         device: `auto` takes the first GPU where there is one, else the CPU.
-        revision: Pinned commit of a hub model.
         workspace: Where bases trained here are looked up.
 
     Returns:
@@ -84,27 +87,42 @@ def load_base(
 
     Raises:
         ModelError: An argument is not allowed, or the model cannot be found or loaded.
+        registry.RegistryError: A hub model has no pinned revision, is gated and no token is set, or exceeds the card.
     """
     if quantisation not in QUANTISATIONS:
         raise ModelError(f"quantisation {quantisation!r} is not one of {', '.join(QUANTISATIONS)}")
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    where = resolve_base(name_or_path, workspace)
+    entry = name_or_path if isinstance(name_or_path, ModelEntry) else find_base(name_or_path, workspace)
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     target = ("cuda:0" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "revision": revision}
+    _check_hub(entry, quantisation, torch.cuda.mem_get_info()[1] if target.startswith("cuda") else 0)
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "revision": entry.revision}
     if target != "cpu" or quantisation != "none":
         options["device_map"] = {"": target}
     if quantisation == "nf4":
         options["quantization_config"] = nf4_config()
-    tokenizer = load_tokenizer(where, revision)
+    if quiet():
+        logging.disable_progress_bar()
+    tokenizer = load_tokenizer(entry)
     try:
-        model = AutoModelForCausalLM.from_pretrained(where, **options)
+        model = AutoModelForCausalLM.from_pretrained(entry.location, **options)
     except (OSError, ValueError, ImportError) as error:
-        raise _load_error("model", name_or_path, error) from error
+        raise _load_error("model", entry.name, error) from error
     return model.eval(), tokenizer
+
+
+def _check_hub(entry: ModelEntry, quantisation: str, card_bytes: int) -> None:
+    """Refuses before a download what cannot work; a model in the hub's local cache needs no token."""
+    if entry.local:
+        return
+    from huggingface_hub import get_token, try_to_load_from_cache
+
+    cached = isinstance(try_to_load_from_cache(entry.hub_id, "config.json", revision=entry.revision), str)
+    registry.check(entry, token=get_token(), local=cached, card_bytes=card_bytes, quantisation=quantisation)
 
 
 def nf4_config() -> Any:
@@ -117,25 +135,50 @@ def nf4_config() -> Any:
     )
 
 
-def load_adapter(model: Any, folder: Path | str) -> Any:
-    """Attaches a peft adapter to a loaded base for inference, unmerged.
+def find_adapter(name_or_path: str) -> ModelEntry:
+    """What is known of an adapter: a folder with an adapter_config.json, a registry name or a hub id.
 
     Raises:
-        ModelError: The folder (or hub id) holds no adapter, or it does not fit the base.
+        registry.RegistryError: It is none of them.
+        ModelError: A folder holds a model, not an adapter.
+    """
+    entry = registry.resolve(name_or_path)
+    if entry.local and entry.kind != "adapter":
+        raise ModelError(f"{name_or_path!r} holds no adapter_config.json; give a folder such as adapters/<run>/checkpoint-<step>")
+    return entry
+
+
+def load_adapter(model: Any, name_or_path: Path | str) -> Any:
+    """Puts a peft adapter on a loaded base for inference, unmerged.
+
+    Raises:
+        ModelError: There is no such adapter, or it does not fit the base.
     """
     from peft import PeftModel
 
-    if Path(folder).exists() and not (Path(folder) / "adapter_config.json").is_file():
-        raise ModelError(f"{paths.relative(folder)}: no adapter_config.json; give a folder such as adapters/<run>/checkpoint-<step>")
+    entry = find_adapter(str(name_or_path))
     try:
-        return PeftModel.from_pretrained(model, str(folder)).eval()
+        return PeftModel.from_pretrained(model, entry.location, revision=entry.revision).eval()
     except (OSError, ValueError, RuntimeError) as error:
-        raise _load_error("adapter", str(folder), error) from error
+        raise _load_error("adapter", entry.name, error) from error
 
 
-def lora_targets(model: Any) -> list[str] | str:
-    """LoRA targets where none are named: every linear layer of the blocks, by architecture."""
-    return list(LORA_TARGETS.get(model.config.model_type, ())) or "all-linear"
+def exchange_adapter(model: Any, folder: Path | str) -> None:
+    """Gives a peft model the weights of another checkpoint of the same run.
+
+    Raises:
+        ModelError: The checkpoint has other layers.
+    """
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    outcome = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    if outcome.unexpected_keys or any("lora_" in key for key in outcome.missing_keys):
+        raise ModelError(f"adapter {paths.relative(folder)} has other layers than the one loaded; evaluate them in separate runs")
+
+
+def lora_targets(entry: ModelEntry, model: Any) -> list[str] | str:
+    """LoRA targets where a run names none: the registry's, else every linear layer of the blocks, by architecture."""
+    return list(entry.lora_targets) or list(LORA_TARGETS.get(model.config.model_type, ())) or "all-linear"
 
 
 def model_family(model: Any) -> str:
@@ -160,17 +203,15 @@ def count_parameters(model: Any) -> dict[str, int]:
     return {"total": total, "trainable": trainable}
 
 
-def fingerprint(name_or_path: str, revision: str | None = None) -> str:
-    """What identifies the weights: for a folder, a SHA-256 over its weights and config; else `id@revision`.
+def fingerprint(entry: ModelEntry) -> str:
+    """What identifies a base: for a folder, a SHA-256 over its weights, config and tokenizer; else `id@revision`.
 
     Weights over 1 GiB enter by file name and size, since hashing them costs minutes.
     """
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        return f"{name_or_path}@{revision or 'main'}"
+    if entry.folder is None:
+        return f"{entry.hub_id}@{entry.revision or 'main'}"
     digest = hashlib.sha256()
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin") or p.name.endswith("config.json"))
-    files = [p for p in files if p.name != "training_args.bin"]
+    files = [p for p in sorted(entry.folder.iterdir()) if p.suffix == ".safetensors" or p.name in IDENTITY_FILES]
     whole = sum(p.stat().st_size for p in files) <= FULL_HASH_BYTES
     for path in files:
         content = sha256_file(path) if whole or path.suffix == ".json" else str(path.stat().st_size)

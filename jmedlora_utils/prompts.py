@@ -6,6 +6,7 @@ import random
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from jmedlora_utils.exams import LETTERS, Question
@@ -163,6 +164,7 @@ def check_shots(shots: Sequence[Question], questions: Sequence[Question]) -> Non
             raise PromptError(f"worked example {shot.exam}/{shot.id} is itself a test question; take another one")
 
 
+@lru_cache(maxsize=8)
 def has_bos_habit(tokenizer: Any) -> bool:
     """Whether the tokenizer puts a BOS before a text by itself: Llama does, GPT-NeoX has a BOS token but does not."""
     return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
@@ -239,8 +241,9 @@ def encode_prompts(
     if excluded and too_long == "error":
         key = max(excluded, key=excluded.__getitem__)
         raise PromptError(
-            f"question {key}: its prompt has {excluded[key]} tokens, the limit is {limit} ({len(excluded)} of {len(prompts)} prompts are too long); "
-            "use fewer shots, a longer max_length or too_long='exclude', which leaves them out and counts them"
+            f"question {key}: its prompt has {excluded[key]} tokens, the limit is {limit} "
+            f"({len(excluded)} of {len(prompts)} prompts are too long); "
+            "use fewer shots, a longer max_length, or too_long='exclude', which leaves them out and counts them"
         )
     return {key: ids for key, ids in encoded.items() if key not in excluded}, excluded
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from jmedlora_utils import encoding, models, paths, prompts
 from jmedlora_utils.records import Meter, Record, read_record, sha256_file, sha256_text, write_record, write_text
+from jmedlora_utils.registry import ModelEntry
 
 METHODS = ("lora", "qlora", "full")
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
@@ -30,9 +31,8 @@ class TuneSettings:
     """Everything that shapes a tuned model.
 
     Attributes:
-        base: Base model: folder, base of the workspace, or hub id.
+        base: Base model: base of the workspace, folder, registry name or hub id (`name@commit` pins it).
         method: `lora`; `qlora` (the base in NF4); `full` (every parameter, the ceiling).
-        revision: Pinned commit of a hub model; empty for the newest.
         template: Prompt template, see `prompts.TEMPLATES`.
         rank: Rank r of the adapter.
         alpha: The update is scaled by alpha / r.
@@ -67,7 +67,6 @@ class TuneSettings:
 
     base: str
     method: str = "lora"
-    revision: str = ""
     template: str = "alpaca_ja"
     rank: int = 8
     alpha: float = 16.0
@@ -166,12 +165,12 @@ def tune(
     train_file = train_file or workspace.data / "instructions" / "train.jsonl"
     articles_file = articles_file or workspace.data / "articles.jsonl"
     folder = workspace.adapters / run_name
-    base = models.resolve_base(settings.base, workspace)
+    base = models.find_base(settings.base, workspace)
     records = encoding.read_instructions(train_file)
     data = {train_file.name: sha256_file(train_file)}
     if settings.pretrain_on:
         data[articles_file.name] = sha256_file(articles_file)
-    identity = {"settings": _config(settings), "data": data, "base": models.fingerprint(base, settings.revision or None)}
+    identity = {"settings": _config(settings), "data": data, "base": models.fingerprint(base)}
     record_path = workspace.records / f"20_tune__{run_name}.json"
     if done := finished(folder, record_path, identity):
         return done
@@ -185,7 +184,7 @@ def tune(
         with meter.stage("pretrain"):
             base, metrics["pretrain_series"] = _pretrain(settings, base, articles_file, folder)
     with meter.stage("load"):
-        tokenizer = models.load_tokenizer(base, settings.revision or None)
+        tokenizer = models.load_tokenizer(base)
         rows, audit = encoding.encode_records(records, tokenizer, settings.template, settings.max_length, settings.too_long)
         set_seed(settings.seed)
         model = build_model(settings, base)
@@ -215,7 +214,7 @@ def tune(
         data=data,
         model={
             "base": settings.base,
-            "revision": settings.revision,
+            "revision": base.revision or "",
             "fingerprint": identity["base"],
             "architecture": models.model_family(model),
             "parameters": parameters["total"] - (parameters["trainable"] if settings.method != "full" else 0),
@@ -229,7 +228,7 @@ def tune(
     return record
 
 
-def build_model(settings: TuneSettings, base: str) -> Any:
+def build_model(settings: TuneSettings, base: ModelEntry) -> Any:
     """Loads the base and puts the adapter on it; call after the seed is set, since the adapter's start is random."""
     mixed = settings.method == "full" and settings.dtype == "bfloat16"
     model, _ = models.load_base(
@@ -237,18 +236,16 @@ def build_model(settings: TuneSettings, base: str) -> Any:
         quantisation="nf4" if settings.method == "qlora" else "none",
         dtype="float32" if mixed else settings.dtype,
         device=settings.device,
-        revision=settings.revision or None,
     )
     if settings.method == "full":
         return model.requires_grad_(True)
-    from peft import get_peft_model, prepare_model_for_kbit_training
+    from peft import get_peft_model
 
-    if settings.method == "qlora":
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return get_peft_model(model, lora_config(settings, model))
+    # peft's prepare_model_for_kbit_training is left out: it casts embeddings, head and norms to float32, and with them every activation.
+    return get_peft_model(model, lora_config(settings, base, model))
 
 
-def lora_config(settings: TuneSettings, model: Any) -> Any:
+def lora_config(settings: TuneSettings, base: ModelEntry, model: Any) -> Any:
     """The peft configuration of the adapter."""
     from peft import LoraConfig
 
@@ -262,7 +259,7 @@ def lora_config(settings: TuneSettings, model: Any) -> Any:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         bias="none",
-        target_modules=list(settings.target_modules) or models.lora_targets(model),
+        target_modules=list(settings.target_modules) or models.lora_targets(base, model),
         modules_to_save=embeddings or None,
         ensure_weight_tying=bool(embeddings) and bool(model.config.tie_word_embeddings),
     )
@@ -320,35 +317,10 @@ def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encod
     Raises:
         TuneError: The loss is not finite.
     """
-    from transformers import TrainingArguments
-
     from jmedlora_utils.response_trainer import LossNotFinite, OrderedRows, ResponseTrainer, checkpoints
 
     cpu = next(model.parameters()).device.type == "cpu"
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        max_steps=settings.max_steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        optim=settings.optimizer,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        bf16=settings.method == "full" and settings.dtype == "bfloat16",
-        activation_checkpointing=settings.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
-        seed=settings.seed,
-        use_cpu=cpu,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to=settings.report_to,
-        remove_unused_columns=False,
-        dataloader_pin_memory=not cpu,
-        disable_tqdm=True,
-    )
+    arguments = training_arguments(settings, folder, cpu)
     step_rows = settings.batch_size * settings.gradient_accumulation * arguments.world_size
     lengths = [len(row.ids) for row in rows]
     order = encoding.data_order(lengths, settings.max_steps, step_rows, settings.seed, settings.length_grouped)
@@ -374,6 +346,36 @@ def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encod
     series = [{"step": row["step"]} | {k: row[k] for k in keys} for row in trainer.state.log_history if "loss" in row]
     tokens = sum(lengths[i] for i in order[start * step_rows :])
     return Outcome(series, round(time.perf_counter() - began, 3), tokens, order, step_rows)
+
+
+def training_arguments(settings: TuneSettings, folder: Path, cpu: bool) -> Any:
+    """The settings in the Trainer's words."""
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        max_steps=settings.max_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        optim=settings.optimizer,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.dtype == "bfloat16",  # autocast: the adapter is float32, its products need not be
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        seed=settings.seed,
+        use_cpu=cpu,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to=settings.report_to,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not cpu,
+        disable_tqdm=True,
+    )
 
 
 def kept_checkpoints(folder: Path) -> dict[int, Path]:
@@ -420,14 +422,14 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         write_text(marker, json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
 
 
-def _pretrain(settings: TuneSettings, base: str, articles_file: Path, folder: Path) -> tuple[str, list[dict[str, float]]]:
+def _pretrain(settings: TuneSettings, base: ModelEntry, articles_file: Path, folder: Path) -> tuple[ModelEntry, list[dict[str, float]]]:
     """Continued pretraining: every parameter, next-token loss on articles. Returns the new base and its loss series."""
     from transformers import set_seed
 
     result, work = folder / "base", folder / "pretraining"
     log = result / "pretrain_series.json"
     if log.is_file():
-        return str(result), json.loads(log.read_text(encoding="utf-8"))
+        return models.find_base(str(result)), json.loads(log.read_text(encoding="utf-8"))
     plan = replace(
         settings,
         method="full",
@@ -440,7 +442,7 @@ def _pretrain(settings: TuneSettings, base: str, articles_file: Path, folder: Pa
     )
     set_seed(settings.seed)
     model = build_model(plan, base)
-    tokenizer = models.load_tokenizer(base, settings.revision or None)
+    tokenizer = models.load_tokenizer(base)
     rows, _ = encoding.encode_articles(encoding.read_articles(articles_file), tokenizer, settings.max_length)
     outcome = fit(plan, model, tokenizer, rows, work)
     last = kept_checkpoints(work)[plan.max_steps]
@@ -450,7 +452,7 @@ def _pretrain(settings: TuneSettings, base: str, articles_file: Path, folder: Pa
     for pattern in RESUME_FILES:
         for path in result.glob(pattern):
             path.unlink()
-    return str(result), outcome.series
+    return models.find_base(str(result)), outcome.series
 
 
 def _strip(folder: Path) -> None:
