@@ -1,0 +1,556 @@
+"""The invented world of the mini study: entities, facts, texts, instruction records and exams, all from one seed.
+
+Two domains live in it. The *general* domain (places, rivers, crafts, people, trades) is what a base model knows. The
+*medical* domain (diseases, drugs, organisms, tests, symptoms) is what tuning may add. Every name is made of invented
+syllables, so nothing here says anything about medicine.
+
+Design, fixed before any result:
+
+* A clinical fact joins a disease to a drug, an organism, a test or two symptoms. Half of the facts are **taught**: they
+  stand in the articles and in the instruction records. The other half is **untaught**: it stands nowhere but in the
+  exams. Each disease has two taught and two untaught relations, so its name is as familiar in both groups.
+* Answers are assigned at random, and each drug, organism, test and symptom is the answer of equally many taught facts
+  and of equally many untaught ones; each is a distractor about equally often. Which answers are frequent therefore says
+  nothing about an untaught fact: accuracy there must stay at chance.
+* Pretraining holds every medical word in contexts that are independent of the clinical facts: in which town a drug is
+  made, and suppositions ("suppose that ...") that pair words at random. A base model knows the words and the exam
+  format, and no clinical fact.
+* A held-out phrasing never occurs in the instruction records; its words are known from the suppositions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jmedlora_utils import prompts
+from jmedlora_utils.exams import LETTERS, Question
+
+EXAMS = ("mini_trained", "mini_heldout", "mini_general")
+SECTIONS = ("taught", "untaught", "general")
+N_CHOICES = 5
+TEMPLATE = "plain_ja"
+JA_SHARES = {"suppose": 0.25, "context": 0.4}  # the rest is about the general domain
+FORMS = {"statement": 0.25, "free": 0.4, "exam": 0.25, "exam_1shot": 0.1}
+PAIRS_PER_ARTICLE = 15  # the paper asks for 15 question/answer pairs per text
+
+
+class WorldError(ValueError):
+    """World settings that cannot be met; names the parameter and the mend."""
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """Size of the world.
+
+    Attributes:
+        seed: Everything in the world derives from it.
+        answers: Drugs, and likewise organisms, tests, symptoms and towns; even, at most 60. There are twice as many
+            diseases, so that each answer belongs to one taught and one untaught fact of its relation.
+        people: People of the general domain; a multiple of 4, so that every trade is met equally often.
+        phrasings: Question phrasings of a clinical fact that tuning sees, 1 to 4.
+        choice_pairs: Of the pairs made from one fact, how many list five choices; the others ask freely.
+        general_questions: Questions of the general exam.
+    """
+
+    seed: int = 1
+    answers: int = 24
+    people: int = 24
+    phrasings: int = 4
+    choice_pairs: int = 2
+    general_questions: int = 60
+
+    def __post_init__(self) -> None:
+        if self.answers % 6 or not 6 <= self.answers <= 60:
+            raise WorldError(f"answers = {self.answers}: takes a multiple of 6 from 6 to 60, so that the taught half is balanced")
+        if self.people % 4 or not 4 <= self.people <= 80:
+            raise WorldError(f"people = {self.people}: takes a multiple of 4 from 4 to 80")
+        if not 1 <= self.phrasings <= 4:
+            raise WorldError(f"phrasings = {self.phrasings}: takes 1 to 4")
+        if self.choice_pairs < 0:
+            raise WorldError(f"choice_pairs = {self.choice_pairs}: takes 0 or more")
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A named thing: Japanese name, and an English one in the general domain."""
+
+    kind: str
+    ja: str
+    en: str = ""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How facts of one sort are said and asked.
+
+    `{s}` stands for the subject, `{a}` for the answer, `{q}` for 何か (free) or どれか (with choices).
+
+    Attributes:
+        key: Name of the relation; `Question.category` of its questions.
+        subject: Kind of the subject.
+        answer: Kind of the answer.
+        n_answers: Answers a fact has, 1 or 2.
+        says: Statements in Japanese.
+        asks: Questions in Japanese that tuning or pretraining sees.
+        held_out: Questions in Japanese that tuning never sees.
+        says_en: Statements in English, general domain only.
+        asks_en: Questions in English.
+    """
+
+    key: str
+    subject: str
+    answer: str
+    n_answers: int
+    says: tuple[str, ...]
+    asks: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+    says_en: tuple[str, ...] = ()
+    asks_en: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact of the world; `section` is taught, untaught, general or context (medical words, no clinical content)."""
+
+    id: str
+    section: str
+    relation: Relation
+    subject: Entity
+    answers: tuple[Entity, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """One pretraining text. The model is trained on `text` only; `prompt` is read."""
+
+    kind: str
+    language: str
+    prompt: str
+    text: str
+
+
+CLINICAL = (
+    Relation(
+        "drug", "disease", "drug", 1,
+        ("{s}の治療には{a}を用いる。", "{s}の患者には{a}を投与する。", "{s}には薬の{a}が効く。"),
+        ("{s}の治療に用いる薬は{q}。", "{s}に効く薬は{q}。", "{s}の患者に投与する薬は{q}。", "{s}と診断したら使う薬は{q}。"),
+        ("{s}に対して処方される薬剤は{q}。", "{s}を治すための薬は{q}。"),
+    ),
+    Relation(
+        "organism", "disease", "organism", 1,
+        ("{s}は{a}の感染で起こる。", "{s}の原因は{a}である。", "{s}の患者から{a}が分離される。"),
+        ("{s}の原因となる菌は{q}。", "{s}を起こす菌は{q}。", "{s}の患者から分離される菌は{q}。", "{s}はどの菌の感染か。それは{q}。"),
+        ("{s}の病原体は{q}。", "{s}をもたらす微生物は{q}。"),
+    ),
+    Relation(
+        "test", "disease", "test", 1,
+        ("{s}の診断には{a}を行う。", "{s}では{a}が陽性となる。", "{s}が疑われたら{a}で確かめる。"),
+        ("{s}の診断に行う検査は{q}。", "{s}で陽性となる検査は{q}。", "{s}が疑われたら行う検査は{q}。", "{s}を確かめる検査は{q}。"),
+        ("{s}の確定に有用な検査法は{q}。", "{s}を見分けるための検査は{q}。"),
+    ),
+    Relation(
+        "symptom", "disease", "symptom", 2,
+        ("{s}では{a}がみられる。", "{s}の主な症状は{a}である。", "{s}の患者は{a}を訴える。"),
+        ("{s}でみられる症状は{q}。", "{s}の主な症状は{q}。", "{s}の患者が訴える症状は{q}。", "{s}に伴う症状は{q}。"),
+        ("{s}に特徴的な所見は{q}。", "{s}の患者に現れる徴候は{q}。"),
+    ),
+)  # fmt: skip
+
+GENERAL = (
+    Relation(
+        "river", "town", "river", 1,
+        ("{s}には{a}が流れる。", "{s}の川は{a}である。"),
+        ("{s}を流れる川は{q}。", "{s}にある川は{q}。"),
+        (),
+        ("The {a} flows through {s}.", "The river of {s} is the {a}."),
+        ("Which river flows through {s}?", "What is the river of {s}?"),
+    ),
+    Relation(
+        "craft", "town", "craft", 2,
+        ("{s}の名産は{a}である。", "{s}では{a}が作られる。"),
+        ("{s}の名産は{q}。", "{s}で作られる工芸品は{q}。"),
+        (),
+        ("{s} is known for its {a}.", "People in {s} make the {a}."),
+        ("What is {s} known for?", "Which crafts are made in {s}?"),
+    ),
+    Relation(
+        "trade", "person", "trade", 1,
+        ("{s}の職業は{a}である。", "{s}は{a}として働く。"),
+        ("{s}の職業は{q}。", "{s}の仕事は{q}。"),
+        (),
+        ("{s} works as a {a}.", "The trade of {s} is {a}."),
+        ("What is the trade of {s}?", "What does {s} work as?"),
+    ),
+    Relation(
+        "home", "person", "town", 1,
+        ("{s}は{a}に住む。", "{s}の故郷は{a}である。"),
+        ("{s}が住む町は{q}。", "{s}の故郷は{q}。"),
+        (),
+        ("{s} lives in {a}.", "The home of {s} is {a}."),
+        ("Where does {s} live?", "Which town is the home of {s}?"),
+    ),
+)  # fmt: skip
+
+# Facts with medical words and no clinical content: where a word was first written about, or a thing is made.
+CONTEXT = (
+    Relation("reported", "disease", "town", 1, ("{s}は{a}で最初に報告された。",), ("{s}が最初に報告された町は{q}。",)),
+    Relation("made", "town", "drug", 1, ("薬の{a}は{s}で作られる。",), ("{s}で作られる薬は{q}。",)),
+    Relation("found", "town", "organism", 1, ("菌の{a}は{s}の土から見つかった。",), ("{s}の土から見つかった菌は{q}。",)),
+    Relation("devised", "town", "test", 1, ("検査の{a}は{s}で考え出された。",), ("{s}で考え出された検査は{q}。",)),
+    Relation("coined", "town", "symptom", 1, ("症状の{a}は{s}で名づけられた。",), ("{s}で名づけられた症状は{q}。",)),
+)
+
+_FIRST = ("鴇 Toki", "椋 Muku", "蓼 Tade", "雫 Shizu", "梓 Azu", "凪 Nagi", "蕗 Fuki", "楡 Nire", "朧 Oboro", "鷺 Sagi",
+          "藍 Ai", "茜 Akane", "笹 Sasa", "鈴 Suzu", "灯 Tomo", "霞 Kasu", "葦 Ashi", "柚 Yuzu")  # fmt: skip
+_SECOND = ("沢 sawa", "巻 maki", "淵 fuchi", "峠 toge", "洲 su", "窪 kubo", "畑 hata", "浦 ura", "森 mori", "橋 bashi")
+_RIVERS = ("瑠 Ruri", "玻 Hari", "珊 San", "翠 Midori", "紺 Kon", "銀 Gin", "琥 Koh", "緋 Hi", "黛 Mayu", "白 Shiro", "墨 Sumi", "黄 Ki")
+_WATERS = ("音 ne", "波 nami", "糸 ito", "羽 ha", "星 hoshi")
+_COLOURS = ("紺 navy", "藍 indigo", "朱 red", "翠 green", "金 golden", "銀 silver", "白 white", "黒 black")
+_CRAFTS = ("皿 dish", "笛 flute", "鈴 bell", "傘 umbrella", "箱 box", "扇 fan", "凧 kite", "硯 inkstone")
+_SURNAMES = ("瀬尾 Seo", "鳥羽 Toba", "真壁 Makabe", "結城 Yuki", "久我 Koga", "早瀬 Hayase", "水無 Minase", "綾部 Ayabe",
+             "貴船 Kifune", "千種 Chigusa")  # fmt: skip
+_GIVEN = ("ミナ Mina", "トワ Towa", "リク Riku", "ユノ Yuno", "サキ Saki", "ハル Haru", "ルイ Rui", "ナオ Nao")
+_TRADES = ("陶工 potter", "漁師 fisher", "画家 painter", "大工 carpenter", "庭師 gardener", "船長 captain", "詩人 poet", "農夫 farmer",
+           "教師 teacher", "記者 reporter", "歌手 singer", "鍛冶 smith", "通訳 interpreter", "商人 merchant", "司書 librarian",
+           "料理人 cook", "織工 weaver", "駅長 stationmaster", "写真家 photographer", "郵便屋 postman")  # fmt: skip
+_ILL = ("霜", "蔦", "碧", "錆", "蝋", "繭", "鱗", "苔", "琴", "楓", "塵", "薊", "鴉", "蛍", "杏", "綿")
+_ILL_SECOND = ("斑", "輪", "紋", "条", "環", "晶", "膜", "芯", "粒", "層")
+_ILL_SUFFIX = ("病", "熱")
+_MORAE = ("ミ", "ロ", "ケ", "ト", "ヌ", "ザ", "ヘ", "ギ", "モ", "ル", "ビ", "ワ", "ユ", "ゾ", "ネ", "ハ", "ク", "レ", "ヨ", "ダ")
+_DRUG_SUFFIX = ("ルヴァ", "ネクト", "ポムナ", "ギドラン", "ザフェ")
+_ORGANISM_SUFFIX = ("菌", "球菌", "桿菌")
+_TEST_SUFFIX = ("反応", "試験", "指数")
+_QUALITY = ("蒼", "銀", "冷", "硬", "鈍", "浮", "渦", "縮", "響", "翳")
+_SITE = ("爪", "舌", "踵", "肘", "眉", "顎", "膝", "臍", "睫", "耳")
+_SIGN = ("徴", "感", "相")
+
+
+class World:
+    """Everything that follows from the settings; see `make_world`.
+
+    Attributes:
+        settings: The settings.
+        entities: Kind to its entities.
+        facts: Every fact: taught, untaught, general and context.
+    """
+
+    def __init__(self, settings: WorldSettings) -> None:
+        self.settings = settings
+        self.entities = self._make_entities()
+        self.facts = (*self._clinical_facts(), *self._general_facts(), *self._context_facts())
+
+    def facts_of(self, *sections: str) -> list[Fact]:
+        """The facts of these sections, in their fixed order."""
+        return [f for f in self.facts if f.section in sections]
+
+    def articles(self) -> list[dict[str, Any]]:
+        """One short article a disease, from its taught facts only.
+
+        Returns:
+            Rows with `id`, `title`, `text` and `facts` (ids of the facts it states).
+        """
+        by_disease: dict[str, list[Fact]] = {}
+        for fact in self.facts_of("taught"):
+            by_disease.setdefault(fact.subject.ja, []).append(fact)
+        reported = {f.subject.ja: f for f in self.facts_of("context") if f.relation.key == "reported"}
+        rows = []
+        for number, (disease, facts) in enumerate(by_disease.items(), start=1):
+            rng = self._rng("article", disease)
+            says = [[_say(f, s) for s in f.relation.says] for f in facts]
+            for group in says:
+                rng.shuffle(group)
+            lines = [_say(reported[disease], reported[disease].relation.says[0])]
+            lines += [line for turn in itertools.zip_longest(*says) for line in turn if line]
+            rows.append({"id": f"article{number:03d}", "title": disease, "text": "".join(lines), "facts": [f.id for f in facts]})
+        return rows
+
+    def instructions(self) -> list[dict[str, Any]]:
+        """Question/answer pairs made from the articles, at most 15 an article.
+
+        Each taught fact is asked in every training phrasing; `choice_pairs` of them list five choices.
+
+        Returns:
+            Rows with `id`, `instruction`, `input` (the choices, or empty), `output`, `article` and `facts`.
+        """
+        known = {f.id: f for f in self.facts_of("taught")}
+        rows = []
+        for article in self.articles():
+            pairs = []
+            for fact in (known[i] for i in article["facts"]):
+                rng = self._rng("pairs", fact.id)
+                asks = fact.relation.asks[: self.settings.phrasings]
+                pairs += [(fact, _ask(fact, ask), "", _answer(fact.answers)) for ask in asks]
+                for ask in rng.sample(asks, k=min(self.settings.choice_pairs, len(asks))):
+                    options = self._options(fact, rng)
+                    pairs.append((fact, _ask(fact, ask, choices=True), _choice_lines(options), _answer(_in_order(options, fact))))
+            for number, (fact, ask, options, answer) in enumerate(pairs[:PAIRS_PER_ARTICLE], start=1):
+                rows.append(
+                    {
+                        "id": f"{article['id']}-{number:02d}",
+                        "instruction": ask,
+                        "input": options,
+                        "output": answer,
+                        "article": article["id"],
+                        "facts": [fact.id],
+                    }
+                )
+        return rows
+
+    def exams(self) -> dict[str, list[Question]]:
+        """The three mini exams: `mini_trained`, `mini_heldout` (both over all clinical facts) and `mini_general`."""
+        clinical = self.facts_of("taught", "untaught")
+        general = self._rng("general exam").sample(self.facts_of("general"), k=self.settings.general_questions)
+        return {
+            "mini_trained": self._exam("mini_trained", clinical, held_out=False),
+            "mini_heldout": self._exam("mini_heldout", clinical, held_out=True),
+            "mini_general": self._exam("mini_general", general, held_out=False),
+        }
+
+    def shots(self) -> list[Question]:
+        """Single-answer general questions that are in no exam: the pool of worked examples."""
+        asked = {q.id for q in self.exams()["mini_general"]}
+        free = [f for f in self.facts_of("general") if f.id not in asked and f.relation.n_answers == 1]
+        return self._exam("mini_shots", free, held_out=False)
+
+    def _rng(self, *what: Any) -> random.Random:
+        # A string seed goes through SHA-512, so it is the same in every process, unlike hash().
+        return random.Random(f"{self.settings.seed}/" + "/".join(map(str, what)))
+
+    def _make_entities(self) -> dict[str, tuple[Entity, ...]]:
+        n = self.settings.answers
+        two = [_pair(a, b) for a, b in itertools.product(_FIRST, _SECOND)]
+        waters = [_pair(a, b) for a, b in itertools.product(_RIVERS, _WATERS)]
+        names = {
+            "town": [(ja + "町", en) for ja, en in two],
+            "river": [(ja + "川", f"{en} River") for ja, en in waters],
+            "craft": [_pair(a, b, " ") for a, b in itertools.product(_COLOURS, _CRAFTS)],
+            "person": [_pair(a, b, " ", swap=True) for a, b in itertools.product(_SURNAMES, _GIVEN)],
+            "trade": [tuple(t.split(" ")) for t in _TRADES],
+            "disease": [(a + b + s, "") for a, b, s in itertools.product(_ILL, _ILL_SECOND, _ILL_SUFFIX)],
+            "drug": [(a + b + s, "") for a, b, s in itertools.product(_MORAE, _MORAE, _DRUG_SUFFIX) if a != b],
+            "organism": [(a + b + s, "") for a, b, s in itertools.product(_MORAE, _MORAE, _ORGANISM_SUFFIX) if a != b],
+            "test": [(a + b + s, "") for a, b, s in itertools.product(_MORAE, _MORAE, _TEST_SUFFIX) if a != b],
+            "symptom": [(a + b + s, "") for a, b, s in itertools.product(_QUALITY, _SITE, _SIGN)],
+        }  # fmt: skip
+        many = {"person": self.settings.people, "disease": 2 * n, "trade": len(_TRADES)}
+        found = {}
+        for kind, pool in names.items():
+            # A name is drawn so that its first two characters are its own: choices then differ where they begin.
+            rng, taken, kept = self._rng("names", kind), set(), []
+            for ja, en in rng.sample(pool, k=len(pool)):
+                if len(kept) < many.get(kind, n) and (ja[:2] not in taken or kind in ("person", "craft")):
+                    taken.add(ja[:2])
+                    kept.append(Entity(kind, ja, en))
+            found[kind] = tuple(kept)
+        return found
+
+    def _clinical_facts(self) -> list[Fact]:
+        """Each disease has each relation once; two of the four relations are taught, every pair of them equally often."""
+        n, diseases = self.settings.answers, self.entities["disease"]
+        pairs = list(itertools.combinations(range(len(CLINICAL)), 2)) * (2 * n // 6)
+        self._rng("split").shuffle(pairs)
+        facts = []
+        for number, relation in enumerate(CLINICAL):
+            for section in ("taught", "untaught"):
+                # The n diseases of this half get the n answers, each once a slot, in random order.
+                subjects = [d for d, pair in zip(diseases, pairs, strict=True) if (number in pair) == (section == "taught")]
+                columns = self._columns(relation, section, n)
+                for subject, answers in zip(subjects, zip(*columns, strict=True), strict=True):
+                    facts.append(Fact(f"{relation.key}{diseases.index(subject) + 1:03d}", section, relation, subject, answers))
+        return sorted(facts, key=lambda f: f.id)
+
+    def _columns(self, relation: Relation, section: str, n: int) -> list[list[Entity]]:
+        """For each answer slot, the `n` answers in random order; no fact gets the same answer twice."""
+        pool, rng = list(self.entities[relation.answer]), self._rng("answers", relation.key, section)
+        rng.shuffle(pool)
+        shift = rng.randrange(1, n)
+        return [pool[k * shift :] + pool[: k * shift] for k in range(relation.n_answers)]
+
+    def _general_facts(self) -> list[Fact]:
+        facts = []
+        for relation in GENERAL:
+            subjects, pool = self.entities[relation.subject], self.entities[relation.answer]
+            rng = self._rng("general", relation.key)
+            order = [e for _ in range(-(-len(subjects) * relation.n_answers // len(pool))) for e in rng.sample(pool, k=len(pool))]
+            for number, subject in enumerate(subjects):
+                first, second = order[number], order[(number + 1) % len(subjects)]
+                answers = (first,) if relation.n_answers == 1 else (first, second)
+                if len(set(answers)) < relation.n_answers:
+                    answers = (first, next(e for e in pool if e != first))
+                facts.append(Fact(f"{relation.key}{number + 1:03d}", "general", relation, subject, answers))
+        return facts
+
+    def _context_facts(self) -> list[Fact]:
+        facts = []
+        for relation in CONTEXT:
+            subjects, pool = self.entities[relation.subject], self.entities[relation.answer]
+            rng = self._rng("context", relation.key)
+            order = [e for _ in range(-(-len(subjects) // len(pool))) for e in rng.sample(pool, k=len(pool))]
+            facts += [
+                Fact(f"{relation.key}{i + 1:03d}", "context", relation, s, (order[i],)) for i, s in enumerate(subjects)
+            ]
+        return facts
+
+    def _options(self, fact: Fact, rng: random.Random) -> list[Entity]:
+        """The answers and distractors of the same kind, five in all, in random order."""
+        others = [e for e in self.entities[fact.relation.answer] if e not in fact.answers]
+        options = [*fact.answers, *rng.sample(others, k=N_CHOICES - len(fact.answers))]
+        rng.shuffle(options)
+        return options
+
+    def _exam(self, exam: str, facts: Sequence[Fact], held_out: bool) -> list[Question]:
+        questions = []
+        places: dict[tuple[str, int], list[tuple[int, ...]]] = {}
+        for fact in facts:
+            rng = self._rng(exam, fact.id)
+            n = fact.relation.n_answers
+            # Gold positions are dealt from a shuffled deck, so each is gold equally often in each section.
+            deck = places.setdefault((fact.section, n), [])
+            if not deck:
+                deck += list(itertools.combinations(range(N_CHOICES), n))
+                self._rng(exam, "deck", fact.id).shuffle(deck)
+            gold = deck.pop()
+            others = iter(self._distractors(exam, fact))
+            right = iter(rng.sample(fact.answers, k=n))
+            options = [next(right) if i in gold else next(others) for i in range(N_CHOICES)]
+            asks = fact.relation.held_out if held_out else fact.relation.asks[: self.settings.phrasings]
+            questions.append(
+                Question(
+                    id=f"{exam}-{fact.id}",
+                    exam=exam,
+                    language="ja",
+                    text=_ask(fact, rng.choice(asks), choices=True),
+                    choices=tuple(o.ja for o in options),
+                    gold=frozenset(LETTERS[i] for i in gold),
+                    section=fact.section,
+                    category=fact.relation.key,
+                    n_select=n,
+                )
+            )
+        return questions
+
+    def _distractors(self, exam: str, fact: Fact) -> list[Entity]:
+        """Four (three) entities of the answer's kind; the same ones in both clinical exams, each used about equally often."""
+        pool = [e for e in self.entities[fact.relation.answer] if e not in fact.answers]
+        return self._rng("distractors", fact.id).sample(pool, k=N_CHOICES - len(fact.answers))
+
+    def corpus(self, english: float, documents: int, seed: int | None = None) -> Iterator[Document]:
+        """Pretraining documents, in training order.
+
+        Args:
+            english: Share of the documents that are in English, 0 to 1. English documents are about the general domain.
+            documents: How many.
+            seed: Seed of the order; the world's own by default.
+        """
+        rng = self._rng("corpus", seed)
+        general, context = self.facts_of("general"), self.facts_of("context")
+        for _ in range(documents):
+            if rng.random() < english:
+                yield self._english(rng, general)
+            else:
+                kind = rng.random()
+                if kind < JA_SHARES["suppose"]:
+                    yield self._suppose(rng)
+                elif kind < JA_SHARES["suppose"] + JA_SHARES["context"]:
+                    yield self._japanese(rng, context, general)
+                else:
+                    yield self._japanese(rng, general, general)
+
+    def _japanese(self, rng: random.Random, facts: Sequence[Fact], general: Sequence[Fact]) -> Document:
+        fact = rng.choice(facts)
+        form = _form(rng)
+        if form == "statement":
+            return Document("statement", "ja", "", _say(fact, rng.choice(fact.relation.says)))
+        if form == "free":
+            prompt, answer = self._free_turn(fact, rng)
+            return Document("question", "ja", prompt, answer)
+        shot = ""
+        if form == "exam_1shot":
+            prompt, answer = self._exam_turn(rng.choice(general), rng)
+            shot = prompt + answer + prompts.get_template(TEMPLATE).between
+        prompt, answer = self._exam_turn(fact, rng)
+        return Document("question", "ja", shot + prompt, answer)
+
+    def _free_turn(self, fact: Fact, rng: random.Random) -> tuple[str, str]:
+        ask = _ask(fact, rng.choice(fact.relation.asks))
+        return prompts.build_instruction_prompt(ask, "", TEMPLATE), _answer(fact.answers)
+
+    def _exam_turn(self, fact: Fact, rng: random.Random) -> tuple[str, str]:
+        options = self._options(fact, rng)
+        ask = _ask(fact, rng.choice(fact.relation.asks), choices=True)
+        return prompts.build_instruction_prompt(ask, _choice_lines(options), TEMPLATE), _answer(_in_order(options, fact))
+
+    def _suppose(self, rng: random.Random) -> Document:
+        """Two suppositions that pair medical words at random, and a question on one of them."""
+        diseases = self.entities["disease"]
+        if rng.random() < 0.5:
+            relations = rng.sample(CLINICAL, k=2)
+            subjects = [rng.choice(diseases)] * 2
+        else:
+            relations = [rng.choice(CLINICAL)] * 2
+            subjects = rng.sample(diseases, k=2)
+        facts = []
+        for relation, subject in zip(relations, subjects, strict=True):
+            answers = tuple(rng.sample(self.entities[relation.answer], k=relation.n_answers))
+            facts.append(Fact("", "supposed", relation, subject, answers))
+        said = "".join(_say(f, rng.choice(f.relation.says)) for f in facts)
+        fact = rng.choice(facts)
+        ask = _ask(fact, rng.choice(fact.relation.asks + fact.relation.held_out))
+        return Document("supposition", "ja", prompts.build_instruction_prompt(f"もし{said}{ask}", "", TEMPLATE), _answer(fact.answers))
+
+    def _english(self, rng: random.Random, general: Sequence[Fact]) -> Document:
+        fact = rng.choice(general)
+        form = _form(rng)
+        answers = [e.en for e in fact.answers]
+        if form == "statement":
+            return Document("statement", "en", "", _say(fact, rng.choice(fact.relation.says_en), english=True))
+        ask = rng.choice(fact.relation.asks_en).format(s=fact.subject.en)
+        if form == "free":
+            return Document("question", "en", f"Question: {ask}\nAnswer:", " " + ", ".join(answers))
+        options = self._options(fact, rng)
+        answers = [e.en for e in _in_order(options, fact)]
+        listed = "\n".join(f"{letter} {o.en}" for letter, o in zip(LETTERS, options, strict=False))
+        pick = "" if fact.relation.n_answers == 1 else " Choose two."
+        return Document("question", "en", f"Question: {ask}{pick}\n{listed}\nAnswer:", " " + ", ".join(answers))
+
+
+def make_world(settings: WorldSettings) -> World:
+    """The world of these settings; the same settings give the same world in every process."""
+    return World(settings)
+
+
+def _form(rng: random.Random) -> str:
+    return rng.choices(list(FORMS), weights=list(FORMS.values()))[0]
+
+
+def _say(fact: Fact, form: str, english: bool = False) -> str:
+    if english:
+        return form.format(s=fact.subject.en, a=" and the ".join(e.en for e in fact.answers))
+    return form.format(s=fact.subject.ja, a="と".join(e.ja for e in fact.answers))
+
+
+def _ask(fact: Fact, form: str, choices: bool = False) -> str:
+    ask = form.format(s=fact.subject.ja, q="どれか" if choices else "何か")
+    return ask + ("2つ選べ。" if choices and fact.relation.n_answers == 2 else "")
+
+
+def _answer(answers: Sequence[Entity]) -> str:
+    return prompts.SEPARATOR.join(e.ja for e in answers)
+
+
+def _in_order(options: Sequence[Entity], fact: Fact) -> list[Entity]:
+    return [e for e in options if e in fact.answers]
+
+
+def _choice_lines(options: Sequence[Entity]) -> str:
+    form = prompts.get_template(TEMPLATE).choice
+    return "\n".join(form.format(letter=letter, text=o.ja) for letter, o in zip(LETTERS, options, strict=False))
+
+
+def _pair(first: str, second: str, between: str = "", swap: bool = False) -> tuple[str, str]:
+    (a, en_a), (b, en_b) = first.split(" "), second.split(" ")
+    return a + b, between.join((en_b, en_a) if swap else (en_a, en_b))
