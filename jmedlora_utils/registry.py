@@ -277,9 +277,9 @@ def check(
                 f"https://huggingface.co/{entry.hub_id}, then set HF_TOKEN, or give the path of a local copy"
             )
     if card_bytes and entry.shape is not None:
-        from jmedlora_utils import planner
+        from jmedlora_utils.memory import load_bytes
 
-        need = planner.load_bytes(entry.shape, quantisation)
+        need = load_bytes(entry.shape, quantisation)
         if need > card_bytes:
             smaller = "; use quantisation nf4" if quantisation == "none" else ""
             raise RegistryError(
