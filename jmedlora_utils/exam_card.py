@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jmedlora_utils import paths
+from jmedlora_utils import fetch, paths
 from jmedlora_utils.exams import (
     LETTERS,
     SYSTEMS,
@@ -232,6 +232,29 @@ def score_published(data_dir: Path | str, years: Sequence[int]) -> Published:
     return Published(*tables, by_category(everything, {s: complete[s] for s in SYSTEMS if s in complete}), tuple(notices))
 
 
+def published_or_committed(data_dir: str, years: Sequence[int], on_missing: str) -> Published:
+    """Scores the published systems, from files that are fetched and verified first.
+
+    Args:
+        data_dir: Folder that holds `IgakuQA/`, used as it is (verified, nothing is downloaded); empty takes
+            `paths.exam_data_dir()` and downloads what is missing there.
+        years: Years to score.
+        on_missing: `error`, or `committed`: no download, and the committed tables where the folder lacks the examination.
+
+    Raises:
+        ExamError: `on_missing` is neither, or `score_published` refuses.
+        fetch.FetchError: A file was changed, or is missing and cannot be downloaded.
+    """
+    if on_missing not in ("error", "committed"):
+        raise ExamError(f"parameter on_missing is {on_missing!r}; it takes 'error' or 'committed'")
+    folder = Path(data_dir) if data_dir else paths.exam_data_dir()
+    if on_missing == "committed" and not data_dir and not fetch.available(["igakuqa"], years, folder):
+        return read_published(paths.RESULTS / "published", years)
+    fetched = fetch.ensure(["igakuqa"], years, folder, download=not data_dir and on_missing == "error")
+    published = score_published(folder, years)
+    return replace(published, notices=(fetched.notice(), *published.notices))
+
+
 def _rank(order: Mapping[str, int]) -> Callable[[pd.Series], pd.Series]:
     return lambda column: column.map(order) if column.name == "system" else column
 
@@ -345,12 +368,19 @@ def _csv(table: pd.DataFrame) -> str:
 # --- what the page shows ------------------------------------------------------------------------------------------
 
 
+def readings(published: Published) -> pd.DataFrame:
+    """What reading the same answers strictly changes: points and prohibited choices, as published and strict."""
+    both = published.card.merge(published.strict, on=["system", "year"], suffixes=("", "_strict"))
+    changed = both[(both["points"] != both["points_strict"]) | (both["prohibited"] != both["prohibited_strict"])]
+    return changed[["system", "year", "points", "points_strict", "prohibited", "prohibited_strict"]].reset_index(drop=True)
+
+
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """The card as a reader sees it: one row a system, one column a year, points and verdict."""
     shown = table.assign(cell=[f"{p} {_verdict(v)}" for p, v in zip(table["points"], table["passed"], strict=True)])
     wide = shown.pivot(index="system", columns="year", values="cell")
     wide = wide.reindex([s for s in SYSTEMS if s in wide.index] + [s for s in wide.index if s not in SYSTEMS])
-    return wide.fillna("not answered").rename_axis(columns=None).reset_index()
+    return wide.fillna("not answered").rename(columns=str).rename_axis(columns=None).reset_index()
 
 
 def _verdict(passed: object) -> str:

@@ -61,7 +61,7 @@ def fields(categories: pd.DataFrame, systems: tuple[str, ...], most: int = 15) -
     order = [c for c in categories.columns if c not in ("category", "items")]
     for system in (s for s in systems if s in order):
         i = order.index(system)
-        panel.plot(100 * shown[system], range(len(shown)), MARKERS[i % 7], color=PALETTE[CYCLE[i % 7]], label=system)
+        panel.plot(100 * shown[system], range(len(shown)), MARKERS[i % 7], color=PALETTE[CYCLE[i % 7]], label=system, clip_on=False)
     panel.set_yticks(range(len(shown)), [f"{c} ({n})" for c, n in zip(shown["category"], shown["items"], strict=True)])
     panel.set_xlabel("Items right (%)")
     percent_axis(panel, axis="x")

@@ -592,7 +592,7 @@ def errata(questions: Iterable[Question]) -> list[dict[str, str]]:
 def summary(questions: Sequence[Question]) -> dict[str, Any]:
     """Counts of one exam: items, points, text-only, asked of a text model, images, by number to choose."""
     kept, _ = select_text_five(questions)
-    asked = Counter(q.n_select for q in kept)
+    asked = Counter(q.n_select for q in kept or questions)
     return {
         "items": len(questions),
         "points": int(sum(q.points for q in questions)),
