@@ -183,6 +183,21 @@ def outcomes(frame: pd.DataFrame, run: str, steps: int, condition: Condition = H
     return rows.set_index(["seed", "exam", "id"])[condition.metric].sort_index()
 
 
+def baseline(frame: pd.DataFrame, run: str, condition: Condition = HEADLINE) -> pd.Series:
+    """Scores of the run's base before tuning: its own step 0, else that of another run on the same base.
+
+    Raises:
+        FindingError: The base was never asked under this condition.
+    """
+    before = frame[(frame["steps"] == 0) & (frame["shots"] == condition.shots) & (frame["facts"] == condition.facts)]
+    base = frame.loc[frame["run"] == run, "base"]
+    same = before[before["base"] == base.iloc[0]] if len(base) else before.iloc[:0]
+    if same.empty:
+        raise FindingError(f"the base of {run} was not asked, {condition.shots}-shot, {condition.facts} facts; evaluate step 0")
+    asked = set(same["run"])
+    return outcomes(frame, run if run in asked else sorted(asked)[0], 0, condition)
+
+
 def gains(frame: pd.DataFrame, run: str, condition: Condition = HEADLINE) -> pd.Series:
     """Tuned minus base, one number a question, indexed by (seed, exam, id).
 
@@ -190,7 +205,7 @@ def gains(frame: pd.DataFrame, run: str, condition: Condition = HEADLINE) -> pd.
         FindingError: The two did not answer the same questions.
     """
     after = outcomes(frame, run, step_of(frame, run, condition.step_rank), condition)
-    before = outcomes(frame, run, 0, condition)
+    before = baseline(frame, run, condition)
     if not after.index.equals(before.index):
         raise FindingError(f"{run}: base and tuned model answered different questions ({len(before)} and {len(after)})")
     return after - before
@@ -211,7 +226,7 @@ def paired_tests(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     tuned = frame[(frame["steps"] > 0) & frame["facts"].isin(PHRASINGS)]
     for (run, steps, shots, facts), _ in tuned.groupby(["run", "steps", "shots", "facts"]):
         condition = Condition(shots=shots, facts=facts, metric=metric)
-        before, after = outcomes(frame, run, 0, condition), outcomes(frame, run, steps, condition)
+        before, after = baseline(frame, run, condition), outcomes(frame, run, steps, condition)
         if not after.index.equals(before.index):
             raise FindingError(f"{run}: base and tuned model answered different questions at step {steps}")
         test = statistics.mcnemar_exact(before, after)

@@ -104,14 +104,13 @@ def bootstrap_mean(outcomes: Sequence[np.ndarray], level: float = LEVEL, replica
     means = np.array([a.mean() for a in arrays])
     value = float(means.mean())
     count = len(arrays)
-    drawn = np.stack([_resampled_means(a, replicates * (count if count > 1 else 1), rng) - a.mean() for a in arrays])
-    if count == 1:
-        estimates = value + drawn[0]
-    else:
-        widened = value + (means - value) * math.sqrt(count / (count - 1))
-        pick = rng.integers(count, size=(replicates, count))
-        noise = drawn[pick, np.arange(replicates * count).reshape(replicates, count)]
-        estimates = (widened[pick] + noise).mean(axis=1)
+    widened = value + (means - value) * math.sqrt(count / max(count - 1, 1))
+    pick = rng.integers(count, size=(replicates, count))
+    drawn = widened[pick]
+    for index, array in enumerate(arrays):
+        chosen = pick == index
+        drawn[chosen] += _resampled_means(array, int(chosen.sum()), rng) - means[index]
+    estimates = drawn.mean(axis=1)
     low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, min(float(low), value), max(float(high), value))
 

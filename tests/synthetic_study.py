@@ -1,0 +1,124 @@
+"""A made-up run folder in the real formats: real exams of the toy world, answers drawn with a known skill."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jmedlora_utils import metrics, paths, toyworld
+from jmedlora_utils.exams import Question, write_exam
+from jmedlora_utils.records import Record, write_jsonl, write_record
+
+STEPS = (0, 10, 20, 40)
+EXAMS = ("mini_trained", "mini_heldout", "mini_general")
+
+
+@dataclass(frozen=True)
+class Made:
+    """One made-up run: how its skill on taught facts grows with the steps."""
+
+    name: str
+    base: str
+    size: int
+    centric: str
+    taught: float
+    method: str = "lora"
+    pretrain_on: str = ""
+    train_embeddings: bool = False
+
+
+RUNS = (
+    Made("en-small_lora", "en-small", 200_000, "english", 0.30),
+    Made("en-medium_lora", "en-medium", 800_000, "english", 0.55),
+    Made("en-large_lora", "en-large", 3_000_000, "english", 0.80),
+    Made("ja-medium_lora", "ja-medium", 800_000, "japanese", 0.40),
+    Made("en-large_cpt-lora", "en-large", 3_000_000, "english", 0.80, pretrain_on="articles"),
+    Made("en-large_full", "en-large", 3_000_000, "english", 0.95, method="full"),
+)
+
+
+def write_study(preset: str, seeds: Sequence[int], runs: Sequence[Made] = RUNS, answers: int = 12) -> None:
+    """Writes `runs/<preset>/seed<k>/` for every seed."""
+    for seed in seeds:
+        workspace = paths.Workspace(preset, seed)
+        world = toyworld.make_world(toyworld.WorldSettings(seed=seed, answers=answers, people=60, general_questions=30))
+        exams = world.exams()
+        for name, questions in exams.items():
+            write_exam(workspace.data / "exams" / f"{name}.jsonl", questions)
+        for base in {r.base: r for r in runs}.values():
+            config = {"name": base.base, "centric": base.centric, "entry_bar": 0.6}
+            fertility = {"ja": 1.4 if base.centric == "english" else 0.6, "en": 0.3 if base.centric == "english" else 0.5}
+            record = Record(
+                "pretrain", f"19_pretrain__{base.base}", preset, seed, config, {"fertility": fertility}, {"parameters": base.size}
+            )
+            record.model = {"base": base.base}
+            record.wall_seconds, record.peak_memory_bytes = 60.0 + base.size / 1e5, 2**30
+            write_record(workspace.records, record)
+        for run in runs:
+            _write_run(workspace, run, exams)
+
+
+def _write_run(workspace: paths.Workspace, run: Made, exams: dict[str, list[Question]]) -> None:
+    config = {
+        "run_name": run.name,
+        "base": run.base,
+        "method": run.method,
+        "pretrain_on": run.pretrain_on,
+        "train_embeddings": run.train_embeddings,
+    }
+    series = [{"step": i, "loss": 3.0 / (1 + i / 10), "learning_rate": 1e-3, "grad_norm": 1.0} for i in range(1, 1 + STEPS[-1])]
+    counts = {"trainable_parameters": run.size // 10}
+    tune = _record(workspace, "tune", f"20_tune__{run.name}", config, {"series": series}, counts)
+    tune.wall_seconds, tune.peak_memory_bytes = 30.0, 2**30
+    write_record(workspace.records, tune)
+    for rank, step in enumerate(STEPS):
+        for exam in EXAMS:
+            for shots in (0, 1):
+                name = f"{run.name}__step{step}__{exam}__{shots}shot"
+                rng = random.Random(f"{workspace.seed}/{name}")
+                rows = [_row(q, _answer(q, _skill(run, q, rank), rng)) for q in exams[exam]]
+                write_jsonl(workspace.answers / f"{name}.jsonl", rows)
+                settings = config | {"adapter": run.name, "step": step, "exam": exam, "shots": shots, "template": "plain_ja"}
+                write_record(workspace.records, _record(workspace, "evaluate", f"30_evaluate__{name}", settings))
+
+
+def _skill(run: Made, question: Question, rank: int) -> float:
+    grown = run.taught * rank / (len(STEPS) - 1)
+    if question.section == "general":
+        return 0.9 - 0.15 * rank
+    if question.section == "untaught":
+        return 0.0
+    return grown if question.exam == "mini_trained" else 0.5 * grown
+
+
+def _answer(question: Question, skill: float, rng: random.Random) -> str:
+    """Gold with the probability of the skill, now and then not to the letter; else a blind pick."""
+    if rng.random() < skill:
+        gold = metrics.oracle_response(question)
+        return gold[:-1] if rng.random() < 0.2 else gold
+    return "、".join(rng.sample(question.choices, k=question.n_select))
+
+
+def _row(question: Question, response: str) -> dict[str, object]:
+    return {
+        "key": question.id,
+        "id": question.id,
+        "exam": question.exam,
+        "section": question.section,
+        "response": response,
+        "finish": "stop",
+    }
+
+
+def _record(
+    workspace: paths.Workspace,
+    kind: str,
+    name: str,
+    config: dict[str, Any],
+    metrics: dict[str, Any] | None = None,
+    counts: dict[str, int] | None = None,
+) -> Record:
+    about = {"git_commit": "0" * 40, "device": "CPU, 2 cores", "versions": {"python": "3.11"}, "created": "2026-11-22T12:00:00+00:00"}
+    return Record(kind, name, workspace.preset, workspace.seed, config, metrics or {}, counts or {}, **about)
