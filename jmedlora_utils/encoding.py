@@ -130,6 +130,12 @@ def encode_records(
     return rows, audit
 
 
+def marked_text(row: Row, tokenizer: Any) -> str:
+    """A row as text, as the model reads it; what carries loss stands between ⟦ and ⟧."""
+    prompt, response = row.ids[: row.n_prompt], row.ids[row.n_prompt :]
+    return f"{tokenizer.decode(prompt)}⟦{tokenizer.decode(response)}⟧"
+
+
 def encode_articles(texts: Sequence[str], tokenizer: Any, max_length: int) -> tuple[list[Row], Audit]:
     """Encodes articles for next-token loss; a longer article goes on in a further row, so every token is learned once."""
     rows, audit = [], Audit(read=len(texts))

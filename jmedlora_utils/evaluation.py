@@ -6,13 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jmedlora_utils import exams, generation, metrics, models, paths, prompts, statistics, tuning
+from jmedlora_utils import exams, generation, metrics, models, paths, prompts, statistics, tables, tuning
 from jmedlora_utils.exams import Question
 from jmedlora_utils.notebook import progress
-from jmedlora_utils.records import Meter, Record, read_record, sha256_file, sha256_text, write_record
+from jmedlora_utils.records import Meter, Record, read_jsonl, read_record, sha256_file, sha256_text, write_record
 from jmedlora_utils.registry import ModelEntry
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHARES = ("exact_match", "accuracy")
 
@@ -387,6 +390,64 @@ def score_groups(questions: Sequence[Question], responses: Sequence[str]) -> dic
     return found
 
 
+def results_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """The scores of evaluation records, long: run, step, exam, shots, group, scorer, metric, value, n, low, high."""
+    import pandas as pd
+
+    rows = []
+    for record in records:
+        where = {k: record.config[k] for k in ("run_name", "step", "exam", "shots")}
+        for scorer in metrics.SCORERS:
+            for group, found in record.metrics[scorer].items():
+                rows += [{**where, "group": group, "scorer": scorer, "metric": metric, **score} for metric, score in found.items()]
+    return pd.DataFrame(rows)
+
+
+def accuracy_table(records: Sequence[Record], scorer: str = "journal") -> pd.DataFrame:
+    """Accuracy in percent with its 95 % interval: one row an exam, group and number of shots, one column a step."""
+    frame = results_frame(records)
+    frame = frame[(frame["scorer"] == scorer) & (frame["metric"] == "accuracy")]
+    # Where an exam has sections, the whole of it mixes what must be told apart.
+    frame = frame[(frame["group"] != "all") | (frame.groupby("exam")["group"].transform("nunique") == 1)]
+    frame = frame.assign(shown=[tables.percent(*row) for row in frame[["value", "low", "high"]].itertuples(index=False)])
+    keys = ["exam", "group", "shots", "n"]
+    wide = frame.pivot(index=keys, columns="step", values="shown").rename(columns=lambda step: f"step {step}")
+    order = list(dict.fromkeys(frame[keys].sort_values("shots", kind="stable").itertuples(index=False, name=None)))
+    order.sort(key=lambda row: (list(dict.fromkeys(frame["exam"])).index(row[0]), row[1]))
+    return wide.loc[order].rename_axis(columns=None).reset_index()
+
+
+def scorer_table(records: Sequence[Record]) -> pd.DataFrame:
+    """The three scorers side by side over whole exams, in percent, with the answers nobody could read."""
+    frame = results_frame(records)
+    frame = frame[(frame["group"] == "all") & (frame["metric"] != "readable")]
+    frame["value"] = frame["value"].map(tables.percent)
+    frame["column"] = frame["scorer"] + " " + frame["metric"].str.replace("_", " ")
+    keys = ["exam", "shots", "step"]
+    wide = frame.pivot(index=keys, columns="column", values="value")[list(dict.fromkeys(frame["column"]))]
+    wide = wide.reindex(dict.fromkeys(frame["exam"]), level="exam")
+    counted = {tuple(r.config[k] for k in keys): (r.counts["questions"], r.counts["unreadable"]) for r in records}
+    wide.insert(0, "n", [counted[key][0] for key in wide.index])
+    wide["unreadable"] = [counted[key][1] for key in wide.index]
+    return wide.rename_axis(columns=None).reset_index()
+
+
+def example_table(records: Sequence[Record], workspace: paths.Workspace, n: int = 3) -> pd.DataFrame:
+    """The first `n` questions of the first exam with the gold answer and what each step wrote, at the fewest shots."""
+    import pandas as pd
+
+    first = min(records, key=lambda r: r.config["shots"] != min(x.config["shots"] for x in records))
+    exam, shots = first.config["exam"], first.config["shots"]
+    steps = sorted({r.config["step"] for r in records})
+    name = first.config["run_name"]
+    answers = {
+        s: {r["id"]: r["response"] for r in read_jsonl(workspace.answers / f"{run_file(name, s, exam, shots)}.jsonl")} for s in steps
+    }
+    asked = [q for q in load_exam(exam, workspace)[0] if q.id in answers[steps[0]]][:n]
+    rows = [{"question": q.text, "gold": prompts.answer_text(q)} | {f"step {s}": answers[s][q.id] for s in steps} for q in asked]
+    return pd.DataFrame(rows)
+
+
 def run_file(run_name: str, step: int, exam: str, shots: int) -> str:
     """Stem of the answers file; the record's name is this after `30_evaluate__`."""
     return f"{run_name}__step{step}__{exam}__{shots}shot"
@@ -418,7 +479,7 @@ def _evaluate_one(
     questions = [a.question for a in paper.asked]
     with meter.stage("score"):
         scores = score_groups(questions, [r["response"] for r in rows])
-        strict = metrics.score_frame(questions, [r["response"] for r in rows], scorers=("strict",))
+    readable = scores["strict"]["all"]["readable"]["value"]
     record = Record(
         kind="evaluate",
         name=f"30_evaluate__{stem}",
@@ -443,7 +504,7 @@ def _evaluate_one(
         counts={
             "questions": len(rows),
             "excluded": paper.excluded,
-            "unreadable": int((~strict["readable"].astype(bool)).sum()),
+            "unreadable": round((1 - readable) * len(rows)),
             "empty": sum(not r["response"] for r in rows),
             "ended_by_length": sum(r["finish"] == "length" for r in rows),
             "prompt_tokens": sum(len(a.ids) for a in paper.asked),

@@ -265,6 +265,31 @@ def lora_config(settings: TuneSettings, base: ModelEntry, model: Any) -> Any:
     )
 
 
+def preview(settings: TuneSettings, workspace: paths.Workspace) -> tuple[dict[str, Any], dict[str, int]]:
+    """What will be trained, without loading a weight: the peft configuration (empty for `full`) and parameter counts.
+
+    Returns:
+        The configuration, and `total` (the base's own) and `trainable`.
+    """
+    import torch
+    from accelerate import init_empty_weights
+    from peft import get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    base = models.find_base(settings.base, workspace)
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.location, revision=base.revision), dtype=torch.float32)
+        model.tie_weights()
+        total = models.count_parameters(model)["total"]
+        if settings.method == "full":
+            return {}, {"total": total, "trainable": total}
+        adapted = get_peft_model(model, lora_config(settings, base, model))
+    chosen = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "bias", "task_type")
+    config = adapted.peft_config["default"].to_dict()
+    shown = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items() if k in chosen}
+    return shown, {"total": total, "trainable": models.count_parameters(adapted)["trainable"]}
+
+
 def lora_target_names(model: Any) -> list[str]:
     """Names of the layers that carry an adapter, without their place in the model; empty for a full model."""
     if not hasattr(model, "peft_config"):
