@@ -175,6 +175,24 @@ def _passed(required: int, general: int, prohibited: int, row: pd.Series) -> boo
     return bool(required >= row.required_mark and general >= row.general_mark and prohibited <= row.prohibited_limit)
 
 
+def sit(questions: Sequence[Question], responses: Mapping[str, str], system: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """An evaluated model sits the examination, beside the majority of students.
+
+    Args:
+        questions: The whole examination (`<exam>_full.jsonl`); a question the model was not asked counts as wrong.
+        responses: Question id to what the model wrote.
+        system: Name of the model.
+
+    Returns:
+        The exam card (`card`) and the shares per medical field (`by_category`), model and `student-majority` in both.
+    """
+    import pandas as pd
+
+    marked = {system: mark_responses(questions, responses), "student-majority": students(questions)}
+    cards = [card(questions, of_system, name) for name, of_system in marked.items()]
+    return pd.concat(cards, ignore_index=True), by_category(questions, marked)
+
+
 @dataclass(frozen=True)
 class Published:
     """The published systems, scored.

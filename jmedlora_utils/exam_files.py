@@ -157,9 +157,7 @@ def baseline_table(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     rows = []
     for name, frame in parts.items():
-        wide = frame.pivot(index="baseline", columns="scorer", values="accuracy").reindex(frame["baseline"].unique())
-        for baseline, shares in wide.iterrows():
-            rows.append(
-                {"exam": name, "n": int(frame["n"].iloc[0]), "baseline": baseline, **{s: f"{100 * shares[s]:.1f}" for s in wide.columns}}
-            )
+        for baseline, of_baseline in frame.groupby("baseline", sort=False):
+            shares = {row.scorer: f"{100 * row.accuracy:.1f}" for row in of_baseline.itertuples()}
+            rows.append({"exam": name, "n": int(frame["n"].iloc[0]), "baseline": baseline, **shares})
     return pd.DataFrame(rows)

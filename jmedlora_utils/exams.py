@@ -578,6 +578,7 @@ def errata(questions: Iterable[Question]) -> list[dict[str, str]]:
         ("free number", lambda q: q.rule == "number", "gold read through the mask of the stem, compared as a decimal"),
         ("choices printed in the stem", lambda q: bool(wide & set(q.choices)), "the letter stands for the choice"),
         ("same choice twice", lambda q: len(set(q.choices)) < len(q.choices), "equal texts count as one choice"),
+        ("students' shares misprinted", _shares_misprinted, "shares left out, the answer key is not touched"),
         ("stray comma in gold", lambda q: (q.exam, q.id) == ("jjsimqa", "107_888-26"), "letters only"),
         ("ambiguous gold", lambda q: (q.exam, q.id) in AMBIGUOUS, "left out of what models are asked"),
     )
@@ -587,6 +588,10 @@ def errata(questions: Iterable[Question]) -> list[dict[str, str]]:
             shown = ", ".join(ids[:6]) + (" ..." if len(ids) > 6 else "")
             rows.append({"erratum": name, "count": str(len(ids)), "questions": shown, "handling": handling})
     return rows
+
+
+def _shares_misprinted(q: Question) -> bool:
+    return bool(q.choices) and not q.breakdown and q.student_accuracy is not None
 
 
 def summary(questions: Sequence[Question]) -> dict[str, Any]:

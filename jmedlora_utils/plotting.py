@@ -83,6 +83,16 @@ def use_style() -> None:
         }
     )
     warnings.filterwarnings("error", message=r"Glyph \d+ .* missing from")
+    _show_bare_figures()
+
+
+def _show_bare_figures() -> None:
+    """Lets a notebook draw a bare `Figure`: without pyplot nobody tells IPython how."""
+    from IPython import get_ipython
+    from IPython.core.pylabtools import select_figure_formats
+
+    if (shell := get_ipython()) is not None:
+        select_figure_formats(shell, {"png"}, bbox_inches="tight")
 
 
 def new_figure(
