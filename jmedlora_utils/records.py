@@ -148,9 +148,10 @@ def load_records(folders: Path | Sequence[Path], kind: str | None = None, allow_
 
 def write_text(path: Path, text: str) -> Path:
     """Writes a text file whole or not at all: to a temporary file beside it, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -158,7 +159,8 @@ def write_text(path: Path, text: str) -> Path:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
         mend = "free some space or choose another folder; nothing was changed"
         raise RecordError(f"{path}: could not be written ({error.strerror}); {mend}") from error
     return path

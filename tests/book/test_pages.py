@@ -1,0 +1,115 @@
+"""The built pages as a reader sees them, on a desktop and on a phone."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+
+import pytest
+
+from .conftest import HTML, PAGES
+
+pytestmark = pytest.mark.book
+WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
+
+
+def look(browser, url: str, width: int, height: int) -> None:
+    """Opens a page in a viewport of exactly this size; a headless window cannot be narrower than 500 pixels."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(url)
+    browser.execute_async_script("const done = arguments[0]; document.fonts.ready.then(() => setTimeout(done, 200));")
+
+
+def test_every_part_of_the_book_was_built(html: Path) -> None:
+    assert {"book/intro.html", "book/run.html", "book/status.html", "book/references.html"} <= set(PAGES)
+    assert "notebooks/20_tune_lora.html" in PAGES
+    assert "notebooks/30_evaluate_exam.html" in PAGES
+
+
+@pytest.mark.parametrize("device", WIDTHS)
+@pytest.mark.parametrize("page", PAGES)
+def test_page_fits_and_is_whole(browser, address: str, shots: Path, page: str, device: str) -> None:
+    import base64
+
+    width, height = WIDTHS[device]
+    look(browser, f"{address}/{page}", width, height)
+    wide = browser.execute_script(
+        """
+        const limit = document.documentElement.clientWidth;
+        const scrolls = (e) => { for (let p = e.parentElement; p; p = p.parentElement) {
+            if (["auto", "scroll", "hidden"].includes(getComputedStyle(p).overflowX)) return true; } return false; };
+        return [...document.querySelectorAll(".bd-article *")]
+            .filter((e) => !e.matches(".headerlink") && e.getBoundingClientRect().right > limit + 1 && !scrolls(e))
+            .map((e) => e.tagName + " " + (e.textContent || "").trim().slice(0, 60)).slice(0, 5);
+        """
+    )
+    scroll, client = browser.execute_script("const d = document.documentElement; return [d.scrollWidth, d.clientWidth]")
+    broken = browser.execute_script("return [...document.images].filter((i) => !i.complete || !i.naturalWidth).map((i) => i.src)")
+    nameless = browser.execute_script(
+        'return [...document.querySelectorAll(".bd-article figure img")].filter((i) => !i.alt).map((i) => i.src)'
+    )
+    picture = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": device == "desktop"})
+    (shots / f"{page.replace('/', '-').removesuffix('.html')}-{device}.png").write_bytes(base64.b64decode(picture["data"]))
+    assert not wide, f"wider than the page: {wide}"
+    assert scroll <= client, f"the page scrolls sideways: {scroll} > {client}"
+    assert not broken, f"images that did not load: {broken}"
+    assert not nameless, f"figures without an alternative text: {nameless}"
+
+
+def test_japanese_has_glyphs(browser, address: str) -> None:
+    """Tofu is one box for every character: two different characters must not paint the same pixels."""
+    look(browser, f"{address}/book/intro.html", 800, 600)
+    same = browser.execute_script(
+        """
+        const family = getComputedStyle(document.body).fontFamily;
+        const paint = (text) => { const c = document.createElement("canvas"); c.width = c.height = 40;
+            const p = c.getContext("2d"); p.font = "24px " + family; p.fillText(text, 4, 30); return c.toDataURL(); };
+        const seen = [..."禁忌肢必修問題正答薬"].map(paint);
+        return new Set(seen).size !== seen.length;
+        """
+    )
+    assert not same, "no Japanese font (Debian: fonts-noto-cjk)"
+
+
+class Links(HTMLParser):
+    """Targets and anchors of a page."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = {""}
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        found = dict(attributes)
+        self.anchors |= {found[key] for key in ("id", "name") if found.get(key)}
+        for key in ("href", "src"):
+            if tag in ("a", "img", "script", "link") and found.get(key):
+                self.links.append(found[key])
+
+
+def test_internal_links_resolve(html: Path) -> None:
+    pages = {path: Links(path) for path in HTML.rglob("*.html")}
+    dead = []
+    for page, found in pages.items():
+        for link in found.links:
+            parts = urlsplit(urljoin(page.as_uri(), link))
+            if parts.scheme != "file" or "_static" in parts.path:
+                continue
+            target = Path(unquote(parts.path))
+            missing = not target.is_file()
+            if missing or (target in pages and unquote(parts.fragment) not in pages[target].anchors):
+                dead.append(f"{page.relative_to(HTML)}: {link}")
+    assert not dead
+
+
+def test_no_page_shows_a_path_of_this_machine(html: Path) -> None:
+    from jmedlora_utils import paths
+    from jmedlora_utils.book import MACHINE_PATH
+
+    for page in PAGES:
+        text = (HTML / page).read_text(encoding="utf-8")
+        assert str(paths.ROOT) not in text, page
+        assert not MACHINE_PATH.search(text.replace("https://", "")), page

@@ -1,0 +1,147 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Project
+
+from jmedlora_utils import book, config, paths, workflow
+from jmedlora_utils.book import BookError
+from jmedlora_utils.records import Record, write_record
+
+
+def executed(path: Path, text: str = "done\n", count: int | None = 1, output: dict[str, Any] | None = None) -> Path:
+    """An executed notebook with papermill's traces."""
+    stream = output or {"output_type": "stream", "name": "stdout", "text": [text]}
+    code = {"cell_type": "code", "id": "a", "metadata": {"papermill": {"duration": 1.0}, "tags": []}, "source": ["1 + 1"]}
+    code |= {"outputs": [stream], "execution_count": count}
+    title = {"cell_type": "markdown", "id": "t", "metadata": {"papermill": {}}, "source": ["# A title"]}
+    trace = {"input_path": "/home/someone/x.ipynb", "duration": 2.5}
+    notebook = {"cells": [title, code], "metadata": {"papermill": trace}, "nbformat": 4, "nbformat_minor": 5}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(notebook))
+    return path
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The dummy project with its notebooks executed, for calls inside this process."""
+    monkeypatch.setattr(paths, "ROOT", project.root)
+    monkeypatch.setattr(paths, "BOOK", project.root / "book")
+    monkeypatch.setattr(paths, "NOTEBOOKS", project.notebooks)
+    monkeypatch.setattr(paths, "PRESETS", project.notebooks / "presets")
+    monkeypatch.setattr(book, "STAGING", project.root / "_book")
+    monkeypatch.setenv("JMEDLORA_RUNS", str(project.root / "runs"))
+    config.declared_parameters.cache_clear()
+    for step in workflow.steps(config.load_preset("mini")):
+        executed(step.target)
+    yield project
+    config.declared_parameters.cache_clear()
+
+
+def test_the_book_is_staged_from_the_executed_copies(here: Project) -> None:
+    folder = book.stage("mini")
+    names = sorted(p.name for p in (folder / "notebooks").iterdir())
+    assert names == ["10_prepare_instructions.ipynb", "20_tune_lora.ipynb", "30_evaluate_exam.ipynb"]
+    text = (folder / "notebooks" / "20_tune_lora.ipynb").read_text()
+    assert "done" in text
+    assert "papermill" not in text
+
+
+def test_a_notebook_that_did_not_run_leaves_the_table_of_contents(here: Project) -> None:
+    folder = book.stage("mini")
+    toc = yaml.safe_load((folder / "_toc.yml").read_text())
+    assert [chapter["file"] for chapter in toc["parts"][0]["chapters"]] == ["notebooks/10_prepare_instructions", "notebooks/20_tune_lora"]
+    assert "`41_metrics`" in (folder / "book" / "_generated" / "run.md").read_text()
+
+
+def test_the_shown_run_stands_in_the_book(here: Project) -> None:
+    here.preset.write_text("seeds: [4, 5]\nruns: {a: {}, b: {}}\nshow: b\n")
+    for step in workflow.steps(config.load_preset("mini")):
+        executed(step.target, text=step.label)
+    notebook = json.loads((book.stage("mini") / "notebooks" / "20_tune_lora.ipynb").read_text())
+    assert notebook["cells"][1]["outputs"][0]["text"] == ["20_tune_lora__b (seed 4)"]
+
+
+def test_a_book_of_nothing_is_refused(here: Project) -> None:
+    here.preset.write_text("seeds: [9]\nruns: {a: {}}\n")
+    with pytest.raises(BookError, match="preset 'mini' has not run; run `make reproduce PRESET=mini` first"):
+        book.stage("mini")
+
+
+def test_a_failed_cell_is_refused(tmp_path: Path) -> None:
+    error = {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": []}
+    with pytest.raises(BookError, match=r"a\.ipynb, cell 2: the code raised ValueError"):
+        book.clean_notebook(executed(tmp_path / "a.ipynb", output=error))
+
+
+def test_a_cell_that_never_ran_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BookError, match=r"a\.ipynb, cell 2: the code was not executed"):
+        book.clean_notebook(executed(tmp_path / "a.ipynb", count=None))
+
+
+def test_the_folder_of_the_repository_is_cut_and_other_folders_are_refused(tmp_path: Path) -> None:
+    cleaned = book.clean_notebook(executed(tmp_path / "a.ipynb", text=f"wrote {paths.ROOT}/runs/mini/x.json\n"))
+    assert cleaned["cells"][1]["outputs"][0]["text"] == ["wrote runs/mini/x.json\n"]
+    folder = "/home/" + "someone/data"
+    with pytest.raises(BookError, match=rf"cell 2: the output shows a path of this machine, '{folder}'"):
+        book.clean_notebook(executed(tmp_path / "b.ipynb", text=f"read {folder}\n"))
+    table = {"output_type": "display_data", "metadata": {}, "data": {"text/html": [f"<td>{folder}", "</td>"], "image/png": "/home/x"}}
+    with pytest.raises(BookError, match="path of this machine"):
+        book.clean_notebook(executed(tmp_path / "c.ipynb", output=table))
+
+
+def test_launch_buttons_stay_off_until_there_is_an_address(here: Project) -> None:
+    folder = book.stage("mini")
+    assert "Colab" not in (folder / "notebooks" / "20_tune_lora.ipynb").read_text()
+    assert yaml.safe_load((folder / "_config.yml").read_text())["html"]["use_repository_button"] is False
+    settings = yaml.safe_load((here.root / "_config.yml").read_text())
+    settings["repository"]["url"] = "https://github.com/someone/jmedlora"
+    (here.root / "_config.yml").write_text(yaml.safe_dump(settings))
+    folder = book.stage("mini")
+    tune, prepare = (json.loads((folder / "notebooks" / f"{s}.ipynb").read_text()) for s in ("20_tune_lora", "10_prepare_instructions"))
+    assert "colab.research.google.com/github/someone/jmedlora/blob/main/notebooks/20_tune_lora.ipynb" in tune["cells"][1]["source"]
+    assert "mybinder.org/v2/gh/someone/jmedlora/main?urlpath=lab/tree/notebooks/10_prepare" in prepare["cells"][1]["source"]
+    assert yaml.safe_load((folder / "_config.yml").read_text())["html"]["use_repository_button"] is True
+
+
+def test_the_status_tables_come_from_the_records(here: Project) -> None:
+    folder = paths.Workspace("mini", 1).records
+    write_record(folder, Record("tune", "20_tune__a", "mini", 1, wall_seconds=61, peak_memory_bytes=2**30, git_commit="abcdef0123456789"))
+    for step in (0, 10):
+        write_record(folder, Record("evaluate", f"30_evaluate__a__step{step}__x__0shot", "mini", 1, wall_seconds=2, git_commit="abc"))
+    generated = book.stage("mini") / "book" / "_generated"
+    assert (generated / "records.md").read_text().splitlines()[2:] == [
+        "| evaluate | `a` | 1 | 2 | 4 s | 0.0 GiB |",
+        "| tune | `a` | 1 | 1 | 1 min 01 s | 1.0 GiB |",
+    ]
+    assert "`abcdef0123`" in (generated / "run.md").read_text()
+    assert "| all, one after another | 8 s |" in (generated / "times.md").read_text()
+
+
+def test_trap_1_a_warning_fails_the_build_and_the_old_book_stays(here: Project) -> None:
+    html = here.root / "_build" / "html"
+    intro = here.root / "book" / "intro.md"
+    index = book.build("mini", html)
+    assert index.is_file()
+    before = index.stat().st_mtime_ns
+    assert book.build("mini", html).stat().st_mtime_ns == before, "the same input was built twice"
+    intro.write_text("# Title\n\n[](nowhere.md)\n")
+    for _ in range(2):
+        with pytest.raises(BookError, match=r"did not build without warnings:[\s\S]*nowhere"):
+            book.build("mini", html)
+    assert index.is_file()
+
+
+def test_the_bibliography_is_sorted_and_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.bib"
+    path.write_text('@article{b, title = "{Two}", author = "B, A", year = "2000"}\n@article{a, title="One", author="A, B", year=1999}\n')
+    assert book.tidy_bibliography(path) is True
+    text = path.read_text()
+    assert text.index("{a,") < text.index("{b,")
+    assert "{Two}" in text
+    assert book.tidy_bibliography(path) is False
+    path.write_text(text + text)
+    with pytest.raises(BookError, match="repeated bibliography entry: a"):
+        book.tidy_bibliography(path)
