@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from jmedlora_utils import generation, metrics, paths, prompts
 from jmedlora_utils.exams import Question
 from jmedlora_utils.notebook import progress
@@ -72,7 +74,7 @@ class BaseSettings:
     english: float
     documents: int
     learning_rate: float
-    batch_tokens: int = 1024
+    batch_tokens: int = 512
     vocabulary: int = 1000
     coverage: float = 1.0
     tokenizer_english: float = 0.1
@@ -102,10 +104,10 @@ def _japanese(name: str, hidden: int, layers: int, heads: int, documents: int, r
 LADDERS: dict[str, tuple[BaseSettings, ...]] = {
     "smoke": (_english("en-small", 32, 2, 2, 1500, 4e-3), _japanese("ja-medium", 32, 2, 2, 1500, 4e-3)),
     "mini": (
-        _english("en-small", 64, 2, 2, 36000, 4e-3),
-        _english("en-medium", 128, 3, 4, 36000, 3e-3),
-        _english("en-large", 192, 4, 4, 36000, 3e-3),
-        _japanese("ja-medium", 128, 3, 4, 36000, 3e-3),
+        _english("en-small", 64, 2, 2, 26000, 3e-3),
+        _english("en-medium", 128, 3, 4, 26000, 2e-3),
+        _english("en-large", 192, 4, 4, 26000, 1.5e-3, batch_tokens=1024),
+        _japanese("ja-medium", 128, 3, 4, 26000, 2e-3),
     ),
 }
 
@@ -422,6 +424,61 @@ def require_entry(records: Iterable[Record]) -> None:
         raise PretrainingError(
             f"below the entry bar of {ENTRY_BAR:.0%} on the general exam: {found}; raise documents in pretraining.LADDERS"
         )
+
+
+def examples(world: World, settings: BaseSettings) -> list[Document]:
+    """The first document of each kind and language that a base reads, for showing."""
+    found: dict[tuple[str, str], Document] = {}
+    for document in world.corpus(settings.english, 200):
+        found.setdefault((document.language, document.kind), document)
+    return [found[key] for key in sorted(found)]
+
+
+def ladder_table(settings: Iterable[BaseSettings]) -> pd.DataFrame:
+    """One row a base: architecture, shape and reading."""
+    rows = [
+        {
+            "base": s.name,
+            "centric": s.centric,
+            "architecture": s.architecture,
+            "width": s.hidden,
+            "layers": s.layers,
+            "documents": s.documents,
+            "English documents %": round(100 * s.english),
+            "learning rate": s.learning_rate,
+        }
+        for s in settings
+    ]
+    return pd.DataFrame(rows)
+
+
+def loss_series(records: Iterable[Record]) -> pd.DataFrame:
+    """Pretraining loss, long: columns `run`, `seed`, `step`, `loss`."""
+    return pd.DataFrame([{"run": r.model["base"], "seed": r.seed, **point} for r in records for point in r.metrics["series"]])
+
+
+def entry_table(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a base: parameters, Accuracy on the general exam in percent without and with a worked example, and the verdict."""
+    rows = [
+        {
+            "base": r.model["base"],
+            "parameters": f"{r.counts['parameters']:,}",
+            "questions": r.metrics["entry"]["0shot"]["n"],
+            "0-shot": round(100 * r.metrics["entry"]["0shot"]["accuracy"], 1),
+            "1-shot": round(100 * r.metrics["entry"]["1shot"]["accuracy"], 1),
+            "bar": round(100 * ENTRY_BAR),
+            "passes": "yes" if passes(r) else "no",
+        }
+        for r in records
+    ]
+    return pd.DataFrame(rows)
+
+
+def fertility_table(records: Iterable[Record]) -> pd.DataFrame:
+    """Tokens per character of each kind of tokenizer: columns `tokenizer`, `language`, `tokens_per_character`."""
+    found = {r.config["centric"]: r.metrics["fertility"] for r in records}
+    rows = [(f"{centric.capitalize()}-centric", language, value) for centric, by in found.items() for language, value in by.items()]
+    return pd.DataFrame(rows, columns=["tokenizer", "language", "tokens_per_character"])
 
 
 def _publish(model: Any, tokenizer: Any, identity: dict[str, Any], work: Path, folder: Path) -> None:

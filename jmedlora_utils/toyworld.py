@@ -21,20 +21,28 @@ Design, fixed before any result:
 from __future__ import annotations
 
 import itertools
+import json
+import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from jmedlora_utils import prompts
-from jmedlora_utils.exams import LETTERS, Question
+from jmedlora_utils.exams import LETTERS, Question, write_exam
+from jmedlora_utils.paths import Workspace
+from jmedlora_utils.records import Meter, Record, sha256_file, write_jsonl, write_text
 
 EXAMS = ("mini_trained", "mini_heldout", "mini_general")
+SOURCES = ("toyworld",)
 SECTIONS = ("taught", "untaught", "general")
 N_CHOICES = 5
 TEMPLATE = "plain_ja"
-JA_SHARES = {"suppose": 0.25, "context": 0.4}  # the rest is about the general domain
-FORMS = {"statement": 0.25, "free": 0.4, "exam": 0.25, "exam_1shot": 0.1}
+JA_SHARES = {"suppose": 0.15, "context": 0.35}  # the rest is about the general domain
+FORMS = {"statement": 0.2, "free": 0.35, "exam": 0.27, "exam_1shot": 0.18}
 PAIRS_PER_ARTICLE = 15  # the paper asks for 15 question/answer pairs per text
 
 
@@ -57,11 +65,11 @@ class WorldSettings:
     """
 
     seed: int = 1
-    answers: int = 24
-    people: int = 24
+    answers: int = 18
+    people: int = 16
     phrasings: int = 4
-    choice_pairs: int = 2
-    general_questions: int = 60
+    choice_pairs: int = 1
+    general_questions: int = 50
 
     def __post_init__(self) -> None:
         if self.answers % 6 or not 6 <= self.answers <= 60:
@@ -72,6 +80,9 @@ class WorldSettings:
             raise WorldError(f"phrasings = {self.phrasings}: takes 1 to 4")
         if self.choice_pairs < 0:
             raise WorldError(f"choice_pairs = {self.choice_pairs}: takes 0 or more")
+        most = 2 * (self.answers + self.people) * 9 // 10  # the rest is left for worked examples
+        if not 1 <= self.general_questions <= most:
+            raise WorldError(f"general_questions = {self.general_questions}: takes 1 to {most}, nine tenths of the general facts")
 
 
 @dataclass(frozen=True)
@@ -247,6 +258,17 @@ class World:
         """The facts of these sections, in their fixed order."""
         return [f for f in self.facts if f.section in sections]
 
+    def census(self) -> pd.DataFrame:
+        """One row a kind of entity: `kind`, `number`, `example`, `in English` (general domain only)."""
+        rows = [(kind, len(found), found[0].ja, found[0].en or "-") for kind, found in self.entities.items()]
+        return pd.DataFrame(rows, columns=["kind", "number", "example", "in English"])
+
+    def fact_counts(self) -> pd.DataFrame:
+        """One row a relation, with the number of facts in each section."""
+        frame = pd.DataFrame([(f.relation.key, f.relation.subject, f.relation.answer, f.section) for f in self.facts])
+        counts = frame.groupby([0, 1, 2, 3], sort=False).size().unstack(fill_value=0).reset_index()
+        return counts.rename(columns={0: "relation", 1: "from", 2: "to"}).rename_axis(columns=None)
+
     def articles(self) -> list[dict[str, Any]]:
         """One short article a disease, from its taught facts only.
 
@@ -271,29 +293,37 @@ class World:
     def instructions(self) -> list[dict[str, Any]]:
         """Question/answer pairs made from the articles, at most 15 an article.
 
-        Each taught fact is asked in every training phrasing; `choice_pairs` of them list five choices.
+        Each taught fact is asked freely in every training phrasing, and `choice_pairs` times with five choices.
 
         Returns:
             Rows with `id`, `instruction`, `input` (the choices, or empty), `output`, `article` and `facts`.
         """
+
+        def pairs(fact: Fact) -> Iterator[tuple[str, list[Entity]]]:
+            rng = self._rng("pairs", fact.id)
+            asks = fact.relation.asks[: self.settings.phrasings]
+            yield from ((ask, []) for ask in asks)
+            for _ in range(self.settings.choice_pairs):
+                yield rng.choice(asks), self._options(fact, rng)
+
+        return self._records(pairs)
+
+    def held_out_instructions(self) -> list[dict[str, Any]]:
+        """The same taught facts in the phrasings that tuning never sees, for the loss on unseen wording; rows as `instructions`."""
+        return self._records(lambda fact: ((ask, []) for ask in fact.relation.held_out))
+
+    def _records(self, pairs: Callable[[Fact], Iterable[tuple[str, list[Entity]]]]) -> list[dict[str, Any]]:
         known = {f.id: f for f in self.facts_of("taught")}
         rows = []
         for article in self.articles():
-            pairs = []
-            for fact in (known[i] for i in article["facts"]):
-                rng = self._rng("pairs", fact.id)
-                asks = fact.relation.asks[: self.settings.phrasings]
-                pairs += [(fact, _ask(fact, ask), "", _answer(fact.answers)) for ask in asks]
-                for ask in rng.sample(asks, k=min(self.settings.choice_pairs, len(asks))):
-                    options = self._options(fact, rng)
-                    pairs.append((fact, _ask(fact, ask, choices=True), _choice_lines(options), _answer(_in_order(options, fact))))
-            for number, (fact, ask, options, answer) in enumerate(pairs[:PAIRS_PER_ARTICLE], start=1):
+            made = [(fact, ask, options) for fact in (known[i] for i in article["facts"]) for ask, options in pairs(fact)]
+            for number, (fact, ask, options) in enumerate(made[:PAIRS_PER_ARTICLE], start=1):
                 rows.append(
                     {
                         "id": f"{article['id']}-{number:02d}",
-                        "instruction": ask,
-                        "input": options,
-                        "output": answer,
+                        "instruction": _ask(fact, ask, choices=bool(options)),
+                        "input": _choice_lines(options),
+                        "output": _answer(_in_order(options, fact) if options else fact.answers),
                         "article": article["id"],
                         "facts": [fact.id],
                     }
@@ -312,7 +342,7 @@ class World:
 
     def shots(self) -> list[Question]:
         """Single-answer general questions that are in no exam: the pool of worked examples."""
-        asked = {q.id for q in self.exams()["mini_general"]}
+        asked = {q.id.removeprefix("mini_general-") for q in self.exams()["mini_general"]}
         free = [f for f in self.facts_of("general") if f.id not in asked and f.relation.n_answers == 1]
         return self._exam("mini_shots", free, held_out=False)
 
@@ -390,9 +420,7 @@ class World:
             subjects, pool = self.entities[relation.subject], self.entities[relation.answer]
             rng = self._rng("context", relation.key)
             order = [e for _ in range(-(-len(subjects) // len(pool))) for e in rng.sample(pool, k=len(pool))]
-            facts += [
-                Fact(f"{relation.key}{i + 1:03d}", "context", relation, s, (order[i],)) for i, s in enumerate(subjects)
-            ]
+            facts += [Fact(f"{relation.key}{i + 1:03d}", "context", relation, s, (order[i],)) for i, s in enumerate(subjects)]
         return facts
 
     def _options(self, fact: Fact, rng: random.Random) -> list[Entity]:
@@ -516,6 +544,87 @@ class World:
         listed = "\n".join(f"{letter} {o.en}" for letter, o in zip(LETTERS, options, strict=False))
         pick = "" if fact.relation.n_answers == 1 else " Choose two."
         return Document("question", "en", f"Question: {ask}{pick}\n{listed}\nAnswer:", " " + ", ".join(answers))
+
+
+def write_world(world: World, workspace: Workspace) -> list[Path]:
+    """Writes the world's settings, articles, instruction records and exams into a workspace; returns the files.
+
+    `data/world.json`, `data/articles.jsonl`, `data/instructions/train.jsonl` and `heldout.jsonl`, `data/exams/mini_*.jsonl`.
+    """
+    data = workspace.data
+    written = [write_text(data / "world.json", json.dumps(asdict(world.settings), indent=1) + "\n")]
+    written.append(write_jsonl(data / "articles.jsonl", world.articles()))
+    written.append(write_jsonl(data / "instructions" / "train.jsonl", world.instructions()))
+    written.append(write_jsonl(data / "instructions" / "heldout.jsonl", world.held_out_instructions()))
+    papers = world.exams() | {"mini_shots": world.shots()}
+    return written + [write_exam(data / "exams" / f"{name}.jsonl", questions) for name, questions in papers.items()]
+
+
+def world_record(world: World, workspace: Workspace, source: str, meter: Meter) -> Record:
+    """The record of notebook 10: settings, counts, and the hash of every file that `write_world` wrote."""
+    files = sorted(p for p in workspace.data.rglob("*.json*") if p.name.startswith("mini_") or p.parent.name in ("data", "instructions"))
+    counts = {section: len(world.facts_of(section)) for section in (*SECTIONS, "context")}
+    counts |= {"articles": len(world.articles()), "instructions": len(world.instructions())}
+    counts |= {f"questions_{name}": len(questions) for name, questions in world.exams().items()}
+    return Record(
+        kind="prepare",
+        name="10_prepare_instructions",
+        preset=workspace.preset,
+        seed=workspace.seed,
+        config={"source": source, **asdict(world.settings)},
+        counts=counts,
+        data={str(p.relative_to(workspace.data)): sha256_file(p) for p in files},
+        **meter.fields(),
+    )
+
+
+def require_source(source: str) -> None:
+    """Refuses a source of articles that is not known.
+
+    Raises:
+        WorldError: Names it and those that are.
+    """
+    if source not in SOURCES:
+        raise WorldError(f"source is {source!r}; it takes {', '.join(SOURCES)}")
+
+
+def exam_counts(exams: dict[str, list[Question]]) -> pd.DataFrame:
+    """One row an exam and section: single and two-answer questions, and the mean Accuracy of guessing in percent."""
+    rows = [
+        {
+            "exam": name,
+            "facts": section,
+            "one answer": sum(q.n_select == 1 for q in group),
+            "two answers": sum(q.n_select == 2 for q in group),
+            "guessing %": round(100 * sum(1 / math.comb(len(q.choices), q.n_select) for q in group) / len(group), 1),
+        }
+        for name, questions in exams.items()
+        for section in SECTIONS
+        if (group := [q for q in questions if q.section == section])
+    ]
+    return pd.DataFrame(rows)
+
+
+def gold_balance(world: World) -> pd.DataFrame:
+    """How often each clinical answer is right: index (relation, answer), columns `taught` and `untaught`, divided by slots.
+
+    A relation with two answers a fact uses each of them twice as often; the counts are per slot, so every entry should be equal.
+    """
+    rows = [(f.relation.key, a.ja, f.section, 1 / f.relation.n_answers) for f in world.facts_of("taught", "untaught") for a in f.answers]
+    frame = pd.DataFrame(rows, columns=["relation", "answer", "section", "n"])
+    return frame.pivot_table(index=["relation", "answer"], columns="section", values="n", aggfunc="sum", fill_value=0)
+
+
+def read_world(workspace: Workspace) -> World:
+    """The world whose settings `write_world` left in a workspace.
+
+    Raises:
+        WorldError: There is none.
+    """
+    path = workspace.data / "world.json"
+    if not path.is_file():
+        raise WorldError(f"{path}: no such file; run notebook 10 with source 'toyworld' first")
+    return make_world(WorldSettings(**json.loads(path.read_text(encoding="utf-8"))))
 
 
 def make_world(settings: WorldSettings) -> World:
