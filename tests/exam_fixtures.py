@@ -1,0 +1,68 @@
+"""Invented questions in the shapes of the published files; real-data tests take `real_data`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jmedlora_utils.exams import Question
+
+YEARS = [2018, 2019, 2020, 2021]
+
+needs_data = pytest.mark.skipif(
+    not (Path(os.environ.get("JMEDLORA_DATA") or "-") / "IgakuQA" / "data" / "2018").is_dir(),
+    reason="needs the published exams: set JMEDLORA_DATA to the folder that holds IgakuQA/ and JJSIMQA/",
+)
+
+
+def data_dir() -> Path:
+    return Path(os.environ["JMEDLORA_DATA"])
+
+
+def question(**change: Any) -> Question:
+    base = {
+        "id": "1",
+        "exam": "invented",
+        "language": "ja",
+        "text": "発熱の原因はどれか。",
+        "choices": ("肺炎", "気胸", "肺癌, 小細胞", "B型肝炎", "肝炎"),
+        "gold": frozenset("a"),
+    }
+    return Question(**(base | change))
+
+
+def pair(**change: Any) -> Question:
+    """A question that asks for two choices; one of the right ones holds a comma."""
+    return question(**({"text": "正しいのはどれか。2つ選べ。", "gold": frozenset("ac"), "n_select": 2} | change))
+
+
+def raw(name: str, **change: Any) -> dict[str, Any]:
+    """A question as IgakuQA publishes it."""
+    row = {"problem_id": name, "problem_text": f"{name}はどれか。", "choices": ["あ", "い", "う", "え", "お"]}
+    return row | {"text_only": True, "answer": ["a"], "points": "1"} | change
+
+
+def about(name: str, **change: Any) -> dict[str, Any]:
+    """Its line in the metadata file."""
+    row = {"problem_id": name, "category": "総論", "kinki": [], "reason": ""}
+    return row | {"human_accuracy": "60.0", "breakdown": ["60.0", "10.0", "10.0", "10.0", "10.0"]} | change
+
+
+def write_lines(path: Path, rows: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_year(folder: Path, year: int, exam: int, blocks: dict[str, list[dict[str, Any]]], **metadata: dict[str, Any]) -> Path:
+    """Writes a year in IgakuQA's layout; `metadata` changes the metadata line of an id. Returns the folder of the year."""
+    target = folder / "IgakuQA" / "data" / str(year)
+    for block, rows in blocks.items():
+        write_lines(target / f"{exam}-{block}.jsonl", rows)
+        lines = [about(r["problem_id"], **metadata.get(r["problem_id"], {})) for r in rows]
+        write_lines(target / f"{exam}-{block}_metadata.jsonl", lines)
+    return target
