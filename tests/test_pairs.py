@@ -39,7 +39,7 @@ def test_valid_pairs_come_back_unaltered_in_every_layout(pairs, layout, ascii_on
 
 
 @given(st.text(st.sampled_from('{}[]｛｝"“”「」:：,，、\\n\n instructionoutput1.`<think></think>'), max_size=200))
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_any_text_is_read_without_an_error(text):
     parsed = parse_pairs(text)
     assert {r.reason for r in parsed.rejects} <= set(REASONS)
