@@ -44,6 +44,7 @@ class Tuning:
         supervised: Tokens of one row that carry loss, for which logits are computed; 0 for all.
         checkpointing: Whether only the inputs of the blocks are kept and the rest is computed again.
         dropout: LoRA dropout; above 0 each adapted module keeps a mask.
+        accumulating: Whether a step takes several micro-batches, so that gradients of the earlier ones are there.
         mixed: bfloat16 under autocast with a float32 adapter (peft's default); False for float32 throughout.
         weight_bytes: Bytes of one parameter that is not quantised.
         cuda: Kernels of a GPU: a byte per dropout mask element, layer norms in float32, NF4 unpacked before each product. False
@@ -61,6 +62,7 @@ class Tuning:
     supervised: int = 0
     checkpointing: bool = False
     dropout: float = 0.0
+    accumulating: bool = False
     mixed: bool = True
     weight_bytes: int = 2
     cuda: bool = True
@@ -86,7 +88,8 @@ class Memory:
     Attributes:
         weights: Base weights with their quantisation constants.
         adapter: Trained parameters that are not the base's own, float32.
-        gradients: One float32 per trained parameter.
+        gradients: What gradients add to the peak: one float32 per trained parameter while accumulating; else they grow as
+            activations go, and only the surplus counts.
         optimizer: Its state; 0 where it is paged to the host when memory is short.
         activations: What the forward pass keeps for the backward pass.
         work: The larger of two passing needs: logits and their gradient, or one block computed again.
@@ -207,7 +210,7 @@ def block_activations(run: Tuning) -> int:
 def tuning_memory(run: Tuning) -> Memory:
     """Peak bytes of one tuning step.
 
-    The peak is taken at the start of the backward pass, with the gradients of earlier micro-batches present. Kept: every block's
+    The peak is taken at the start of the backward pass. Kept: every block's
     activations, or with checkpointing its input alone. At work, whichever is more: the logits of the supervised tokens (log-softmax
     and two gradients, float32), or one block (computed again with checkpointing) with its feed-forward product, its input cast for
     the adapter, and on a GPU the largest NF4 weight unpacked.
@@ -232,7 +235,7 @@ def tuning_memory(run: Tuning) -> Memory:
     return Memory(
         weights=load_bytes(shape, "nf4" if run.method == "qlora" else "none", 4 if run.method == "full" else run.weight_bytes),
         adapter=0 if run.method == "full" else 4 * trained,
-        gradients=4 * trained,
+        gradients=4 * trained if run.accumulating else max(4 * trained - kept, 0),
         optimizer=0 if paged else state,
         activations=kept,
         work=max(head, through + (block if run.checkpointing else 0)),
@@ -280,7 +283,8 @@ def fit_tuning(run: Tuning, batch: int, usable: int) -> Tuning | None:
     for optimizer in (run.optimizer, "paged_adamw_32bit"):
         for checkpointing in (False, True):
             for micro in sizes:
-                option = replace(run, micro_batch=micro, checkpointing=checkpointing, optimizer=optimizer)
+                changes = {"micro_batch": micro, "accumulating": micro < batch, "checkpointing": checkpointing, "optimizer": optimizer}
+                option = replace(run, **changes)
                 if tuning_memory(option).total <= usable:
                     return option
     return None

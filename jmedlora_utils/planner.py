@@ -165,6 +165,7 @@ def tuning_of(parameters: dict[str, Any], base: ModelEntry) -> Tuning:
         micro_batch=parameters["batch_size"],
         length=parameters["max_length"],
         checkpointing=parameters.get("gradient_checkpointing", False),
+        accumulating=parameters.get("gradient_accumulation", 1) > 1,
         dropout=parameters["dropout"],
         mixed=parameters.get("dtype", "bfloat16") == "bfloat16",
         weight_bytes=2 if parameters.get("dtype", "bfloat16") == "bfloat16" else 4,
@@ -186,7 +187,7 @@ def read_rates(folder: Path = MEASURED) -> dict[tuple[str, str, int], float]:
     rates: dict[tuple[str, str, int], float] = {}
     for path in sorted(folder.glob("*.json")):
         record = read_record(path)
-        if record.kind != "benchmark" or "card_bytes" not in record.config:
+        if record.kind != "benchmark" or record.preset == "smoke" or "card_bytes" not in record.config:
             continue
         card = min(CARDS, key=lambda key: abs(CARDS[key].bytes - record.config["card_bytes"]))
         for case in record.metrics.get("cases", []):
@@ -243,14 +244,14 @@ def _plan_evaluation(run: config.Run, base: ModelEntry, card: int, rates: dict[t
     if quantisation == "auto":
         quantisation = "nf4" if run.tune and run.tune.get("method") == "qlora" else "none"
     notes, download, adapter = list(_notes(base)), base.download_bytes(), 0
-    if parameters["adapter"] and parameters["adapter"] != run.name:
+    if run.tune is not None and parameters["adapter"] == run.name:
+        tune = config.declared_parameters(config.TUNE_NOTEBOOK) | run.tune
+        adapter = adapter_parameters(base.shape, tune["rank"], tuple(tune["target_modules"]) or base.lora_targets)
+    elif parameters["adapter"]:
         entry = registry.resolve(parameters["adapter"])
         notes += _notes(entry)
         download += entry.download_bytes()
         adapter = adapter_parameters(base.shape, entry.rank, entry.lora_targets)
-    elif parameters["adapter"]:
-        tune = config.declared_parameters(config.TUNE_NOTEBOOK) | (run.tune or {})
-        adapter = adapter_parameters(base.shape, tune["rank"], tuple(tune["target_modules"]) or base.lora_targets)
 
     def memory(batch: int) -> Memory:
         assert base.shape is not None
@@ -278,7 +279,7 @@ def _plan_evaluation(run: config.Run, base: ModelEntry, card: int, rates: dict[t
 
 
 def _several(run: Tuning, card: Card) -> str | None:
-    smallest = replace(run, micro_batch=1, checkpointing=True)
+    smallest = replace(run, micro_batch=1, checkpointing=True, accumulating=True)
     for cards in (2, 4, 8):
         if sharded_total(smallest, cards) <= card.usable():
             return f"{cards} cards (FSDP)"
@@ -330,7 +331,7 @@ def memory_frame(names: Sequence[str] = ("llama-2-7b-chat", "llama-2-13b-chat", 
     """
     import pandas as pd
 
-    chosen: dict[str, Any] = {"rank": 64, "length": 1024, "dropout": 0.1, "checkpointing": True} | settings
+    chosen: dict[str, Any] = {"rank": 64, "length": 1024, "dropout": 0.1, "checkpointing": True, "accumulating": True} | settings
     rows = []
     for name in names:
         shape = registry.resolve(name).shape
