@@ -17,7 +17,7 @@ def executed(path: Path, text: str = "done\n", count: int | None = 1, output: di
     code = {"cell_type": "code", "id": "a", "metadata": {"papermill": {"duration": 1.0}, "tags": []}, "source": ["1 + 1"]}
     code |= {"outputs": [stream], "execution_count": count}
     title = {"cell_type": "markdown", "id": "t", "metadata": {"papermill": {}}, "source": ["# A title"]}
-    trace = {"input_path": "/home/someone/x.ipynb", "duration": 2.5}
+    trace = {"input_path": "x.ipynb", "duration": 2.5}
     notebook = {"cells": [title, code], "metadata": {"papermill": trace}, "nbformat": 4, "nbformat_minor": 5}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(notebook))
@@ -87,7 +87,7 @@ def test_the_folder_of_the_repository_is_cut_and_other_folders_are_refused(tmp_p
     folder = "/home/" + "someone/data"
     with pytest.raises(BookError, match=rf"cell 2: the output shows a path of this machine, '{folder}'"):
         book.clean_notebook(executed(tmp_path / "b.ipynb", text=f"read {folder}\n"))
-    table = {"output_type": "display_data", "metadata": {}, "data": {"text/html": [f"<td>{folder}", "</td>"], "image/png": "/home/x"}}
+    table = {"output_type": "display_data", "metadata": {}, "data": {"text/html": [f"<td>{folder}", "</td>"], "image/png": folder}}
     with pytest.raises(BookError, match="path of this machine"):
         book.clean_notebook(executed(tmp_path / "c.ipynb", output=table))
 

@@ -1,0 +1,161 @@
+"""What every notebook in git keeps to: six beats, small cells, flat parameters, no outputs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jmedlora_utils import paths
+from jmedlora_utils.config import declared_parameters
+
+NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+TABLE = re.compile(r"^\|\s*reads\s*\|\s*writes\s*\|\s*needs\s*\|\s*takes\s*\|", re.MULTILINE)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell | {"source": "".join(cell["source"]), "tags": cell["metadata"].get("tags", [])} for cell in cells]
+
+
+def code_cells(path: Path) -> list[dict[str, Any]]:
+    return [cell for cell in read(path) if cell["cell_type"] == "code"]
+
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def test_there_are_notebooks() -> None:
+    assert {"10", "11", "20", "30", "31"} <= {path.name[:2] for path in NOTEBOOKS}
+
+
+@every_notebook
+def test_name_is_two_digits_and_a_lower_case_act(path: Path) -> None:
+    assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem)
+
+
+@every_notebook
+def test_one_h1_and_it_comes_first(path: Path) -> None:
+    titles = [number for number, cell in enumerate(read(path)) if cell["cell_type"] == "markdown" and re.search(r"^# ", cell["source"], re.M)]
+    assert titles == [0]
+    assert read(path)[0]["source"].startswith("# ")
+
+
+@every_notebook
+def test_opens_with_purpose_card_parameters_and_one_set_up_cell(path: Path) -> None:
+    cells = read(path)
+    first_code = next(number for number, cell in enumerate(cells) if cell["cell_type"] == "code")
+    opening = "\n".join(cell["source"] for cell in cells[:first_code])
+    assert TABLE.search(opening), "no table `| reads | writes | needs | takes |` before the first code"
+    assert len(TABLE.split(opening)[0].split()) > 25, "no purpose between the title and the table"
+    code = code_cells(path)
+    assert "parameters" in code[0]["tags"]
+    assert "notebook.start(" in code[1]["source"] or "start(" in code[1]["source"]
+    assert not [cell["id"] for cell in code[2:] if re.search(r"^(import|from) ", cell["source"], re.M)], "imports belong in the set-up cell"
+
+
+@every_notebook
+def test_closes_with_what_was_written_and_the_versions(path: Path) -> None:
+    assert "closing_card(" in code_cells(path)[-1]["source"]
+
+
+@every_notebook
+def test_parameters_are_flat_commented_literals_one_a_line(path: Path) -> None:
+    declared = declared_parameters(path.stem)
+    cell = next(cell for cell in code_cells(path) if "parameters" in cell["tags"])
+    for line in cell["source"].splitlines():
+        if line.strip() and not line.startswith("#"):
+            assert re.match(r"\w+(: [\w\[\], ]+)? = .+  # \S", line), f"not `name = literal  # comment`: {line!r}"
+    for name, value in declared.items():
+        flat = not isinstance(value, dict | tuple) and not (isinstance(value, list) and any(isinstance(v, list | dict) for v in value))
+        assert flat, f"{name} is nested"
+        assert value is not None, f"{name}: papermill cannot tell the type of None"
+
+
+@every_notebook
+def test_every_parameter_is_used_later(path: Path) -> None:
+    used = set()
+    for cell in code_cells(path):
+        if "parameters" not in cell["tags"]:
+            used |= {node.id for node in ast.walk(ast.parse(cell["source"])) if isinstance(node, ast.Name)}
+    assert not set(declared_parameters(path.stem)) - used
+
+
+@every_notebook
+def test_papermill_sees_every_parameter(path: Path) -> None:
+    import papermill
+
+    hidden = set(declared_parameters(path.stem)) - set(papermill.inspect_notebook(str(path)))
+    assert not hidden, "an equals sign in the comment hides a parameter from papermill's help"
+
+
+@every_notebook
+def test_cells_are_small(path: Path) -> None:
+    lines = [sum(bool(line.strip()) for line in cell["source"].splitlines()) for cell in code_cells(path) if "parameters" not in cell["tags"]]
+    assert statistics.median(lines) <= 8
+    assert max(lines) <= 30
+
+
+@every_notebook
+def test_code_stands_between_sentences(path: Path) -> None:
+    """After the set-up, no more than two cells (make it, show it) stand between two pieces of prose."""
+    cells = read(path)
+    code = [number for number, cell in enumerate(cells) if cell["cell_type"] == "code"]
+    bare = [cells[n]["id"] for n in code[2:] if cells[n - 1]["cell_type"] == cells[n - 2]["cell_type"] == "code"]
+    assert not bare
+
+
+@every_notebook
+def test_stored_clean(path: Path) -> None:
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert "papermill" not in notebook["metadata"]
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert not [cell["id"] for cell in notebook["cells"] if cell.get("outputs") or cell.get("execution_count")]
+    identifiers = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(identifiers)) == len(identifiers)
+
+
+@every_notebook
+def test_trap_6_a_figure_has_caption_name_and_alternative_text_and_one_output(path: Path) -> None:
+    names = []
+    for cell in code_cells(path):
+        shown = cell["metadata"].get("mystnb", {})
+        figure = shown.get("figure")
+        if figure is not None:
+            names.append(figure["name"])
+            assert figure["caption"].strip()
+            assert shown.get("image", {}).get("alt", "").strip(), f"{figure['name']} has no alternative text"
+            assert "set_title(" not in cell["source"], "the caption is the title"
+        draws = re.search(r"plotting\.\w+\(|plt\.\w+\(|sns\.\w+\(", cell["source"]) and "use_style" not in cell["source"]
+        assert figure is not None or not draws, f"cell {cell['id']} draws without a caption"
+    assert len(set(names)) == len(names)
+
+
+def test_figure_names_are_unique_in_the_book() -> None:
+    names = [
+        cell["metadata"]["mystnb"]["figure"]["name"]
+        for path in NOTEBOOKS
+        for cell in code_cells(path)
+        if "figure" in cell["metadata"].get("mystnb", {})
+    ]
+    assert len(set(names)) == len(names)
+
+
+def test_glue_keys_are_unique() -> None:
+    keys = [key for path in NOTEBOOKS for cell in code_cells(path) for key in re.findall(r"\bglue\(\s*[\"']([^\"']+)", cell["source"])]
+    assert len(set(keys)) == len(keys)
+
+
+def test_every_notebook_and_page_stands_in_the_table_of_contents() -> None:
+    toc = yaml.safe_load((paths.ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    listed = [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    assert len(set(listed)) == len(listed)
+    pages = [f"book/{path.stem}" for path in paths.BOOK.glob("*.md")]
+    there = {f"notebooks/{path.stem}" for path in NOTEBOOKS} | set(pages)
+    assert there == set(listed)

@@ -1,0 +1,185 @@
+"""What the repository as a whole keeps to: pins that agree, presets that hold, nothing in git that must not be there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jmedlora_utils import paths
+from jmedlora_utils.book import BIBLIOGRAPHY, MACHINE_PATH
+from jmedlora_utils.config import load_preset, preset_names
+from jmedlora_utils.records import read_record
+from jmedlora_utils.workflow import matrix, steps
+
+PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TEXT = {".py", ".md", ".ipynb", ".yml", ".yaml", ".toml", ".txt", ".cff", ".json", ".jsonl", ".csv", ".bib", ".css", ".js", ""}
+WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt"}
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[<>=!~;\[ ]", requirement)[0].lower().replace("_", "-")
+
+
+def pins() -> dict[str, str]:
+    lines = (paths.ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    found = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    return {name_of(name): version for name, version in found.items()}
+
+
+def requirements() -> list[str]:
+    extras = PROJECT["optional-dependencies"].values()
+    return [r for group in [PROJECT["dependencies"], *extras] for r in group if name_of(r) != PROJECT["name"]]
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(["git", "-C", str(paths.ROOT), "ls-files"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("not a git checkout")
+    return [path for path in (paths.ROOT / line for line in done.stdout.splitlines()) if path.is_file()]
+
+
+def test_every_requirement_has_a_pin_that_satisfies_it() -> None:
+    from packaging.requirements import Requirement
+
+    for requirement in requirements():
+        assert name_of(requirement) in pins(), f"{requirement}: run `make pins`"
+        assert Requirement(requirement).specifier.contains(pins()[name_of(requirement)]), requirement
+
+
+def test_pins_are_exact_and_have_no_local_suffix() -> None:
+    for name, version in pins().items():
+        assert re.fullmatch(r"[0-9][0-9a-z.!]*", version), f"{name}=={version}"
+    assert pins()["torch"] == "2.13.0"
+
+
+def test_trap_17_the_book_stack_is_held_together() -> None:
+    assert pins()["jupyter-book"].startswith("1.")
+    assert pins()["sphinx"].startswith("7.")
+
+
+def test_conda_users_get_the_same_pins() -> None:
+    environment = yaml.safe_load((paths.ROOT / "environment.yml").read_text(encoding="utf-8"))
+    python, _, pip = environment["dependencies"]
+    assert python == "python=3.11"
+    assert PROJECT["requires-python"] == ">=3.11"
+    assert "-c constraints.txt" in pip["pip"]
+    editable = next(line for line in pip["pip"] if line.startswith("-e "))
+    extras = re.search(r"\[(.*)\]", editable).group(1).split(",")
+    assert set(extras) <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_installed_packages_are_the_pinned_ones() -> None:
+    import importlib.metadata
+
+    for requirement in requirements():
+        name = name_of(requirement)
+        if name == "snakemake-executor-plugin-slurm":
+            continue
+        assert importlib.metadata.version(name).split("+")[0] == pins()[name], f"{name}: run `make test` to install the pins"
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid_and_can_be_planned(name: str) -> None:
+    preset = load_preset(name)
+    assert preset.about
+    every = steps(preset)
+    assert len({step.target for step in every}) == len(every)
+    targets = {step.target for step in every}
+    assert all(set(step.after) <= targets for step in every)
+    assert matrix(preset)
+
+
+def test_the_presets_of_the_readme_exist() -> None:
+    assert {"smoke", "mini", "mini-seeds"} <= set(preset_names())
+
+
+def test_the_package_imports_without_torch() -> None:
+    """Every module; the book is built and analysed where torch is not installed."""
+    modules = sorted(path.stem for path in (paths.ROOT / "jmedlora_utils").glob("*.py") if path.stem != "__init__")
+    code = f"""
+import importlib, sys
+for name in ("torch", "transformers", "peft", "bitsandbytes", "accelerate"):
+    sys.modules[name] = None
+for name in {modules!r}:
+    importlib.import_module("jmedlora_utils." + name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=paths.ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_committed_records_are_evidence() -> None:
+    for path in sorted(p for p in paths.RESULTS.rglob("*.json") if p.parent.name == "records"):
+        record = read_record(path)
+        assert record.name == path.stem, path
+        assert record.preset != "smoke", path
+        assert record.status == "done", path
+        assert record.git_commit, path
+
+
+def test_no_path_of_a_machine_in_git() -> None:
+    seen = []
+    for path in tracked():
+        if path.suffix in TEXT and path.name != "LICENSE":
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+                if found := MACHINE_PATH.search(line):
+                    seen.append(f"{path.relative_to(paths.ROOT)}:{number}: {found.group()}")
+    assert not seen
+
+
+def test_no_weights_and_no_large_file_in_git() -> None:
+    assert not [path for path in tracked() if path.suffix in WEIGHTS]
+    assert not [path for path in tracked() if path.stat().st_size > 1_000_000]
+
+
+def test_no_examination_text_in_git() -> None:
+    """Stems of the examinations at hand, wherever they would stand."""
+    import os
+
+    if not os.environ.get("JMEDLORA_DATA"):
+        pytest.skip("JMEDLORA_DATA is not set")
+    from jmedlora_utils.records import iter_jsonl
+
+    stems = {
+        row["problem_text"].strip()
+        for path in sorted((paths.exam_data_dir() / "IgakuQA" / "data").glob("*/???-?.jsonl"))
+        for _, row in iter_jsonl(path)
+    }
+    long = [stem for stem in stems if len(stem) >= 60]
+    assert len(long) > 100
+    held = "\n".join(path.read_text(encoding="utf-8") for path in tracked() if path.suffix in {".json", ".jsonl", ".csv", ".py"})
+    assert not [stem[:20] for stem in long if stem[:60] in held]
+
+
+def test_the_bibliography_is_tidy_and_complete() -> None:
+    from pybtex.database import parse_file
+
+    keys = list(parse_file(BIBLIOGRAPHY).entries)
+    assert keys == sorted(keys)
+    sources = [*paths.BOOK.glob("*.md"), *paths.NOTEBOOKS.glob("*.ipynb")]
+    cited = {
+        key.strip()
+        for path in sources
+        for group in re.findall(r"\{cite:[a-z]+\}`([^`]+)`", path.read_text(encoding="utf-8"))
+        for key in group.split(",")
+    }
+    assert cited <= set(keys), f"not in references.bib: {sorted(cited - set(keys))}"
+
+
+def test_traps_5_to_9_are_guarded_in_the_settings() -> None:
+    settings = yaml.safe_load((paths.ROOT / "_config.yml").read_text(encoding="utf-8"))
+    assert settings["execute"]["execute_notebooks"] == "off"
+    assert settings["execute"]["stderr_output"] == "remove-warn"
+    assert {".*/**", "**/.*/**"} <= set(settings["exclude_patterns"])
+    assert settings["only_build_toc_files"] is True
+    assert settings["repository"]["url"] == "" or settings["repository"]["url"].startswith("https://github.com/")
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    assert "\nmake test\n" in (paths.ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make test" in (paths.ROOT / "README.md").read_text(encoding="utf-8")
