@@ -56,10 +56,11 @@ def test_distances_on_a_worked_example():
 
 
 def test_trap_28_autojunk_is_on_in_mean_ratio_only():
-    choice, response = "肺炎球菌肺炎", "肺炎球菌肺炎" * 40
-    assert gestalt_distance(response, choice, "ratio") == pytest.approx(2 * 6 / 246)
-    assert gestalt_distance(response, choice, "mean_ratio") < gestalt_distance(response, choice, "ratio")
-    quoted = question(choices=("肺炎球菌肺炎", "あ", "い", "う", "え"))
+    # A choice quoted 40 times: all its characters are popular, so with the heuristic one order matches nothing.
+    choice, response = "肺炎球菌肺炎", "答え" + "肺炎球菌肺炎" * 40
+    assert gestalt_distance(response, choice, "ratio") == pytest.approx(2 * 6 / (6 + 242))
+    assert gestalt_distance(response, choice, "mean_ratio") == pytest.approx(6 / (6 + 242))
+    quoted = question(choices=(choice, "あ", "い", "う", "え"))
     assert score(quoted, response, "harness").gestalt == gestalt_distance(response, choice, "mean_ratio")
 
 
