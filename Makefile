@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test book plan lab pins clean
+.PHONY: help reproduce test book plan exams lab pins clean
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -37,6 +37,9 @@ book: $(STAMP)  ## build the book from the last run of a preset
 
 plan: $(STAMP)  ## print what a preset would run
 	@$(BIN)/python -m jmedlora_utils plan --preset $(PRESET)
+
+exams: $(STAMP)  ## fetch the examination questions and verify them (a cluster's login node, CI)
+	@$(BIN)/python -m jmedlora_utils exams
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3" >/dev/null

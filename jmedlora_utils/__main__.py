@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from jmedlora_utils import book, workflow
+from jmedlora_utils import book, fetch, workflow
 from jmedlora_utils.config import ConfigError, load_preset, preset_names
 from jmedlora_utils.records import RecordError
 
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
-    except (book.BookError, workflow.WorkflowError, ConfigError, RecordError) as error:
+    except (book.BookError, fetch.FetchError, workflow.WorkflowError, ConfigError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     build = command("book", "build the book of a preset's last run", _book)
     for added in (reproduce, build):
         added.add_argument("--html", type=Path, default=book.HTML, help="folder of the built book")
+    command("exams", "fetch the examination questions and verify them", _exams, preset=False)
     command("tidy", "sort and tidy the bibliography", _tidy, preset=False)
     return parser
 
@@ -78,6 +79,11 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 def _book(options: argparse.Namespace) -> None:
     print(f"The book: {book.build(options.preset, options.html)}")
+
+
+def _exams(options: argparse.Namespace) -> None:
+    years = sorted({int(name.split("/")[2]) for name in fetch.sums() if name.startswith("IgakuQA/data/")})
+    print(fetch.ensure(fetch.EXAMS, years).notice())
 
 
 def _tidy(options: argparse.Namespace) -> int:

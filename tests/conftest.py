@@ -46,7 +46,8 @@ class Project:
         shutil.copytree(paths.ROOT / "jmedlora_utils", root / "jmedlora_utils", ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("Snakefile", "constraints.txt", "_config.yml"):
             shutil.copy(paths.ROOT / name, root)
-        (root / "book").mkdir()
+        shutil.copytree(paths.BOOK / "_static", root / "book" / "_static")
+        (root / "book" / "references.bib").touch()
         (root / "book" / "intro.md").write_text("# Title\n", encoding="utf-8")
         chapters = [{"file": f"notebooks/{stem}"} for stem in ("10_prepare_instructions", "20_tune_lora", "41_metrics")]
         toc = {"format": "jb-book", "root": "book/intro", "parts": [{"caption": "All", "chapters": chapters}]}

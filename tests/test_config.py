@@ -1,11 +1,10 @@
 from pathlib import Path
 
 import pytest
+from conftest import write_notebook
 
 from jmedlora_utils import config, paths
 from jmedlora_utils.config import ConfigError
-
-from conftest import write_notebook
 
 COMMON = 'preset = "mini"  # preset\nseed = 1  # seed\n'
 
@@ -20,7 +19,9 @@ def notebooks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     config.declared_parameters.cache_clear()
     write_notebook(tmp_path / "10_prepare.ipynb", COMMON)
     write_notebook(tmp_path / "19_pretrain.ipynb", COMMON + 'bases = ["en"]  # bases\n')
-    write_notebook(tmp_path / "20_tune_lora.ipynb", COMMON + 'run_name = ""  # run\nbase = ""  # base\nrank = 4  # rank\nrate = 1e-3  # rate\n')
+    write_notebook(
+        tmp_path / "20_tune_lora.ipynb", COMMON + 'run_name = ""  # run\nbase = ""  # base\nrank = 4  # rank\nrate = 1e-3  # rate\n'
+    )
     write_notebook(tmp_path / "30_evaluate_exam.ipynb", COMMON + 'run_name = ""  # run\nbase = ""  # base\nshots = [0]  # shots\n')
     write_notebook(tmp_path / "40_findings.ipynb", 'preset = "mini"  # preset\n')
     yield presets
@@ -99,7 +100,7 @@ def test_a_misspelt_preset_names_the_nearest(notebooks: Path) -> None:
 
 def test_a_whole_number_serves_where_a_fraction_is_declared(notebooks: Path) -> None:
     config.check_parameters("20_tune_lora", {"rate": 1})
-    with pytest.raises(ConfigError, match="'rate'.*takes float"):
+    with pytest.raises(ConfigError, match=r"'rate'.*takes float"):
         config.check_parameters("20_tune_lora", {"rate": "1e-3"})
 
 
@@ -114,7 +115,8 @@ def test_trap_4_every_declared_parameter_is_seen_whatever_its_annotation(noteboo
 
 
 @pytest.mark.parametrize(
-    ("source", "said"), [("a = 1 + b", "parameter 'a' is no literal"), ("print(1)", "more than assignments"), ("a: int", "more than assign")]
+    ("source", "said"),
+    [("a = 1 + b", "parameter 'a' is no literal"), ("print(1)", "more than assignments"), ("a: int", "more than assign")],
 )
 def test_a_parameters_cell_holds_flat_literals_only(notebooks: Path, source: str, said: str) -> None:
     write_notebook(paths.NOTEBOOKS / "50_odd.ipynb", source)

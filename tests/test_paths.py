@@ -9,7 +9,15 @@ def test_workspace_is_named_after_preset_and_seed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
     workspace = paths.Workspace("mini", 3)
     assert workspace.root == tmp_path / "mini" / "seed3"
-    inside = [workspace.data, workspace.bases, workspace.adapters, workspace.records, workspace.answers, workspace.notebooks, workspace.logs]
+    inside = [
+        workspace.data,
+        workspace.bases,
+        workspace.adapters,
+        workspace.records,
+        workspace.answers,
+        workspace.notebooks,
+        workspace.logs,
+    ]
     assert len(set(inside)) == 7
     assert all(folder.parent == workspace.root for folder in inside)
 

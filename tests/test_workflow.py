@@ -94,14 +94,16 @@ def test_a_bad_preset_writes_nothing(here: Project) -> None:
 
 
 def test_an_unknown_step_is_refused_with_what_there_is(here: Project) -> None:
-    with pytest.raises(ConfigError, match=r"no notebook '20_tune_lora__b' with seed 1; it has: 10_prepare_instructions \(seed 1\); 20_tune"):
+    with pytest.raises(
+        ConfigError, match=r"no notebook '20_tune_lora__b' with seed 1; it has: 10_prepare_instructions \(seed 1\); 20_tune"
+    ):
         workflow.find_step("mini", "20_tune_lora__b", 1)
 
 
 def test_two_runs_of_one_preset_do_not_mix(tmp_path: Path) -> None:
-    with workflow._only_one(tmp_path), pytest.raises(workflow.WorkflowError, match="another run of this preset is under way"):
-        with workflow._only_one(tmp_path):
-            pass
+    said = "another run of this preset is under way"
+    with workflow._only_one(tmp_path), pytest.raises(workflow.WorkflowError, match=said), workflow._only_one(tmp_path):
+        pass
 
 
 def test_the_matrix_names_runs_and_parameters(here: Project) -> None:
@@ -173,7 +175,9 @@ def test_the_runner_refuses_an_undeclared_parameter(project: Project) -> None:
 def test_a_killed_run_goes_on(project: Project) -> None:
     """SIGKILL of the whole run in the middle of a notebook; the next call needs no unlocking."""
     common = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\nrank = 4  # rank\n'
-    wait = "import pathlib, time\nmark = pathlib.Path('../begun')\nif not mark.exists():\n    mark.touch()\n    time.sleep(600)\nprint(rank)"
+    wait = (
+        "import pathlib, time\nmark = pathlib.Path('../begun')\nif not mark.exists():\n    mark.touch()\n    time.sleep(600)\nprint(rank)"
+    )
     write_notebook(project.notebooks / "20_tune_lora.ipynb", common, wait)
     command = [sys.executable, "-m", "jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1"]
     environment = os.environ | {"PYTHONPATH": str(project.root)}
