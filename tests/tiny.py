@@ -40,7 +40,9 @@ def make_tokenizer(bos: bool, pad: bool = True, vocab_size: int = 500) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=core, **names)
 
 
-def make_checkpoint(folder: Path, family: str = "llama", seed: int = 0, hidden: int = 64, pad: bool = True, tie: bool = False) -> Path:
+def make_checkpoint(
+    folder: Path, family: str = "llama", seed: int = 0, hidden: int = 64, pad: bool = True, tie: bool = False, context: int = 512
+) -> Path:
     """Saves a random model of `llama` (tokenizer with BOS habit) or `gpt_neox` (without) and returns its folder."""
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -52,7 +54,7 @@ def make_checkpoint(folder: Path, family: str = "llama", seed: int = 0, hidden: 
         "intermediate_size": 2 * hidden,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": context,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -64,6 +66,22 @@ def make_checkpoint(folder: Path, family: str = "llama", seed: int = 0, hidden: 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def make_workspace(root: Path, monkeypatch: Any, *families: str, records: int = 120, questions: int = 24, preset: str = "smoke") -> Any:
+    """A workspace below `root` with bases, instruction records, articles, three exams and a pool of worked examples."""
+    from jmedlora_utils import exams, paths
+    from jmedlora_utils.records import write_jsonl
+
+    monkeypatch.setenv("JMEDLORA_RUNS", str(root))
+    workspace = paths.Workspace(preset, 1)
+    write_jsonl(workspace.data / "instructions" / "train.jsonl", make_records(records))
+    write_jsonl(workspace.data / "articles.jsonl", [{"id": f"x{i}", "text": text} for i, text in enumerate(text_corpus()[:60])])
+    for seed, exam in enumerate(("mini_trained", "mini_heldout", "mini_general", "mini_shots")):
+        exams.write_exam(workspace.data / "exams" / f"{exam}.jsonl", make_questions(questions, exam, seed))
+    for family in families:
+        make_checkpoint(workspace.bases / family, family)
+    return workspace
 
 
 def make_questions(n: int, exam: str = "mini_trained", seed: int = 0) -> list[Question]:
