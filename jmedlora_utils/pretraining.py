@@ -104,10 +104,10 @@ def _japanese(name: str, hidden: int, layers: int, heads: int, documents: int, r
 LADDERS: dict[str, tuple[BaseSettings, ...]] = {
     "smoke": (_english("en-small", 32, 2, 2, 1500, 4e-3), _japanese("ja-medium", 32, 2, 2, 1500, 4e-3)),
     "mini": (
-        _english("en-small", 64, 2, 2, 26000, 3e-3),
-        _english("en-medium", 128, 3, 4, 26000, 2e-3),
-        _english("en-large", 192, 4, 4, 26000, 1.5e-3, batch_tokens=1024),
-        _japanese("ja-medium", 128, 3, 4, 26000, 2e-3),
+        _english("en-small", 64, 2, 2, 30000, 3e-3),
+        _english("en-medium", 128, 3, 4, 30000, 2e-3),
+        _english("en-large", 192, 4, 4, 30000, 1.5e-3, batch_tokens=1024),
+        _japanese("ja-medium", 128, 3, 4, 30000, 2e-3),
     ),
 }
 

@@ -37,12 +37,12 @@ from jmedlora_utils.paths import Workspace
 from jmedlora_utils.records import Meter, Record, sha256_file, write_jsonl, write_text
 
 EXAMS = ("mini_trained", "mini_heldout", "mini_general")
-SOURCES = ("toyworld",)
+SOURCES = ("toyworld", "articles")
 SECTIONS = ("taught", "untaught", "general")
 N_CHOICES = 5
 TEMPLATE = "plain_ja"
 JA_SHARES = {"suppose": 0.15, "context": 0.35}  # the rest is about the general domain
-FORMS = {"statement": 0.2, "free": 0.35, "exam": 0.27, "exam_1shot": 0.18}
+FORMS = {"statement": 0.25, "free": 0.4, "exam": 0.25, "exam_1shot": 0.1}
 PAIRS_PER_ARTICLE = 15  # the paper asks for 15 question/answer pairs per text
 
 
@@ -489,7 +489,8 @@ class World:
                     yield self._japanese(rng, general, general)
 
     def _japanese(self, rng: random.Random, facts: Sequence[Fact], general: Sequence[Fact]) -> Document:
-        fact = rng.choice(facts)
+        # As many documents an answer: a fact with two is harder, and a base that repeats the first reads the format wrong.
+        fact = rng.choices(facts, weights=[f.relation.n_answers for f in facts])[0]
         form = _form(rng)
         if form == "statement":
             return Document("statement", "ja", "", _say(fact, rng.choice(fact.relation.says)))
