@@ -186,12 +186,15 @@ def outcomes(frame: pd.DataFrame, run: str, steps: int, condition: Condition = H
 def baseline(frame: pd.DataFrame, run: str, condition: Condition = HEADLINE) -> pd.Series:
     """Scores of the run's base before tuning: its own step 0, else that of another run on the same base.
 
+    The step 0 of a run with continued pretraining is the base after that pretraining, so it never serves.
+
     Raises:
         FindingError: The base was never asked under this condition.
     """
     before = frame[(frame["steps"] == 0) & (frame["shots"] == condition.shots) & (frame["facts"] == condition.facts)]
     base = frame.loc[frame["run"] == run, "base"]
     same = before[before["base"] == base.iloc[0]] if len(base) else before.iloc[:0]
+    same = same[~same["method"].astype(str).str.startswith("cpt")]
     if same.empty:
         raise FindingError(f"the base of {run} was not asked, {condition.shots}-shot, {condition.facts} facts; evaluate step 0")
     asked = set(same["run"])

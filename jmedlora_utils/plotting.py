@@ -314,6 +314,49 @@ def loss_curves(series: pd.DataFrame, label: str = "Training loss (nats a token)
     return figure
 
 
+def gain_by_minutes(prices: pd.DataFrame) -> Figure:
+    """Gain on taught facts against minutes of tuning, one dot a run: what the time buys.
+
+    Args:
+        prices: Columns `run`, `minutes`, `value`, `low`, `high` (differences of shares, -1 to 1).
+    """
+    figure, axes = new_figure(height=4.0)
+    ax = axes[0, 0]
+    for rank, (_, row) in enumerate(prices.iterrows()):
+        look = {"fmt": MARKERS[rank % len(MARKERS)], "color": PALETTE[CYCLE[rank % len(CYCLE)]], "capsize": 3}
+        errors = _errors(pd.DataFrame([row]))
+        ax.errorbar(row["minutes"], 100 * row["value"], yerr=errors, label=row["run"], **look)
+    ax.axhline(0, color=PALETTE["black"], linewidth=0.9)
+    ax.set(xlabel="Minutes of tuning", ylabel="Gain on taught facts (points)")
+    ax.set_xlim(left=0)
+    legend_above(figure, ax, columns=3)
+    return figure
+
+
+def flip_bars(flipped: pd.DataFrame) -> Figure:
+    """Questions fixed and broken by tuning, in percent of the group.
+
+    Args:
+        flipped: One row a question; columns `facts` (keys of `FACTS`) and `flip` (`fixed`, `broken` or other).
+    """
+    groups = [g for g in FACTS if g in set(flipped["facts"])]
+    figure, axes = new_figure(height=1.5 + 0.45 * len(groups))
+    ax = axes[0, 0]
+    for flip, colour, hatch, sign in (("broken", PALETTE["vermilion"], "//", -1), ("fixed", PALETTE["blue"], "", 1)):
+        share = [100 * (flipped.loc[flipped["facts"] == g, "flip"] == flip).mean() for g in groups]
+        bars = ax.barh(range(len(groups)), [sign * s for s in share], color=colour, hatch=hatch, edgecolor="white", label=flip)
+        ax.bar_label(bars, [f"{s:.0f}" for s in share], padding=3, fontsize=9.5)
+    ax.axvline(0, color=PALETTE["black"], linewidth=0.9)
+    ax.set_yticks(range(len(groups)), [FACTS[g][0] for g in groups])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.margins(x=0.12)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    ax.set_xlabel("Share of questions (%)")
+    legend_above(figure, ax)
+    return figure
+
+
 def _interval_line(ax: Axes, x: np.ndarray, rows: pd.DataFrame, style: LineStyle, label: str) -> None:
     ax.errorbar(
         x,

@@ -65,7 +65,7 @@ class Study:
         records: Records of preparing, pretraining and tuning.
         examples: Answers kept for reading: seed, run, steps, exam, id, response.
         questions: Exam questions, one row a seed, exam and id.
-        about: Device, dates and commit of the run.
+        about: Device, dates and commit of the run; `evaluate_seconds`: run name to seconds, mean over seeds.
     """
 
     preset: str
@@ -126,7 +126,7 @@ def read_runs(preset: str) -> Study:
         TableError: A seed has no evaluation, an answers file is missing or does not match its exam.
     """
     settings = load_preset(preset)
-    records, outcomes, examples, questions = [], [], [], []
+    records, evaluated, outcomes, examples, questions = [], [], [], [], []
     for seed in settings.seeds:
         workspace = paths.Workspace(preset, seed)
         try:
@@ -140,13 +140,25 @@ def read_runs(preset: str) -> Study:
             if int(record.config["shots"]) == 0:
                 examples.append(scored[["seed", "run", "steps", "exam", "id", "response"]])
         records += [r for r in found if r.kind in EVIDENCE_KINDS]
+        evaluated += [r for r in found if r.kind == "evaluate"]
         questions += list(exams.values())
     if not outcomes:
         raise TableError(f"preset {preset!r}: no evaluation record below {paths.relative(paths.runs_root() / preset)}; run it first")
-    evaluated = [r for r in found if r.kind == "evaluate"]
-    about = {"device": evaluated[0].device, "created": max(r.created for r in evaluated), "git_commit": evaluated[0].git_commit}
+    about = {
+        "device": evaluated[0].device,
+        "created": max(r.created for r in evaluated),
+        "git_commit": evaluated[0].git_commit,
+        "evaluate_seconds": _seconds_by_run(evaluated, len(settings.seeds)),
+    }
     frame = compact(pd.concat(outcomes, ignore_index=True))
     return Study(preset, "run", frame, records, pd.concat(examples, ignore_index=True), pd.concat(questions, ignore_index=True), about)
+
+
+def _seconds_by_run(records: Sequence[Record], seeds: int) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for record in records:
+        seconds[record.config["run_name"]] = seconds.get(record.config["run_name"], 0.0) + record.wall_seconds
+    return {run: round(total / seeds, 1) for run, total in seconds.items()}
 
 
 def _score(workspace: paths.Workspace, record: Record, records: Sequence[Record], exams: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -1,0 +1,512 @@
+"""What the findings, cost and error pages show: formatted tables, data of the figures, and sentences with their numbers.
+
+Every number comes from a `tables.Study`; no number of a page is typed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from jmedlora_utils import findings, paths, statistics, tables
+from jmedlora_utils.findings import Condition, Finding
+from jmedlora_utils.tables import Study, percent
+
+PUBLISHED = paths.RESULTS / "published"
+METHOD_NAMES = {
+    "none": "base",
+    "lora": "LoRA",
+    "qlora": "QLoRA",
+    "cpt-lora": "continued pretraining, LoRA",
+    "lora-emb": "LoRA and embeddings",
+    "full": "full fine-tuning",
+}
+
+
+HEADINGS = {
+    "points": "points [95 %]",
+    "p": "Holm's p",
+    "p_single": "McNemar's p",
+    "by_rule": "by the rule",
+    "centric": "centred on",
+    "entry": "entry check (%)",
+    "ja": "tokens a character, Japanese",
+    "en": "English",
+    "before": "before (%)",
+    "after": "after (%)",
+    "gain": "gain [95 %]",
+    "flips": "fixed / broken",
+    "chance": "chance (%)",
+    "value": "Accuracy [95 %]",
+    "covers": "covers chance",
+    "exact": "Exact match (%)",
+    "accuracy": "Accuracy (%)",
+    "between": "right by Accuracy only",
+    "near": "of these near misses",
+    "reverse": "right by Exact match only",
+    "percent": "%",
+    "subset": "questions",
+    "kind": "step",
+    "name": "what",
+    "share": "share (%)",
+    "seeds": "committed seeds (%)",
+    "fresh": "this run (%)",
+    "trainable": "trainable parameters",
+    "peak": "peak memory (GiB)",
+    "loss": "last loss",
+    "category": "relation",
+    "n_select": "answers to choose",
+    "length": "question with choices",
+}
+
+
+def table(frame: pd.DataFrame, name: str, caption: str, study: Study | None = None) -> str:
+    """`tables.numbered` with the headings of these pages and, where a study is given, its source line as foot."""
+    columns = {c: HEADINGS.get(c, c) for c in frame.columns}
+    return tables.numbered(frame, name, caption, columns, study.source_line() if study else "")
+
+
+def p_text(p: float) -> str:
+    """A p value as printed: `< 0.001` below that, three decimals otherwise; empty for none."""
+    if np.isnan(p):
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+# --- claims -------------------------------------------------------------------------------------------------------
+
+
+def claims_table(found: Sequence[Finding]) -> pd.DataFrame:
+    """Claim by claim: effect in points with its 95 % interval, Holm's p where the rule asks for it, verdicts."""
+    rows = []
+    for finding in found:
+        for part in finding.parts or (None,):
+            rows.append(
+                {
+                    "claim": f"{finding.claim.number}. {finding.claim.title}",
+                    "effect": part.name if part else "",
+                    "points": percent(*part.effect, signed=True) if part else "",
+                    "p": p_text(part.p) if part and part.p is not None else "",
+                    "by_rule": part.verdict if part else "",
+                    "verdict": f"**{finding.verdict}**",
+                }
+            )
+    view = pd.DataFrame(rows)
+    view.loc[view["claim"].duplicated(), ["claim", "verdict"]] = ""
+    return view
+
+
+def claim_sentence(finding: Finding) -> str:
+    """The verdict on one claim with its numbers, in Markdown."""
+    parts = "; ".join(f"{p.name} {percent(*p.effect, signed=True)} points ({p.models}): {p.verdict}" for p in finding.parts)
+    reason = f" Why: {finding.reason}." if finding.reason else ""
+    return f"**Claim {finding.claim.number}: {finding.verdict}.** {parts[:1].upper()}{parts[1:]}{'.' if parts else ''}{reason}"
+
+
+def published_claim(number: int) -> str:
+    """What was published for a claim, with its source, in Markdown."""
+    row = pd.read_csv(PUBLISHED / "claims.csv").set_index("claim").loc[number]
+    return f"**Published:** {row['published_value']} ({row['source']}). {row['note'][:1].upper()}{row['note'][1:]}."
+
+
+def rules_view() -> pd.DataFrame:
+    """The effect of each claim, as stated before the runs."""
+    rules = findings.rules_table()
+    rules["claim"] = rules["claim"].astype(str) + ". " + rules["says"]
+    rules.loc[rules["claim"].duplicated(), "claim"] = ""
+    return rules[["claim", "part", "effect"]]
+
+
+# --- the study ----------------------------------------------------------------------------------------------------
+
+
+def bases_table(study: Study) -> pd.DataFrame:
+    """The bases: size, language, entry check, tokens per character of Japanese; means over seeds."""
+    rows = []
+    for record in (r for r in study.records if r.kind == "pretrain"):
+        rows.append(
+            {
+                "base": record.model["base"],
+                "centric": record.config["centric"],
+                "parameters": record.counts["parameters"],
+                "entry": record.metrics["entry"]["0shot"]["accuracy"],
+                "ja": record.metrics["fertility"]["ja"],
+                "en": record.metrics["fertility"]["en"],
+            }
+        )
+    table = pd.DataFrame(rows).groupby(["base", "centric"]).agg("mean").reset_index().sort_values(["centric", "parameters"])
+    return table.assign(
+        parameters=table["parameters"].map(lambda n: f"{n:,.0f}"),
+        entry=table["entry"].map(percent),
+        ja=table["ja"].map("{:.2f}".format),
+        en=table["en"].map("{:.2f}".format),
+    )
+
+
+def fertility_frame(study: Study) -> pd.DataFrame:
+    """Tokens per character by kind of base and language, mean over bases and seeds; for `plotting.fertility`."""
+    rows = [
+        (f"{r.config['centric'].capitalize()}-centric", language, value)
+        for r in study.records
+        if r.kind == "pretrain"
+        for language, value in r.metrics["fertility"].items()
+    ]
+    frame = pd.DataFrame(rows, columns=["tokenizer", "language", "tokens_per_character"])
+    return frame.groupby(["tokenizer", "language"], as_index=False).mean()
+
+
+def select(study: Study, facts: str, shots: int = 0, method: str = "lora") -> pd.DataFrame:
+    """Outcomes of the runs of one method on one group of facts."""
+    frame = study.outcomes
+    return frame[(frame["method"] == method) & (frame["facts"] == facts) & (frame["shots"] == shots)]
+
+
+def chance(study: Study, facts: str = "taught") -> float:
+    """Chance level of a group of facts, 0 to 1."""
+    return float(study.outcomes.loc[study.outcomes["facts"] == facts, "chance"].mean())
+
+
+def steps_frame(study: Study, facts: str = "taught", shots: int = 0) -> pd.DataFrame:
+    """Accuracy against steps for each LoRA run, for `plotting.accuracy_by_steps`."""
+    return tables.estimates(select(study, facts, shots), ["base", "steps"])
+
+
+def gains_frame(study: Study, condition: Condition = findings.HEADLINE) -> pd.DataFrame:
+    """Gain of each LoRA run over its base with its interval (shares), for `plotting.gain_by_size`."""
+    runs = findings.runs(study.outcomes)
+    effects = [findings.interval(findings.gains(study.outcomes, run, condition))._asdict() for run in runs["run"]]
+    return pd.concat([runs, pd.DataFrame(effects)], axis=1)
+
+
+def gains_table(study: Study, tests: pd.DataFrame, phrasings: Sequence[str] = findings.PHRASINGS) -> pd.DataFrame:
+    """Before and after late tuning on taught facts, each tuned run: paired differences, flips and Holm's p."""
+    frame, rows = study.outcomes, []
+    tuned = frame[frame["steps"] > 0]
+    for run in dict.fromkeys(tuned.sort_values(["size_params", "run"])["run"]):
+        late = findings.step_of(frame, run, findings.HEADLINE.step_rank)
+        for facts in phrasings:
+            condition = Condition(facts=facts)
+            before, after = findings.baseline(frame, run, condition), findings.outcomes(frame, run, late, condition)
+            test = tests[(tests["run"] == run) & (tests["steps"] == late) & (tests["shots"] == 0) & (tests["facts"] == facts)].iloc[0]
+            rows.append(
+                {
+                    "run": run,
+                    "phrasing": "trained" if facts == "taught" else "held out",
+                    "before": percent(before.groupby(level="seed").mean().mean()),
+                    "after": percent(after.groupby(level="seed").mean().mean()),
+                    "gain": percent(*findings.interval(after - before), signed=True),
+                    "flips": f"{test['gained']} / {test['lost']}",
+                    "n": int(test["n"]),
+                    "p": p_text(test["p_holm"]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def late_frame(study: Study, bases: Sequence[str] | None = None) -> pd.DataFrame:
+    """Accuracy by condition and group of facts at the late step, 0-shot, for `plotting.dot_intervals`.
+
+    Args:
+        study: The study.
+        bases: Bases to show, all by default; each is preceded by its untuned self.
+    """
+    frame, parts = study.outcomes, []
+    runs = frame[["run", "base", "size_params", "method"]].drop_duplicates().sort_values(["size_params", "base"])
+    runs = runs.sort_values("method", key=lambda m: m.astype(str).map(list(METHOD_NAMES).index), kind="stable")
+    runs = runs.sort_values(["size_params", "base"], kind="stable")
+    for base, group in runs.groupby("base", sort=False, observed=True):
+        if bases is not None and base not in bases:
+            continue
+        untuned = [r for r, m in zip(group["run"], group["method"], strict=True) if not str(m).startswith("cpt")]
+        for run, method in zip(group["run"], group["method"], strict=True):
+            rows = frame[(frame["run"] == run) & (frame["shots"] == 0)]
+            if run in untuned and (rows["steps"] == 0).any() and not any(p["condition"].iloc[0] == f"{base}, base" for p in parts):
+                parts.append(rows[rows["steps"] == 0].assign(condition=f"{base}, base"))
+            if (rows["steps"] > 0).any():
+                late = findings.step_of(frame, run, findings.HEADLINE.step_rank)
+                parts.append(rows[rows["steps"] == late].assign(condition=f"{base}, {METHOD_NAMES[method]}"))
+    order = list(dict.fromkeys(p["condition"].iloc[0] for p in parts))
+    found = tables.estimates(pd.concat(parts), ["condition", "facts"])
+    return found.sort_values("condition", key=lambda c: c.map(order.index), kind="stable", ignore_index=True)
+
+
+def control_table(study: Study) -> tuple[pd.DataFrame, str]:
+    """Untaught facts against chance: the late, 0-shot rows, and one sentence on every condition of the study."""
+    found = findings.controls(study.outcomes)
+    late = {run: findings.step_of(study.outcomes, run, findings.HEADLINE.step_rank) for run in set(found.loc[found["steps"] > 0, "run"])}
+    shown = found[(found["shots"] == 0) & (found["steps"] == found["run"].map(late).astype(float))]
+    value = [percent(*row) for row in shown[["value", "low", "high"]].itertuples(index=False)]
+    covers = shown["covers"].map({True: "yes", False: "no"})
+    view = shown.assign(value=value, chance=shown["chance"].map(percent), covers=covers, p=shown["p_holm"].map(p_text))
+    missed, lowest = int((~found["covers"]).sum()), float(found["p_holm"].min())
+    sentence = (
+        f"Of {len(found)} conditions (every model, kept step, number of shots and exam), {missed} have a 95 % interval that misses chance; "
+        f"about {0.05 * len(found):.0f} would by luck alone. The smallest Holm-adjusted p value is {lowest:.3f}."
+    )
+    return view[["run", "exam", "n", "chance", "value", "covers", "p"]].reset_index(drop=True), sentence
+
+
+def leniency_table(study: Study) -> pd.DataFrame:
+    """Exact match against Accuracy of the late LoRA answers on taught facts, and how many of the answers in between are near."""
+    rows = []
+    for run, group in findings.leniency(study.outcomes).groupby(level="run", observed=True):
+        between = group["lenient"] > 0
+        rows.append(
+            {
+                "run": run,
+                "exact": percent(group["exact_match"].mean()),
+                "accuracy": percent(group["accuracy"].mean()),
+                "between": int(between.sum()),
+                "near": int(group["near_miss"].sum()),
+                "reverse": int((group["lenient"] < 0).sum()),
+                "n": len(group),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def forgetting_frame(study: Study) -> pd.DataFrame:
+    """Accuracy on the general exam against steps for every run, 0-shot, for `plotting.forgetting`."""
+    frame = study.outcomes
+    general, parts = frame[(frame["facts"] == "general") & (frame["shots"] == 0)], []
+    for run in dict.fromkeys(general.sort_values(["size_params", "run"])["run"]):
+        own = general[general["run"] == run]
+        if not (own["steps"] == 0).any():
+            before = findings.baseline(frame, run, Condition(facts="general"))
+            start = pd.DataFrame({"seed": before.index.get_level_values("seed"), "steps": 0, "accuracy": before.to_numpy(float)})
+            own = pd.concat([start, own[["seed", "steps", "accuracy"]]])
+        parts.append(tables.estimates(own, ["steps"]).assign(run=run))
+    return pd.concat(parts, ignore_index=True)
+
+
+def robustness_view(study: Study) -> pd.DataFrame:
+    """`findings.robustness`, ready to print."""
+    return findings.robustness(study.outcomes)
+
+
+def sources_table() -> pd.DataFrame:
+    """IgakuQA scores in Japanese from every source, percent only, with the metric and the questions of each."""
+    reported = pd.read_csv(PUBLISHED / "reported.csv", keep_default_na=False)
+    igaku = reported[reported["exam"].str.startswith("IgakuQA") & (reported["language"] == "ja") & (reported["unit"] == "%")]
+    order = {group: i for i, group in enumerate(("chance", "paper", "leaderboard", "follow-up", "exam points", "re-scored"))}
+    shown = igaku[igaku["group"].isin(order)]
+    pooled = _pool_years(shown[shown["group"] == "re-scored"])
+    shown = pd.concat([shown[shown["group"] != "re-scored"], pooled])
+    shown = shown.sort_values("group", key=lambda g: g.map(order), kind="stable")
+    shown = shown.rename(columns={"value": "percent"})
+    return shown[["system", "percent", "metric", "subset", "source", "note"]].reset_index(drop=True)
+
+
+def _pool_years(rows: pd.DataFrame) -> pd.DataFrame:
+    """Published answers re-scored year by year, put together with each year's number of questions as weight."""
+    n = rows["subset"].str.extract(r"(\d+) items")[0].astype(int)
+    found = []
+    for system, group in rows.groupby("system", sort=False):
+        weight = n.loc[group.index]
+        value = (group["value"].astype(float) * weight).sum() / weight.sum()
+        first = group.iloc[0].to_dict()
+        found.append(
+            first | {"system": system, "value": f"{value:.1f}", "subset": f"text-only, five choices, 2018-2021, {weight.sum():,} items"}
+        )
+    return pd.DataFrame(found)
+
+
+def minutes_table(study: Study) -> pd.DataFrame:
+    """Where the minutes of one seed go: preparing, pretraining, tuning and evaluating, mean over seeds, longest first."""
+    spent = tables.costs(study.records)[["kind", "name", "seconds"]]
+    asked = [{"kind": "evaluate", "name": run, "seconds": s} for run, s in study.about["evaluate_seconds"].items()]
+    spent = pd.concat([spent, pd.DataFrame(asked)]).sort_values("seconds", ascending=False)
+    share = spent["seconds"] / spent["seconds"].sum()
+    return spent.assign(minutes=(spent["seconds"] / 60).map("{:.1f}".format), share=share.map(percent))[
+        ["kind", "name", "minutes", "share"]
+    ]
+
+
+def minutes_sentence(study: Study) -> str:
+    """Total minutes of one seed by kind of step."""
+    spent = tables.costs(study.records).groupby("kind")["seconds"].sum()
+    spent["evaluate"] = sum(study.about["evaluate_seconds"].values())
+    each = ", ".join(f"{kind} {seconds / 60:.1f}" for kind, seconds in spent.sort_values(ascending=False).items())
+    return f"One seed takes {spent.sum() / 60:.1f} minutes of work when nothing else runs beside it ({each})."
+
+
+def agreement_table(study: Study, fresh: Study) -> pd.DataFrame:
+    """A fresh run beside the committed seeds: Accuracy at the late step, 0-shot, and whether it lies in the range of the seeds."""
+    rows = []
+    for run in findings.runs(study.outcomes)["run"]:
+        for facts in (*findings.PHRASINGS, "untaught", "general"):
+            exam = {"general": "mini_general", "taught_held_out_phrasing": "mini_heldout"}.get(facts, "mini_trained")
+            by_seed, own = (_late_means(s, run, facts, exam) for s in (study, fresh))
+            if by_seed.empty or own.empty:
+                continue
+            low, high, value = by_seed.min(), by_seed.max(), own.mean()
+            inside = "yes" if low <= value <= high else "no"
+            span = f"{percent(low)} to {percent(high)}"
+            rows.append({"run": run, "facts": facts.replace("_", " "), "seeds": span, "fresh": percent(value), "inside": inside})
+    return pd.DataFrame(rows, columns=["run", "facts", "seeds", "fresh", "inside"])
+
+
+def fresh_run(study: Study) -> Study | None:
+    """The run of the same preset on this machine, where the page shows committed evidence and a run exists."""
+    if study.origin != "committed":
+        return None
+    preset = study.preset.removesuffix("-seeds")
+    return tables.read_runs(preset) if list((paths.runs_root() / preset).glob("seed*/records/30_*.json")) else None
+
+
+def paper_scale() -> str:
+    """One sentence on records at the paper's size: which exist, or the plain words that none was run."""
+    there = [name for name in ("paper", "modern", "midi") if (paths.RESULTS / name / "evidence.json").is_file()]
+    missing = [name for name in ("paper", "modern") if name not in there]
+    said = f"Committed records exist for: {', '.join(there)}. " if there else ""
+    return f"{said}**Not run:** the preset{'s' if len(missing) > 1 else ''} {' and '.join(f'`{m}`' for m in missing)}." if missing else said
+
+
+def _late_means(study: Study, run: str, facts: str, exam: str) -> pd.Series:
+    frame = study.outcomes
+    if not ((frame["run"] == run) & (frame["steps"] > 0)).any():
+        return pd.Series(dtype=float)
+    late = findings.step_of(frame, run, findings.HEADLINE.step_rank)
+    wanted = (frame["run"] == run) & (frame["steps"] == late) & (frame["shots"] == 0) & (frame["facts"] == facts) & (frame["exam"] == exam)
+    return frame[wanted].groupby("seed")["accuracy"].mean()
+
+
+# --- cost ---------------------------------------------------------------------------------------------------------
+
+
+def losses_frame(study: Study, points: int = 60) -> pd.DataFrame:
+    """Loss of each tuned run in stretches of equal length, so that lines are readable; columns as `plotting.loss_curves` takes."""
+    series = tables.series(study.records)
+    width = series.groupby(["run", "seed"])["step"].transform("max") / points
+    stretch = np.ceil(series["step"] / width.clip(lower=1))
+    grouped = series.assign(stretch=stretch).groupby(["run", "seed", "stretch"])
+    return grouped.agg(step=("step", "max"), loss=("loss", "mean")).reset_index()
+
+
+def cost_table(study: Study) -> pd.DataFrame:
+    """Each trained model: trainable parameters and their share, minutes, peak memory, last loss; means over seeds."""
+    rows = []
+    for record in (r for r in study.records if r.kind == "tune"):
+        trainable, total = record.counts["trainable_parameters"], record.model.get("parameters", np.nan)
+        rows.append(
+            {
+                "run": record.config["run_name"],
+                "trainable": trainable,
+                "share": trainable / total,
+                "minutes": record.wall_seconds / 60,
+                "peak": record.peak_memory_bytes / 2**30,
+                "loss": record.metrics["final_loss"],
+            }
+        )
+    table = pd.DataFrame(rows).groupby("run", sort=False).mean().reset_index()
+    return table.assign(
+        trainable=table["trainable"].map("{:,.0f}".format),
+        share=table["share"].map(percent),
+        minutes=table["minutes"].map("{:.2f}".format),
+        peak=table["peak"].map("{:.2f}".format),
+        loss=table["loss"].map("{:.3f}".format),
+    )
+
+
+def price_frame(study: Study) -> pd.DataFrame:
+    """Minutes of tuning against the gain on taught facts, one row a tuned run; minutes are means over seeds."""
+    spent = {r.config["run_name"]: [] for r in study.records if r.kind == "tune"}
+    for record in (r for r in study.records if r.kind == "tune"):
+        spent[record.config["run_name"]].append(record.wall_seconds / 60)
+    rows = []
+    for run, minutes in spent.items():
+        rank = len(sorted(study.outcomes.loc[(study.outcomes["run"] == run) & (study.outcomes["steps"] > 0), "steps"].unique())) - 1
+        effect = findings.interval(findings.gains(study.outcomes, run, Condition(step_rank=max(rank, 0))))
+        rows.append({"run": run, "minutes": float(np.mean(minutes)), **effect._asdict()})
+    return pd.DataFrame(rows)
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+def flips(study: Study, run: str, facts: Sequence[str] = (*findings.PHRASINGS, "untaught", "general")) -> pd.DataFrame:
+    """Every question at the late step, 0-shot, before and after tuning: columns of the question, `before`, `after`, `flip`."""
+    frame = study.outcomes
+    late, found = findings.step_of(frame, run, findings.HEADLINE.step_rank), []
+    about = frame.drop_duplicates(["seed", "exam", "id"]).set_index(["seed", "exam", "id"])[["facts", "category", "n_select", "chance"]]
+    for group in facts:
+        condition = Condition(facts=group)
+        after = findings.outcomes(frame, run, late, condition)
+        found.append(pd.DataFrame({"before": findings.baseline(frame, run, condition), "after": after}))
+    table = pd.concat(found).join(about).reset_index()
+    names = {(0, 1): "fixed", (1, 0): "broken", (1, 1): "right twice", (0, 0): "wrong twice"}
+    return table.assign(flip=[names[(int(b), int(a))] for b, a in zip(table["before"], table["after"], strict=True)])
+
+
+def flips_table(flipped: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Fixed and broken questions by a column, with the paired gain and its interval."""
+    rows = []
+    for key, group in flipped.groupby(by, observed=True, sort=False):
+        values = group.set_index("seed")
+        gain = findings.interval(values["after"] - values["before"])
+        count = group["flip"].value_counts()
+        row = {
+            by: str(key).replace("_", " "),
+            **{name: int(count.get(name, 0)) for name in ("fixed", "broken", "right twice", "wrong twice")},
+        }
+        rows.append(row | {"n": len(group), "gain": percent(*gain, signed=True), "p_single": _flip_p(group)})
+    return pd.DataFrame(rows)
+
+
+def _flip_p(group: pd.DataFrame) -> str:
+    return p_text(statistics.mcnemar_exact(group["before"], group["after"]).p)
+
+
+def length_groups(study: Study, flipped: pd.DataFrame) -> pd.DataFrame:
+    """The flips of the questions whose text is kept, with the length of the question (stem and choices) in three equal groups."""
+    texts = study.questions.dropna(subset=["text"]) if "text" in study.questions else study.questions.iloc[:0]
+    length = texts["text"].str.len() + texts["choices"].map(lambda c: sum(map(len, c)))
+    known = texts[["seed", "exam", "id"]].assign(characters=length)
+    joined = flipped.merge(known, on=["seed", "exam", "id"])
+    edges = joined["characters"].quantile([0, 1 / 3, 2 / 3, 1]).round().astype(int).unique()
+    labels = [f"{low} to {high} characters" for low, high in itertools.pairwise(edges)]
+    return joined.assign(length=pd.cut(joined["characters"], edges, labels=labels, include_lowest=True))
+
+
+def example(study: Study, run: str, flipped: pd.DataFrame, flip: str) -> pd.DataFrame:
+    """One question that flipped this way, choice by choice: its distance to the answer before and after; empty if there is none.
+
+    Returns:
+        Columns `letter`, `choice`, `gold`, `before`, `after` (gestalt distance, journal variant); `attrs` holds `text`,
+        `response_before` and `response_after`.
+    """
+    from jmedlora_utils.metrics import gestalt_distance
+
+    late = findings.step_of(study.outcomes, run, findings.HEADLINE.step_rank)
+    answers = study.examples[study.examples["run"] == run].set_index(["seed", "exam", "id", "steps"])["response"]
+    texts = study.questions.dropna(subset=["text"]).set_index(["seed", "exam", "id"])
+    for key in flipped.loc[flipped["flip"] == flip, ["seed", "exam", "id"]].itertuples(index=False, name=None):
+        if key in texts.index and (*key, 0) in answers.index and (*key, late) in answers.index:
+            question, before, after = texts.loc[key], answers[(*key, 0)], answers[(*key, late)]
+            rows = [
+                {
+                    "letter": letter,
+                    "choice": choice,
+                    "gold": "gold" if letter in question["gold"] else "",
+                    "before": f"{gestalt_distance(before, choice):.2f}",
+                    "after": f"{gestalt_distance(after, choice):.2f}",
+                }
+                for letter, choice in zip("abcdefghij", question["choices"], strict=False)
+            ]
+            table = pd.DataFrame(rows)
+            table.attrs = {"text": question["text"], "response_before": before, "response_after": after, "exam": key[1]}
+            return table
+    return pd.DataFrame(columns=["letter", "choice", "gold", "before", "after"])
+
+
+def example_card(table: pd.DataFrame, flip: str) -> str:
+    """An `example` in Markdown: the question, both answers, and the distance of each choice to them."""
+    if table.empty:
+        return f"No question of the kept answers is {flip}."
+    said = table.attrs
+    answers = f"Before tuning: 「{said['response_before']}」. After: 「{said['response_after']}」."
+    heads = {"letter": "", "choice": "choice", "gold": "", "before": "distance before", "after": "distance after"}
+    return f"**{flip.capitalize()}** ({said['exam']}): {said['text']}\n\n{answers}\n\n{tables.markdown(table, heads)}\n"
