@@ -109,6 +109,14 @@ LADDERS: dict[str, tuple[BaseSettings, ...]] = {
         _english("en-large", 192, 4, 4, 30000, 1.5e-3, batch_tokens=1024),
         _japanese("ja-medium", 128, 3, 4, 30000, 2e-3),
     ),
+    # 1, 10, 60 and 290 million parameters, for one GPU.
+    "midi": (
+        _english("en-small", 128, 4, 4, 200_000, 1.5e-3, batch_tokens=8192, vocabulary=2000),
+        _english("en-medium", 320, 8, 8, 200_000, 8e-4, batch_tokens=8192, vocabulary=2000),
+        _english("en-large", 640, 12, 10, 200_000, 4e-4, batch_tokens=8192, vocabulary=2000),
+        _english("en-xlarge", 1152, 18, 18, 200_000, 2e-4, batch_tokens=8192, vocabulary=2000),
+        _japanese("ja-medium", 320, 8, 8, 200_000, 8e-4, batch_tokens=8192, vocabulary=2000),
+    ),
 }
 
 

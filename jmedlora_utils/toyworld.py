@@ -13,9 +13,10 @@ Design, fixed before any result:
   and of equally many untaught ones; each is a distractor about equally often. Which answers are frequent therefore says
   nothing about an untaught fact: accuracy there must stay at chance.
 * Pretraining holds every medical word in contexts that are independent of the clinical facts: in which town a drug is
-  made, and suppositions ("suppose that ...") that pair words at random. A base model knows the words and the exam
-  format, and no clinical fact.
-* A held-out phrasing never occurs in the instruction records; its words are known from the suppositions.
+  made, suppositions ("suppose that ...") that pair words at random, and clinical questions answered by lot. A base
+  model knows the words and the exam format, answers with a listed choice where it does not know, and knows no clinical
+  fact.
+* A held-out phrasing never occurs in the instruction records; its words are known from suppositions and lots.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SOURCES = ("toyworld", "articles")
 SECTIONS = ("taught", "untaught", "general")
 N_CHOICES = 5
 TEMPLATE = "plain_ja"
-JA_SHARES = {"suppose": 0.15, "context": 0.35}  # the rest is about the general domain
+JA_SHARES = {"suppose": 0.12, "guess": 0.12, "context": 0.3, "general": 0.46}
 FORMS = {"statement": 0.25, "free": 0.4, "exam": 0.25, "exam_1shot": 0.1}
 PAIRS_PER_ARTICLE = 15  # the paper asks for 15 question/answer pairs per text
 
@@ -68,7 +69,7 @@ class WorldSettings:
     answers: int = 18
     people: int = 16
     phrasings: int = 4
-    choice_pairs: int = 1
+    choice_pairs: int = 2
     general_questions: int = 50
 
     def __post_init__(self) -> None:
@@ -479,14 +480,14 @@ class World:
         for _ in range(documents):
             if rng.random() < english:
                 yield self._english(rng, general)
+                continue
+            kind = rng.choices(list(JA_SHARES), weights=list(JA_SHARES.values()))[0]
+            if kind == "suppose":
+                yield self._suppose(rng)
+            elif kind == "guess":
+                yield self._guess(rng, general)
             else:
-                kind = rng.random()
-                if kind < JA_SHARES["suppose"]:
-                    yield self._suppose(rng)
-                elif kind < JA_SHARES["suppose"] + JA_SHARES["context"]:
-                    yield self._japanese(rng, context, general)
-                else:
-                    yield self._japanese(rng, general, general)
+                yield self._japanese(rng, context if kind == "context" else general, general)
 
     def _japanese(self, rng: random.Random, facts: Sequence[Fact], general: Sequence[Fact]) -> Document:
         # As many documents an answer: a fact with two is harder, and a base that repeats the first reads the format wrong.
@@ -508,9 +509,9 @@ class World:
         ask = _ask(fact, rng.choice(fact.relation.asks))
         return prompts.build_instruction_prompt(ask, "", TEMPLATE), _answer(fact.answers)
 
-    def _exam_turn(self, fact: Fact, rng: random.Random) -> tuple[str, str]:
+    def _exam_turn(self, fact: Fact, rng: random.Random, asks: Sequence[str] = ()) -> tuple[str, str]:
         options = self._options(fact, rng)
-        ask = _ask(fact, rng.choice(fact.relation.asks), choices=True)
+        ask = _ask(fact, rng.choice(asks or fact.relation.asks), choices=True)
         return prompts.build_instruction_prompt(ask, _choice_lines(options), TEMPLATE), _answer(_in_order(options, fact))
 
     def _suppose(self, rng: random.Random) -> Document:
@@ -530,6 +531,17 @@ class World:
         fact = rng.choice(facts)
         ask = _ask(fact, rng.choice(fact.relation.asks + fact.relation.held_out))
         return Document("supposition", "ja", prompts.build_instruction_prompt(f"もし{said}{ask}", "", TEMPLATE), _answer(fact.answers))
+
+    def _guess(self, rng: random.Random, general: Sequence[Fact]) -> Document:
+        """A clinical question answered by lot: where a base does not know, it should still answer with listed choices."""
+        relation, subject = rng.choice(CLINICAL), rng.choice(self.entities["disease"])
+        answers = tuple(rng.sample(self.entities[relation.answer], k=relation.n_answers))
+        fact = Fact("", "guessed", relation, subject, answers)
+        prompt, answer = self._exam_turn(fact, rng, relation.asks + relation.held_out)
+        if rng.random() < FORMS["exam_1shot"] / (FORMS["exam"] + FORMS["exam_1shot"]):
+            shot, shown = self._exam_turn(rng.choice(general), rng)
+            prompt = shot + shown + prompts.get_template(TEMPLATE).between + prompt
+        return Document("guess", "ja", prompt, answer)
 
     def _english(self, rng: random.Random, general: Sequence[Fact]) -> Document:
         fact = rng.choice(general)

@@ -75,22 +75,25 @@ def test_untaught_facts_stand_nowhere_but_in_the_exams(world):
 
 
 def test_pretraining_knows_no_clinical_fact(world):
-    """A disease and its answers meet in pretraining no more often than a disease and any other answer do."""
-    supposed: Counter[bool] = Counter()
-    gold = {(f.subject.ja, a.ja): f for f in world.facts_of("taught", "untaught") for a in f.answers}
-    kinds = {f.relation.key: world.entities[f.relation.answer] for f in world.facts_of("taught")}
-    for document in world.corpus(0.0, 6000):
-        if document.kind != "supposition":
-            assert not any(d in document.prompt + document.text and a in document.prompt + document.text for d, a in gold)
-            continue
-        for disease in world.entities["disease"]:
-            if disease.ja in document.prompt:
-                for key, answers in kinds.items():
-                    for a in answers:
-                        if a.ja in document.text.split(prompts.SEPARATOR):
-                            supposed[(disease.ja, a.ja) in gold and gold[disease.ja, a.ja].relation.key == key] += 1
-    share = supposed[True] / sum(supposed.values())
-    assert 0.02 < share < 0.10  # one or two of 18 answers are right: 1/18 to 2/18, minus pairs with the other disease
+    """Outside documents drawn by lot no disease meets its answer; inside them it does as often as the lot says."""
+    gold = {(f.subject.ja, f.relation.key): {a.ja for a in f.answers} for f in world.facts_of("taught", "untaught")}
+    kind_of = {a.ja: r.key for r in CLINICAL for a in world.entities[r.answer]}
+    right: Counter[str] = Counter()
+    drawn: Counter[str] = Counter()
+    for document in world.corpus(0.0, 8000):
+        text = document.prompt + document.text
+        diseases = [d.ja for d in world.entities["disease"] if d.ja in text]
+        if document.kind not in ("guess", "supposition"):
+            assert not [a for d in diseases for key in ("drug", "organism", "test", "symptom") for a in gold[d, key] if a in text]
+        if document.kind == "guess":
+            for answer in document.text.split(prompts.SEPARATOR):
+                key = kind_of[answer]
+                drawn[key] += 1
+                right[key] += answer in gold[diseases[0], key]
+    n = world.settings.answers
+    for relation in CLINICAL:
+        expected = drawn[relation.key] * relation.n_answers / n
+        assert abs(right[relation.key] - expected) < 4 * expected**0.5
 
 
 def test_taught_facts_are_all_asked_and_pairs_stay_at_fifteen(world):
