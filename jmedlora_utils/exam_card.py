@@ -112,18 +112,18 @@ def card(
 ) -> pd.DataFrame:
     """One row per year of the questions, columns `COLUMNS`.
 
+    `required` and `general` are the points of blocks B and E and of the rest; `prohibited` counts the questions on which
+    a prohibited choice was made. Passed: both marks reached and no more prohibited choices than the limit, which fails
+    at four; empty where `cannot_decide` gives a reason.
+
     Args:
         questions: A whole examination, image questions included; all of them are the denominator.
         marked: Every question's id to its marked answer.
         system: Name in the first column.
         misprinted: Ids whose prohibited choices do not count (`exams.misprinted_prohibited`), to give the published counts.
 
-    `required` and `general` are the points of blocks B and E and of the rest; `prohibited` counts the questions on which
-    a prohibited choice was made. Passed: both marks reached and no more prohibited choices than the limit, which fails
-    at four; empty where the year has no line in `pass_marks.csv`.
-
     Raises:
-        ExamError: A question has no year, or a year's points are not the maxima of the official notice.
+        ExamError: A question has no year.
     """
     import pandas as pd
 

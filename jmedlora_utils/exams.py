@@ -339,7 +339,7 @@ def misprinted_prohibited(data_dir: Path | str, year: int) -> frozenset[str]:
     """
     folder = Path(data_dir) / "IgakuQA" / "data" / str(year)
     rows = [row for path in sorted(folder.glob("*_metadata.jsonl")) for row in _by_id(path).values()]
-    return frozenset(r["problem_id"] for r in rows if any(unicodedata.normalize("NFKC", k) != k for k in r.get("kinki", [])))
+    return frozenset(r["problem_id"] for r in rows if any(unicodedata.normalize("NFKC", k) != k for k in r.get("kinki") or []))
 
 
 def published_systems(data_dir: Path | str, year: int) -> tuple[str, ...]:
@@ -404,7 +404,10 @@ def _igakuqa_question(
     if ("igakuqa", name) in ALWAYS_RIGHT:
         rule = "always"
     about = metadata.get(name, {})
-    shares = tuple(s for s in (_share(b) for b in about.get("breakdown", [])) if s is not None)
+    shares = tuple(s for s in (_share(b) for b in about.get("breakdown") or []) if s is not None)
+    prohibited = _letters(about.get("kinki") or [])
+    if beyond := sorted(prohibited - set(LETTERS[: len(choices)])):
+        print(f"Notice: {where}: prohibited {', '.join(beyond)} is no letter of a choice; left out.")
     question = Question(
         id=name,
         exam="igakuqa",
@@ -418,8 +421,8 @@ def _igakuqa_question(
         number=number,
         points=_points(row["points"], where),
         text_only=bool(row["text_only"]),
-        category=about.get("category", ""),
-        prohibited=_letters(about.get("kinki", [])),
+        category=about.get("category") or "",
+        prohibited=prohibited - set(beyond),
         n_select=number_to_select(stem),
         student_accuracy=_share(about.get("human_accuracy", "")),
         breakdown=shares if len(shares) == len(choices) else (),
@@ -441,10 +444,7 @@ def number_through_mask(gold: str, stem: str, where: str) -> str:
     """Gold of a free-number question as a decimal, through the answer mask that closes the stem.
 
     The printed gold is uneven: some keep the point (`7.20`), some give only the digits for the slots: `100` through
-    `①②.③` is 10.0, `130` through `1, ①②③` is 1130.
-
-    Raises:
-        ExamError: The digits do not fill the slots of the mask.
+    `①②.③` is 10.0, `130` through `1, ①②③` is 1130. Digits that do not fill the slots are kept, with a notice.
     """
     gold = unicodedata.normalize("NFKC", gold).strip()
     mask = answer_mask(stem)
@@ -452,7 +452,8 @@ def number_through_mask(gold: str, stem: str, where: str) -> str:
         return gold
     filled = fill_mask(mask, gold)
     if filled is None:
-        raise ExamError(f"{where}: gold {gold!r} does not fill the answer mask {mask!r}; correct the digits")
+        print(f"Notice: {where}: gold {gold!r} does not fill the answer mask {mask!r}; kept as printed.")
+        return gold
     return filled
 
 

@@ -172,9 +172,15 @@ def test_trap_07_numbers_are_read_through_the_mask(tmp_path, gold, mask, number)
     assert (found.rule, found.number, found.gold) == ("number", number, frozenset())
 
 
-def test_trap_07_digits_that_do_not_fill_the_mask_are_refused(tmp_path):
-    with pytest.raises(ExamError, match=r"112-C\.jsonl:1: 112C66: gold '123' does not fill"):
-        one(tmp_path, raw("112C66", choices=[], answer=["123"], problem_text="解答：①②Torr"), block="C")
+def test_trap_07_digits_that_do_not_fill_the_mask_are_kept_with_a_notice(tmp_path, capsys):
+    found = one(tmp_path, raw("112C66", choices=[], answer=["123"], problem_text="解答：①②Torr"), block="C", breakdown=[])
+    assert found.number == "123"
+    assert "112C66: gold '123' does not fill the answer mask" in capsys.readouterr().out
+
+
+def test_erratum_prohibited_letter_of_no_choice_is_left_out_with_a_notice(tmp_path, capsys):
+    assert one(tmp_path, raw("112A1"), kinki=["e", "h"]).prohibited == frozenset("e")
+    assert "112-A.jsonl:1: prohibited h is no letter of a choice" in capsys.readouterr().out
 
 
 def test_trap_08_blank_choices_of_every_script_stand_for_their_letter(tmp_path):

@@ -1,0 +1,125 @@
+"""Notebooks 11 and 31, run by papermill from a folder that is not the repository's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from exam_fixtures import data_dir, needs_data, pair, question, write_lines
+
+from jmedlora_utils import paths
+from jmedlora_utils.exam_card import COLUMNS
+from jmedlora_utils.exams import SYSTEMS, read_exam, write_exam
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a notebook with parameters; returns the finished process and the executed copy."""
+
+    def run_notebook(stem: str, data: Path | None = None, **parameters: object) -> tuple[subprocess.CompletedProcess[str], Path]:
+        environment = os.environ | {"JMEDLORA_RUNS": str(tmp_path / "runs"), "JMEDLORA_PROGRESS": "0", "PYTHONPATH": str(paths.ROOT)}
+        environment["JMEDLORA_DATA"] = str(data or tmp_path / "no-data")
+        output = tmp_path / f"{stem}.ipynb"
+        command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(paths.NOTEBOOKS / f"{stem}.ipynb"), str(output)]
+        command += ["-y", yaml.safe_dump(parameters)] if parameters else []
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300), output
+
+    return run_notebook
+
+
+def shown(notebook: Path) -> str:
+    """All Markdown and text a reader sees in the executed copy."""
+    outputs = [o for c in nbformat.read(notebook, as_version=4).cells for o in c.get("outputs", [])]
+    return "\n".join(o.get("data", {}).get("text/markdown", "") + o.get("text", "") for o in outputs)
+
+
+def pictures(notebook: Path) -> list[str]:
+    cells = nbformat.read(notebook, as_version=4).cells
+    return [c["id"] for c in cells if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))]
+
+
+@needs_data
+def test_31_scores_two_years_from_a_named_folder_into_a_named_folder(run, tmp_path):
+    done, executed = run("31_score_published", data_dir=str(data_dir()), years=[2018, 2021], out_dir="card")
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = pd.read_csv(tmp_path / "card" / "exam_card.csv")
+    assert tuple(table.columns) == COLUMNS
+    assert len(table) == len(SYSTEMS) * 2
+    assert table.set_index(["system", "year"]).loc[("gpt4", 2018), ["points", "passed"]].tolist() == [382, True]
+    assert pictures(executed) == ["marks-figure", "text-figure", "fields-figure"]
+    assert "unknown parameter" not in done.stderr
+    assert str(data_dir()) not in shown(executed)
+
+
+@needs_data
+def test_31_takes_a_folder_that_holds_only_another_year(run, tmp_path):
+    for part in ("data", "baseline_results"):
+        target = tmp_path / "bare" / "IgakuQA" / part / "2031"
+        target.mkdir(parents=True)
+        for path in sorted((data_dir() / "IgakuQA" / part / "2019").glob("*.jsonl")):
+            text = path.read_text(encoding="utf-8").replace('"problem_id": "113', '"problem_id": "125')
+            (target / path.name.replace("113-", "125-")).write_text(text, encoding="utf-8")
+    done, executed = run("31_score_published", data_dir="bare", years=[2031], out_dir="card")
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = pd.read_csv(tmp_path / "card" / "exam_card.csv")
+    assert table["points"].tolist() == [210, 250, 274, 385, 470]
+    assert table["passed"].isna().all()
+    assert "2031 has no pass marks" in shown(executed)
+    assert "have no published sum" in shown(executed)
+
+
+@needs_data
+def test_31_refuses_a_changed_file(run, tmp_path):
+    shutil.copytree(data_dir() / "IgakuQA", tmp_path / "copy" / "IgakuQA")
+    changed = tmp_path / "copy" / "IgakuQA" / "data" / "2018" / "112-A.jsonl"
+    changed.write_text(changed.read_text(encoding="utf-8").replace('"answer": ["e"]', '"answer": ["a"]', 1), encoding="utf-8")
+    done, _ = run("31_score_published", data_dir="copy", years=[2018], out_dir="card")
+    assert done.returncode != 0
+    assert "112-A.jsonl: not the published file" in done.stderr
+    assert not (tmp_path / "card").exists()
+
+
+def test_31_shows_the_committed_card_where_there_is_no_examination(run, tmp_path):
+    done, executed = run("31_score_published", on_missing="committed")
+    assert done.returncode == 0, done.stderr[-2000:]
+    written = tmp_path / "runs" / "smoke" / "tables" / "exam_card.csv"
+    assert written.read_bytes() == (paths.RESULTS / "published" / "exam_card.csv").read_bytes()
+    assert "these are the committed figures" in shown(executed)
+
+
+def test_11_checks_and_sums_up_the_mini_exams_and_says_what_it_skips(run, tmp_path):
+    folder = tmp_path / "runs" / "smoke" / "seed1" / "data" / "exams"
+    write_exam(folder / "mini_trained.jsonl", [question(exam="mini_trained"), pair(id="2", exam="mini_trained")])
+    done, executed = run("11_prepare_exams", exams=["mini", "igakuqa"], on_missing="skip")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "igakuqa is not on this machine" in shown(executed)
+    record = json.loads((folder.parents[1] / "records" / "11_prepare_exams.json").read_text(encoding="utf-8"))
+    assert (record["kind"], record["counts"]["mini_trained"]["asked"]) == ("prepare", 2)
+    write_lines(folder / "mini_trained.jsonl", [{"id": "1"}])
+    done, _ = run("11_prepare_exams")
+    assert done.returncode != 0
+    assert "mini_trained.jsonl:1: field 'exam' is missing" in done.stderr
+
+
+@needs_data
+def test_11_prepares_the_published_exams_with_the_counts_of_the_paper_notes(run, tmp_path):
+    done, executed = run("11_prepare_exams", data=data_dir(), exams=["igakuqa", "jjsimqa"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    text = shown(executed)
+    for year, items, points, text_only, image, five in ((2018, 400, 499, 286, 114, 284), (2021, 400, 500, 301, 99, 298)):
+        assert f"| igakuqa | {year} | {items} | {points} | {text_only} | {image} | {five} |" in text
+    assert "| igakuqa | all | 1600 | 1991 | 1170 | 430 | 1158 |" in text
+    assert "| jjsimqa | all | 460 | 460 | 460 | 0 | 460 |" in text
+    folder = tmp_path / "runs" / "smoke" / "seed1" / "data" / "exams"
+    sizes = {p.stem: len(read_exam(p)) for p in folder.glob("*.jsonl")}
+    real = {"igakuqa": 1158, "igakuqa_full": 1600, "igakuqa_shots": 3}
+    assert sizes == real | {"jjsimqa": 459, "jjsimqa_full": 460, "jjsimqa_shots": 3}
+    assert read_exam(folder / "igakuqa.jsonl")[0].text not in text
