@@ -15,6 +15,9 @@ from jmedlora_utils.registry import Shape
 METHODS = ("lora", "qlora", "full")
 OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit")
 
+# The modules at the end of a block, where a passing copy of an input comes on top of everything the block keeps.
+FEED_FORWARD = ("gate_proj", "up_proj", "down_proj", "dense_h_to_4h", "dense_4h_to_h")
+
 # bitsandbytes: NF4 packs two weights a byte; every 64 weights share a scale; double quantisation stores that scale in one byte
 # and every 256 scales share a float32, plus one float32 offset a tensor and two lookup tables of float32 (16 and 256 entries).
 NF4_BLOCK = 64
@@ -229,7 +232,8 @@ def tuning_memory(run: Tuning) -> Memory:
     else:
         kept = shape.layers * block + (2 * trained if run.mixed and run.method != "full" else 0)
     head = 12 * supervised * shape.vocab + tokens * (4 + c) * shape.hidden
-    cast = max(linears[name][0] for name in run.adapted) * (4 + (4 if run.dropout > 0 else 0)) if run.mixed else 0
+    late = [linears[name][0] for name in run.adapted if name in FEED_FORWARD]
+    cast = max(late, default=0) * (4 + (4 if run.dropout > 0 else 0)) if run.mixed else 0
     unpacked = 2 * max(i * o for i, o in linears.values()) if run.method == "qlora" and run.cuda else 0
     through = tokens * (c * shape.intermediate + cast + 4 * c * shape.hidden) + unpacked
     return Memory(

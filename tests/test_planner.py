@@ -1,0 +1,139 @@
+"""The planner: presets planned without a GPU, refusals, times from measured rates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jmedlora_utils import config, memory, planner, registry
+from jmedlora_utils.records import Record, write_record
+
+
+@pytest.fixture
+def no_records(tmp_path: Path) -> Path:
+    return tmp_path / "none"
+
+
+def test_the_paper_preset_is_journal_table_1():
+    runs = {run.name: run for run in config.load_preset("paper").runs}
+    assert set(runs) == {"open-calm-7b_lora", "llama-2-70b_qlora"}
+    declared = config.declared_parameters(config.TUNE_NOTEBOOK)
+    small, large = (declared | (runs[name].tune or {}) for name in ("open-calm-7b_lora", "llama-2-70b_qlora"))
+    for settings, expected in (
+        (small, ("lora", 5e-5, 8, 32.0, 0.05, [1000, 3000, 10000])),
+        (large, ("qlora", 2e-4, 64, 16.0, 0.1, [900, 3000])),
+    ):
+        keys = ("method", "learning_rate", "rank", "alpha", "dropout", "save_steps")
+        assert tuple(settings[key] for key in keys) == expected
+        assert settings["batch_size"] * settings["gradient_accumulation"] == 8
+        assert settings["max_length"] == 512 + 512
+    assert small["target_modules"] == ["query_key_value"]
+    targets = large["target_modules"] or list(registry.resolve("llama-2-70b-chat").lora_targets)
+    assert targets == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    for run in runs.values():
+        assert run.evaluate["shots"] == [0, 1]
+        assert run.evaluate["exams"] == ["igakuqa", "jjsimqa"]
+
+
+def test_the_adapters_preset_tunes_nothing_and_needs_no_training_data():
+    preset = config.load_preset("paper-adapters")
+    assert all(run.tune is None for run in preset.runs)
+    assert list(preset.prepare) == ["11_prepare_exams"]
+    named = {str(run.evaluate["adapter"]) for run in preset.runs} | {str(run.evaluate["base"]) for run in preset.runs}
+    assert {"jmedlora-900", "jmedlora-3000", "jmedlora-30000", "medswallow-70b"} <= named
+    assert {"elaine-8b", "elaine-instruct-8b", "elaine-instruct-8b-v0.1"} <= named
+
+
+@pytest.mark.parametrize(("name", "card"), [("paper", 80), ("paper-sizes", 80), ("paper-adapters", 80), ("modern", 24)])
+def test_a_preset_fits_the_card_it_is_made_for(name: str, card: int, no_records: Path):
+    planned = planner.plan_preset(name, card, no_records)
+    assert planner.refusals(planned, card) == []
+    runs = config.load_preset(name).runs
+    assert [(p.run, p.step) for p in planned] == [(r.name, s) for r in runs for s in (("tune", "evaluate") if r.tune else ("evaluate",))]
+    assert all(p.seconds > 0 and p.download > 0 and not p.measured for p in planned)
+
+
+def test_a_run_that_cannot_fit_is_refused_with_the_mend(no_records: Path):
+    lines = planner.refusals(planner.plan_preset("paper", 24, no_records), 24)
+    assert any(line.startswith("llama-2-70b_qlora, evaluate: needs") and "take a larger card" in line for line in lines)
+    assert any(line.startswith("open-calm-7b_lora, tune: needs") and "it would fit with batch" in line for line in lines)
+
+
+def test_the_command_prints_the_matrix_and_its_status_says_whether_all_fits(capsys: pytest.CaptureFixture[str]):
+    assert planner.main(["--preset", "modern", "--card", "24"]) == 0
+    shown = capsys.readouterr()
+    assert "qwen3-14b_qlora" in shown.out and "24 GB card" in shown.out and "GB of disk" in shown.out
+    assert planner.main(["--preset", "paper", "--card", "24"]) == 1
+    assert "error: llama-2-70b_qlora, evaluate" in capsys.readouterr().err
+    assert planner.main(["--preset", "papr"]) == 2
+    assert "did you mean 'paper'" in capsys.readouterr().err
+
+
+def test_a_preset_of_bases_trained_here_needs_no_plan(capsys: pytest.CaptureFixture[str]):
+    assert planner.main(["--preset", "mini"]) == 0
+    assert "nothing to plan" in capsys.readouterr().out
+
+
+def test_an_unpinned_model_and_a_gated_one_are_named_before_a_run(no_records: Path):
+    notes = {note for p in planner.plan_preset("paper-adapters", 80, no_records) for note in p.notes}
+    assert "pin swallow-70b-instruct: its revision is unknown" in notes
+    assert "llama-2-70b-chat is gated: HF_TOKEN" in notes
+
+
+def test_an_unknown_card_is_refused(no_records: Path):
+    with pytest.raises(memory.PlanError, match="no card of 40 GB is known; choose one of 24, 48, 80, 141"):
+        planner.plan_preset("paper", 40, no_records)
+
+
+def test_a_measured_rate_replaces_the_assumed_one(tmp_path: Path):
+    case = {"base": "open-calm-7b", "tokens_per_second": 1000.0, "generation_tokens_per_second": 50.0}
+    common = {"kind": "benchmark", "seed": 1, "config": {"card_bytes": 85_000_000_000}, "metrics": {"cases": [case]}}
+    write_record(tmp_path, Record(name="gpu_check__a100", preset="paper", **common))
+    write_record(tmp_path, Record(name="gpu_check__tiny", preset="smoke", **common | {"config": {"card_bytes": 0}}))
+    assert planner.read_rates(tmp_path) == {("open-calm-7b", "tune", 80): 1000.0, ("open-calm-7b", "generate", 80): 50.0}
+    tune, evaluate = planner.plan_preset("paper", 80, tmp_path)[:2]
+    assert tune.measured and tune.seconds == 10_000 * 8 * planner.TOKENS_PER_RECORD / 1000
+    assert evaluate.measured and evaluate.seconds == (1455 + 460) * 4 * 2 * planner.TOKENS_PER_ANSWER / 50
+    assert not planner.plan_preset("paper", 141, tmp_path)[0].measured
+
+
+def test_a_card_keeps_a_reserve():
+    for card in planner.CARDS.values():
+        assert card.bytes * 0.9 < card.usable() < card.bytes - planner.RESERVE_BYTES
+
+
+def test_the_memory_table_says_where_the_bytes_go():
+    frame = planner.memory_frame()
+    parts = ["weights", "adapter", "gradients", "optimizer", "activations", "work"]
+    assert frame[parts].sum(axis=1).tolist() == pytest.approx(frame["total"].tolist())
+    seventy = frame[(frame.model == "llama-2-70b-chat") & (frame.method == "qlora")].iloc[0]
+    assert seventy["fits 80 GB"] and not seventy["fits 24 GB"]
+    assert not frame[(frame.model == "llama-2-70b-chat") & (frame.method == "lora")].iloc[0]["fits 141 GB"]
+
+
+def test_the_memory_figure_draws_every_row():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    frame = planner.memory_frame(["llama-2-7b-chat"])
+    figure = planner.memory_figure(frame)
+    assert len(figure.axes[0].get_yticklabels()) == len(frame)
+    pyplot.close(figure)
+
+
+def test_a_base_of_another_architecture_cannot_be_planned():
+    with pytest.raises(memory.PlanError, match="its sizes are not known"):
+        planner.tuning_of({}, registry.ModelEntry("some/model"))
+
+
+def test_what_the_preset_sets_is_what_is_planned():
+    settings = config.declared_parameters(config.TUNE_NOTEBOOK) | {"rank": 3, "batch_size": 5, "dtype": "bfloat16", "max_length": 77}
+    run = planner.tuning_of(settings, registry.resolve("open-calm-7b"))
+    assert (run.rank, run.micro_batch, run.length, run.mixed, run.weight_bytes) == (3, 5, 77, True, 2)
+    assert run.targets == ("query_key_value",)
+    plain = planner.tuning_of(settings | {"dtype": "float32"}, registry.resolve("open-calm-7b"))
+    assert plain == replace(run, mixed=False, weight_bytes=4)
