@@ -107,10 +107,10 @@ def test_cells_are_small(path: Path) -> None:
 
 @every_notebook
 def test_code_stands_between_sentences(path: Path) -> None:
-    """After the set-up, no more than two cells (make it, show it) stand between two pieces of prose."""
+    """After the opening, no more than two cells (make it, show it) stand between two pieces of prose."""
     cells = read(path)
     code = [number for number, cell in enumerate(cells) if cell["cell_type"] == "code"]
-    bare = [cells[n]["id"] for n in code[2:] if cells[n - 1]["cell_type"] == cells[n - 2]["cell_type"] == "code"]
+    bare = [cells[n]["id"] for n in code[3:] if cells[n - 1]["cell_type"] == cells[n - 2]["cell_type"] == "code"]
     assert not bare
 
 
