@@ -20,9 +20,9 @@ METHOD_NAMES = {
     "none": "base",
     "lora": "LoRA",
     "qlora": "QLoRA",
-    "cpt-lora": "continued pretraining, LoRA",
-    "lora-emb": "LoRA and embeddings",
-    "full": "full fine-tuning",
+    "cpt-lora": "articles, then LoRA",
+    "lora-emb": "LoRA, embeddings too",
+    "full": "full tuning",
 }
 
 
@@ -110,6 +110,21 @@ def published_claim(number: int) -> str:
     """What was published for a claim, with its source, in Markdown."""
     row = pd.read_csv(PUBLISHED / "claims.csv").set_index("claim").loc[number]
     return f"**Published:** {row['published_value']} ({row['source']}). {row['note'][:1].upper()}{row['note'][1:]}."
+
+
+def rule_text() -> str:
+    """The rule in words, with its numbers, in Markdown."""
+    level, margin = f"{100 * statistics.LEVEL:.0f} %", f"{100 * findings.MARGIN:.0f} points"
+    return (
+        f"One margin holds for every effect: {margin}. Less would not matter to anyone who has to choose a model.\n\n"
+        f"- **{findings.SUPPORTED.capitalize()}:** the {level} interval lies above zero and the estimate reaches the margin.\n"
+        f"- **{findings.NOT_SUPPORTED.capitalize()}:** the whole interval lies below the margin.\n"
+        f"- **{findings.UNDECIDED.capitalize()}:** anything else, or the control failed.\n\n"
+        "A claim of several parts is supported when all its parts are, and not supported when one is not. The first claim also needs a "
+        f"paired McNemar test below {findings.ALPHA} after Holm's correction over all tuned models, kept steps, shots and phrasings. "
+        f"The rule is the code of `jmedlora_utils/findings.py`; it was stated on {findings.STATED}, before the five-seed runs, "
+        "and git keeps its history."
+    )
 
 
 def rules_view() -> pd.DataFrame:
@@ -461,13 +476,13 @@ def _flip_p(group: pd.DataFrame) -> str:
 
 
 def length_groups(study: Study, flipped: pd.DataFrame) -> pd.DataFrame:
-    """The flips of the questions whose text is kept, with the length of the question (stem and choices) in three equal groups."""
-    texts = study.questions.dropna(subset=["text"]) if "text" in study.questions else study.questions.iloc[:0]
+    """The flips of the first seed, whose texts are kept, with the length of the question (stem and choices) in three groups."""
+    texts = study.questions[study.questions["seed"] == study.seeds[0]]
     length = texts["text"].str.len() + texts["choices"].map(lambda c: sum(map(len, c)))
     known = texts[["seed", "exam", "id"]].assign(characters=length)
     joined = flipped.merge(known, on=["seed", "exam", "id"])
     edges = joined["characters"].quantile([0, 1 / 3, 2 / 3, 1]).round().astype(int).unique()
-    labels = [f"{low} to {high} characters" for low, high in itertools.pairwise(edges)]
+    labels = [f"{low + (rank > 0)} to {high} characters" for rank, (low, high) in enumerate(itertools.pairwise(edges))]
     return joined.assign(length=pd.cut(joined["characters"], edges, labels=labels, include_lowest=True))
 
 
