@@ -36,20 +36,22 @@ def load_articles(path: Path | str) -> tuple[list[Article], dict[str, int]]:
     Raises:
         ArticleError: Nothing to read, a file that is not UTF-8, a broken line, a missing field or an id used twice.
     """
+    if not str(path):
+        raise ArticleError("parameter articles_path is empty; name a folder of .txt or .md files or a JSONL")
     path = Path(path)
     if path.is_dir():
         found = list(_read_folder(path))
     elif path.is_file():
         found = list(_read_lines(path))
     else:
-        raise ArticleError(f"parameter articles: {path} is neither a folder nor a file; give a folder of .txt or .md files or a JSONL")
+        raise ArticleError(f"parameter articles_path: {path} is neither a folder nor a file; give a folder of .txt or .md files or a JSONL")
     kept: dict[str, Article] = {}
     for article in found:
         if article.text.strip():
             kept.setdefault(normalise(article.text), article)
     empty = sum(not a.text.strip() for a in found)
     if not kept:
-        raise ArticleError(f"parameter articles: {path} holds no text; {empty} articles in it are empty")
+        raise ArticleError(f"parameter articles_path: {path} holds no text; {empty} articles in it are empty")
     return list(kept.values()), {"read": len(found), "empty": empty, "same text": len(found) - empty - len(kept)}
 
 
@@ -59,7 +61,7 @@ def _read_folder(folder: Path) -> Iterator[Article]:
     if not files:
         other = sorted({p.suffix or p.name for p in inside})
         seen = f"; it holds {', '.join(other[:5])}: convert them to plain text" if other else "; it is empty"
-        raise ArticleError(f"parameter articles: no .txt or .md file below {folder}{seen}")
+        raise ArticleError(f"parameter articles_path: no .txt or .md file below {folder}{seen}")
     for path in files:
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -89,7 +91,7 @@ def _read_lines(path: Path) -> Iterator[Article]:
             yield Article(key, row["text"], row.get("title", ""))
     except (RecordError, UnicodeDecodeError) as error:
         where = "" if isinstance(error, RecordError) else f"{path}: not UTF-8; "
-        raise ArticleError(f"parameter articles: {where}{error}") from error
+        raise ArticleError(f"parameter articles_path: {where}{error}") from error
 
 
 def split_text(text: str, limit: int) -> list[str]:

@@ -186,9 +186,9 @@ class Generated:
         return count_table(Counter(r["reason"] for r in self.rejects))
 
 
-def build_prompt(text: str, settings: GenerationSettings) -> str:
+def build_prompt(text: str, language: str, pairs_per_article: int) -> str:
     """The prompt for one text."""
-    return PROMPTS[settings.language].format(n=settings.pairs_per_article, text=text)
+    return PROMPTS[language].format(n=pairs_per_article, text=text)
 
 
 def generate(articles: Sequence[Article], settings: GenerationSettings, cache_dir: Path) -> Generated:
@@ -285,7 +285,7 @@ def _request(text: Text, settings: GenerationSettings) -> Row:
     """The request whose SHA-256 names the kept answer."""
     return {
         "model": settings.generator,
-        "messages": [{"role": "user", "content": build_prompt(text.text, settings)}],
+        "messages": [{"role": "user", "content": build_prompt(text.text, settings.language, settings.pairs_per_article)}],
         "temperature": settings.temperature,
         "max_tokens": settings.max_tokens,
         "seed": settings.seed,
@@ -338,7 +338,7 @@ def _cost(text: Text, reply: Reply, settings: GenerationSettings) -> float:
 
 def _worst_cost(text: Text, settings: GenerationSettings) -> float:
     """The most an answer can cost: a token holds at least one byte, and the chat template adds a few."""
-    return settings.cost(len(build_prompt(text.text, settings).encode()) + 64, settings.max_tokens)
+    return settings.cost(len(build_prompt(text.text, settings.language, settings.pairs_per_article).encode()) + 64, settings.max_tokens)
 
 
 def _greet(client: openai.OpenAI, settings: GenerationSettings) -> None:

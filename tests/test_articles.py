@@ -54,7 +54,7 @@ def test_broken_jsonl_names_file_line_and_mend(tmp_path, content, message):
 
 
 def test_folders_without_texts_and_other_encodings_say_so(tmp_path):
-    with pytest.raises(ArticleError, match=r"parameter articles: .* is neither a folder nor a file"):
+    with pytest.raises(ArticleError, match=r"parameter articles_path: .* is neither a folder nor a file"):
         load_articles(tmp_path / "missing")
     with pytest.raises(ArticleError, match="it is empty"):
         load_articles(tmp_path)
