@@ -466,12 +466,11 @@ def _evaluate_one(
         if record.data.get(path.name) == sha256_file(path) and record.config["settings"] == _config(settings):
             return record
     meter = Meter()
-    extra: dict[str, Any] = {}
     if log.complete() is None:
         with meter.stage("load"):
             model = loader.at(step)
         if step:
-            extra["difference_to_base"] = loader.check_differs(step, paper)
+            loader.check_differs(step, paper)
         with meter.stage("generate"):
             rows = generate_answers(model, tokenizer, paper, settings, step, subject.keys[step], path)
     else:
@@ -500,7 +499,7 @@ def _evaluate_one(
             "max_new_tokens": paper.max_new_tokens,
             "settings": _config(settings),
         },
-        metrics=scores | extra,
+        metrics=scores,
         counts={
             "questions": len(rows),
             "excluded": paper.excluded,
@@ -516,6 +515,8 @@ def _evaluate_one(
             "fingerprint": subject.base_key,
             "weights": subject.keys[step],
             "revision": subject.base.revision or "",
+            # No answer is generated at a later step before `check_differs` has passed.
+            "differs_from_base": step > 0,
         },
         **meter.fields(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -71,7 +72,7 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_
     stops = stop_ids(model, tokenizer)
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=sorted(stops))
     options = {"past_key_values": prefix.cache(len(rows))} if prefix else {}
-    with torch.inference_mode():
+    with torch.inference_mode(), _own_settings_off(model):
         output = model.generate(
             input_ids=ids,
             attention_mask=mask.to(model.device),
@@ -80,6 +81,19 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_
             **options,
         )
     return [_answer(tokenizer, row, stops, lines) for row in output[:, width:].tolist()]
+
+
+@contextmanager
+def _own_settings_off(model: Any) -> Iterator[None]:
+    """Hides the checkpoint's own sampling settings: `generate` would take from them what a call leaves unsaid."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 class Prefix:

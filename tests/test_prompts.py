@@ -122,7 +122,7 @@ def test_trap_40_training_ids_start_with_the_inference_ids(tokenizer, template: 
 
 
 def test_a_token_across_the_boundary_is_never_learned(tokenizer) -> None:
-    whole = "アカシ病の治療に用いるのはどれか"
+    whole = "アカシ病の治療に用いるのはどれか。アカシ薬"
     cuts = [prompts.encode_example(tokenizer, whole[:n], whole[n:]) for n in range(1, len(whole))]
     assert {cut.joint for cut in cuts} == {True, False}, "some cuts must fall inside a token and some between tokens"
     for n, cut in enumerate(cuts, start=1):
