@@ -11,7 +11,8 @@ Design, fixed before any result:
   exams. Each disease has two taught and two untaught relations, so its name is as familiar in both groups.
 * Answers are assigned at random, and each drug, organism, test and symptom is the answer of equally many taught facts
   and of equally many untaught ones; each is a distractor about equally often. Which answers are frequent therefore says
-  nothing about an untaught fact: accuracy there must stay at chance.
+  nothing about an untaught fact: accuracy there must stay at chance. There are few answers of a kind, so that a name a
+  model recalls by mistake is nearly always among the five choices; an unlisted one earns less than a guess.
 * Pretraining holds every medical word in contexts that are independent of the clinical facts: in which town a drug is
   made, suppositions ("suppose that ...") that pair words at random, and clinical questions answered by lot. A base
   model knows the words and the exam format, answers with a listed choice where it does not know, and knows no clinical
@@ -42,7 +43,7 @@ SOURCES = ("toyworld", "articles")
 SECTIONS = ("taught", "untaught", "general")
 N_CHOICES = 5
 TEMPLATE = "plain_ja"
-JA_SHARES = {"suppose": 0.12, "guess": 0.12, "context": 0.3, "general": 0.46}
+JA_SHARES = {"suppose": 0.12, "guess": 0.08, "context": 0.32, "general": 0.48}
 FORMS = {"statement": 0.25, "free": 0.4, "exam": 0.25, "exam_1shot": 0.1}
 PAIRS_PER_ARTICLE = 15  # the paper asks for 15 question/answer pairs per text
 
@@ -57,8 +58,9 @@ class WorldSettings:
 
     Attributes:
         seed: Everything in the world derives from it.
-        answers: Drugs, and likewise organisms, tests, symptoms and towns; even, at most 60. There are twice as many
-            diseases, so that each answer belongs to one taught and one untaught fact of its relation.
+        towns: Towns, and likewise rivers and crafts; there are twice as many diseases, so that each relation has this
+            many taught and this many untaught facts. A multiple of 6, at most 60.
+        answers: Drugs, and likewise organisms, tests and symptoms; divides `towns`, so that each is right equally often.
         people: People of the general domain; a multiple of 4, so that every trade is met equally often.
         phrasings: Question phrasings of a clinical fact that tuning sees, 1 to 4.
         choice_pairs: Of the pairs made from one fact, how many list five choices; the others ask freely.
@@ -66,22 +68,25 @@ class WorldSettings:
     """
 
     seed: int = 1
-    answers: int = 18
+    towns: int = 18
+    answers: int = 6
     people: int = 16
     phrasings: int = 4
     choice_pairs: int = 2
     general_questions: int = 50
 
     def __post_init__(self) -> None:
-        if self.answers % 6 or not 6 <= self.answers <= 60:
-            raise WorldError(f"answers = {self.answers}: takes a multiple of 6 from 6 to 60, so that the taught half is balanced")
+        if self.towns % 6 or not 6 <= self.towns <= 60:
+            raise WorldError(f"towns = {self.towns}: takes a multiple of 6 from 6 to 60, so that the taught half is balanced")
+        if self.answers < N_CHOICES or self.towns % self.answers:
+            raise WorldError(f"answers = {self.answers}: takes a divisor of towns ({self.towns}) of at least {N_CHOICES}")
         if self.people % 4 or not 4 <= self.people <= 80:
             raise WorldError(f"people = {self.people}: takes a multiple of 4 from 4 to 80")
         if not 1 <= self.phrasings <= 4:
             raise WorldError(f"phrasings = {self.phrasings}: takes 1 to 4")
         if self.choice_pairs < 0:
             raise WorldError(f"choice_pairs = {self.choice_pairs}: takes 0 or more")
-        most = 2 * (self.answers + self.people) * 9 // 10  # the rest is left for worked examples
+        most = 2 * (self.towns + self.people) * 9 // 10  # the rest is left for worked examples
         if not 1 <= self.general_questions <= most:
             raise WorldError(f"general_questions = {self.general_questions}: takes 1 to {most}, nine tenths of the general facts")
 
@@ -352,7 +357,7 @@ class World:
         return random.Random(f"{self.settings.seed}/" + "/".join(map(str, what)))
 
     def _make_entities(self) -> dict[str, tuple[Entity, ...]]:
-        n = self.settings.answers
+        n, few = self.settings.towns, self.settings.answers
         two = [_pair(a, b) for a, b in itertools.product(_FIRST, _SECOND)]
         waters = [_pair(a, b) for a, b in itertools.product(_RIVERS, _WATERS)]
         names = {
@@ -368,6 +373,7 @@ class World:
             "symptom": [(a + b + s, "") for a, b, s in itertools.product(_QUALITY, _SITE, _SIGN)],
         }  # fmt: skip
         many = {"person": self.settings.people, "disease": 2 * n, "trade": len(_TRADES)}
+        many |= {relation.answer: few for relation in CLINICAL}
         found = {}
         for kind, pool in names.items():
             # A name is drawn so that its first two characters are its own: choices then differ where they begin.
@@ -381,13 +387,13 @@ class World:
 
     def _clinical_facts(self) -> list[Fact]:
         """Each disease has each relation once; two of the four relations are taught, every pair of them equally often."""
-        n, diseases = self.settings.answers, self.entities["disease"]
+        n, diseases = self.settings.towns, self.entities["disease"]
         pairs = list(itertools.combinations(range(len(CLINICAL)), 2)) * (2 * n // 6)
         self._rng("split").shuffle(pairs)
         facts = []
         for number, relation in enumerate(CLINICAL):
             for section in ("taught", "untaught"):
-                # The n diseases of this half get the n answers, each once a slot, in random order.
+                # The n diseases of this half get the answers, each equally often a slot, in random order.
                 subjects = [d for d, pair in zip(diseases, pairs, strict=True) if (number in pair) == (section == "taught")]
                 columns = self._columns(relation, section, n)
                 for subject, answers in zip(subjects, zip(*columns, strict=True), strict=True):
@@ -395,11 +401,16 @@ class World:
         return sorted(facts, key=lambda f: f.id)
 
     def _columns(self, relation: Relation, section: str, n: int) -> list[list[Entity]]:
-        """For each answer slot, the `n` answers in random order; no fact gets the same answer twice."""
+        """For each answer slot, `n` answers, each equally often, in random order; no fact gets the same answer twice."""
         pool, rng = list(self.entities[relation.answer]), self._rng("answers", relation.key, section)
-        rng.shuffle(pool)
-        shift = rng.randrange(1, n)
-        return [pool[k * shift :] + pool[: k * shift] for k in range(relation.n_answers)]
+        first = [e for _ in range(n // len(pool)) for e in rng.sample(pool, k=len(pool))]
+        if relation.n_answers == 1:
+            return [first]
+        # The second answer is the first one moved around a circle of the pool, by a step of its own in each round.
+        steps = [rng.randrange(1, len(pool)) for _ in range(n // len(pool))]
+        circle = rng.sample(pool, k=len(pool))
+        place = {e: i for i, e in enumerate(circle)}
+        return [first, [circle[(place[e] + steps[k // len(pool)]) % len(pool)] for k, e in enumerate(first)]]
 
     def _general_facts(self) -> list[Fact]:
         facts = []
@@ -621,7 +632,7 @@ def exam_counts(exams: dict[str, list[Question]]) -> pd.DataFrame:
 def gold_balance(world: World) -> pd.DataFrame:
     """How often each clinical answer is right: index (relation, answer), columns `taught` and `untaught`, divided by slots.
 
-    A relation with two answers a fact uses each of them twice as often; the counts are per slot, so every entry should be equal.
+    A relation with two answers a fact uses each of them twice as often; counts are divided by that, so all should be equal.
     """
     rows = [(f.relation.key, a.ja, f.section, 1 / f.relation.n_answers) for f in world.facts_of("taught", "untaught") for a in f.answers]
     frame = pd.DataFrame(rows, columns=["relation", "answer", "section", "n"])

@@ -19,7 +19,7 @@ from jmedlora_utils import models, paths, pretraining, prompts, toyworld
 from jmedlora_utils.pretraining import LADDERS, BaseSettings, PretrainingError
 from jmedlora_utils.records import read_record
 
-WORLD = toyworld.WorldSettings(seed=1, answers=6, people=8, general_questions=12)
+WORLD = toyworld.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12)
 TINY = BaseSettings("en-small", "llama", 16, 1, 2, 0.6, 400, 4e-3, coverage=0.99, tokenizer_english=0.9)
 TRAIN = """
 import sys, time
@@ -33,7 +33,7 @@ def delayed(*arguments):
     time.sleep(slow)
     return step(*arguments)
 pretraining.learning_rate = delayed
-world = toyworld.make_world(toyworld.WorldSettings(seed=1, answers=6, people=8, general_questions=12))
+world = toyworld.make_world(toyworld.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12))
 settings = BaseSettings(%r, %r, 16, 1, 2, 0.6, 400, 4e-3, coverage=0.99, tokenizer_english=0.9)
 workspace = paths.Workspace("smoke", 1)
 pretraining.pretrain(settings, world, world.exams()["mini_general"], world.shots(), workspace, every=3)

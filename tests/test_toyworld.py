@@ -18,12 +18,12 @@ from jmedlora_utils.metrics import baselines
 from jmedlora_utils.records import read_jsonl, sha256_text
 from jmedlora_utils.toyworld import CLINICAL, WorldError, WorldSettings, make_world
 
-SMALL = WorldSettings(seed=3, answers=6, people=8, general_questions=12)
+SMALL = WorldSettings(seed=3, towns=6, answers=6, people=8, general_questions=12)
 CORPUS_HASH = """
 import sys
 from jmedlora_utils.records import sha256_text
 from jmedlora_utils.toyworld import WorldSettings, make_world
-world = make_world(WorldSettings(seed=3, answers=6, people=8, general_questions=12))
+world = make_world(WorldSettings(seed=3, towns=6, answers=6, people=8, general_questions=12))
 texts = [d.prompt + d.text for d in world.corpus(0.6, 300)]
 exams = [(q.id, q.text, q.choices, sorted(q.gold)) for name, questions in world.exams().items() for q in questions]
 print(sha256_text(repr((world.facts, texts, world.articles(), world.instructions(), exams))))
@@ -44,20 +44,22 @@ def test_same_seed_gives_the_same_world_in_every_process():
 
 
 def test_another_seed_gives_another_world():
-    one, two = make_world(SMALL), make_world(WorldSettings(seed=4, answers=6, people=8, general_questions=12))
+    one, two = make_world(SMALL), make_world(WorldSettings(seed=4, towns=6, answers=6, people=8, general_questions=12))
     assert one.facts != two.facts
 
 
 @pytest.mark.parametrize(
     ("change", "parameter"),
     [
-        ({"answers": 7}, "answers"),
-        ({"answers": 66}, "answers"),
+        ({"towns": 7}, "towns"),
+        ({"towns": 66}, "towns"),
+        ({"answers": 4}, "answers"),
+        ({"answers": 12}, "answers"),
         ({"people": 5}, "people"),
         ({"phrasings": 5}, "phrasings"),
         ({"choice_pairs": -1}, "choice_pairs"),
         ({"general_questions": 0}, "general_questions"),
-        ({"answers": 6, "people": 4, "general_questions": 40}, "general_questions"),
+        ({"towns": 6, "people": 4, "general_questions": 40}, "general_questions"),
     ],
 )
 def test_settings_that_cannot_be_met_are_refused_by_name(change, parameter):
@@ -111,7 +113,7 @@ def test_every_disease_has_two_taught_and_two_untaught_relations(world):
 
 def test_answers_are_balanced_so_that_frequency_says_nothing(world):
     balance = toyworld.gold_balance(world)
-    assert (balance == 1).all(axis=None)
+    assert (balance == world.settings.towns // world.settings.answers).all(axis=None)
     assert len(balance) == len(CLINICAL) * world.settings.answers
 
 
@@ -156,7 +158,7 @@ def test_held_out_phrasing_is_never_in_the_records(world):
     assert not asked & {s.removesuffix("2つ選べ。").replace("どれか", "何か") for s in seen}
     trained = {q.text for q in world.exams()["mini_trained"] if q.section == "taught"}
     stems = {f.relation.asks for f in world.facts_of("taught")}
-    assert len(trained) == 4 * world.settings.answers and stems
+    assert len(trained) == 4 * world.settings.towns and stems
 
 
 def test_both_clinical_exams_ask_the_same_facts_with_the_same_choices(world):
@@ -192,10 +194,10 @@ def test_corpus_has_every_form_of_the_exam_with_facts_of_the_general_domain(worl
     assert prompt.startswith("問題:") and any(d.prompt.startswith("問題:" + asked.text[:4]) for d in documents)
 
 
-@given(seed=st.integers(0, 10_000), answers=st.sampled_from([6, 12]), people=st.sampled_from([4, 8, 12]))
+@given(seed=st.integers(0, 10_000), towns=st.sampled_from([6, 12, 30]), people=st.sampled_from([4, 8, 12]))
 @settings(max_examples=8, deadline=None)
-def test_any_world_is_whole(seed, answers, people):
-    world = make_world(WorldSettings(seed=seed, answers=answers, people=people, general_questions=8))
+def test_any_world_is_whole(seed, towns, people):
+    world = make_world(WorldSettings(seed=seed, towns=towns, people=people, general_questions=8))
     names = [e.ja for found in world.entities.values() for e in found]
     assert len(set(names)) == len(names)
     assert all(len(set(f.answers)) == f.relation.n_answers for f in world.facts)
@@ -229,7 +231,7 @@ def test_unknown_source_is_refused():
 def test_no_invented_medical_name_occurs_in_the_real_exams():
     text = "".join(p.read_text(encoding="utf-8") for p in sorted(paths.exam_data_dir().rglob("*.json*")))
     for seed in range(20):
-        world = make_world(WorldSettings(seed=seed, answers=60))
+        world = make_world(WorldSettings(seed=seed, towns=60, answers=60))
         for kind in ("disease", "drug", "organism", "test", "symptom"):
             assert not [e.ja for e in world.entities[kind] if e.ja in text]
 
