@@ -19,7 +19,7 @@ import yaml
 from jmedlora_utils import paths
 from jmedlora_utils.config import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, load_preset
 from jmedlora_utils.records import Record, RecordError, load_records, package_versions, write_text
-from jmedlora_utils.workflow import clock, durations
+from jmedlora_utils.workflow import clock, durations, plain
 
 HTML = paths.ROOT / "_build" / "html"
 STAGING = paths.ROOT / "_book"
@@ -52,7 +52,7 @@ def build(preset_name: str, html: Path = HTML) -> Path:
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(staged), "--path-output", str(work)]
     command += ["-n", "-W", "--keep-going"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONWARNINGS": "ignore"})
-    log = write_text(STAGING / f"{preset_name}.log", done.stdout + done.stderr)
+    log = write_text(STAGING / f"{preset_name}.log", plain(done.stdout + done.stderr))
     built = work / "_build" / "html"
     if done.returncode != 0 or not (built / "index.html").is_file():
         said = [line for line in log.read_text(encoding="utf-8").splitlines() if re.search(r"WARNING|ERROR|Error", line)]
@@ -89,8 +89,10 @@ def stage(preset_name: str) -> Path:
             notebook["cells"].insert(1, _launch_cell(address, stem))
         write_text(folder / "notebooks" / f"{stem}.ipynb", json.dumps(notebook, ensure_ascii=False, indent=1) + "\n")
     toc = yaml.safe_load((paths.ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    missing = _drop_missing(toc, folder)
-    write_text(folder / "_toc.yml", yaml.safe_dump(toc, sort_keys=False, allow_unicode=True))
+    missing = _missing(toc, folder)
+    for stem in missing:
+        write_text(folder / "notebooks" / f"{stem}.md", _stub(preset, stem))
+    shutil.copy(paths.ROOT / "_toc.yml", folder)
     for setting in ("use_repository_button", "use_issues_button"):
         config["html"][setting] = bool(address)
     write_text(folder / "_config.yml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
@@ -169,17 +171,19 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _drop_missing(toc: dict[str, Any], folder: Path) -> list[str]:
-    """Removes from the table of contents the notebooks that this run does not have; returns their stems."""
-    missing = []
-    for part in toc["parts"]:
-        for chapter in list(part["chapters"]):
-            page = chapter["file"]
-            if page.startswith("notebooks/") and not (folder / f"{page}.ipynb").is_file():
-                part["chapters"].remove(chapter)
-                missing.append(Path(page).name)
-    toc["parts"] = [part for part in toc["parts"] if part["chapters"]]
-    return missing
+def _missing(toc: dict[str, Any], folder: Path) -> list[str]:
+    """Stems of the notebooks in the table of contents that this run does not have."""
+    pages = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    return [Path(page).name for page in pages if page.startswith("notebooks/") and not (folder / f"{page}.ipynb").is_file()]
+
+
+def _stub(preset: Preset, stem: str) -> str:
+    """A page in place of a notebook that did not run, so that links to it hold."""
+    path = paths.NOTEBOOKS / f"{stem}.ipynb"
+    if not path.is_file():
+        raise BookError(f"_toc.yml names notebooks/{stem}, and there is no such notebook; mend the line")
+    title = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]).splitlines()[0]
+    return f"{title}\n\nThis copy of the book was built from the preset `{preset.name}`, which does not run this notebook.\n"
 
 
 def _launch_cell(address: str, stem: str) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def run_step(step: Step, threads: int | None = None) -> float:
                 log_output=True,
             )
         except (PapermillExecutionError, DeadKernelError) as error:
-            logging.getLogger("papermill").error("%s", _plain("\n".join(getattr(error, "traceback", [str(error)]))))
+            logging.getLogger("papermill").error("%s", plain("\n".join(getattr(error, "traceback", [str(error)]))))
             os.replace(running, failed)
             raise WorkflowError(_failure(step, error, failed)) from error
     os.replace(running, step.target)
@@ -316,7 +316,7 @@ def _last_line(path: Path) -> str:
     return next((line.strip()[:120] for line in reversed(lines) if line.strip()), "starting")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text without the terminal colours of a traceback."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 

@@ -56,6 +56,7 @@ class Project:
         common = 'preset = "mini"  # preset\nseed = 1  # seed\n'
         write_notebook(self.notebooks / "10_prepare_instructions.ipynb", common, "print('prepared', preset, seed)")
         write_notebook(self.notebooks / "20_tune_lora.ipynb", common + 'run_name = ""  # run\nrank = 4  # rank\n', "print('rank', rank)")
+        write_notebook(self.notebooks / "41_metrics.ipynb", 'preset = "mini"  # preset\n')
         write_notebook(self.notebooks / "30_evaluate_exam.ipynb", common + 'run_name = ""  # run\n', "print('evaluated', run_name)")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,12 @@ def executed(path: Path, text: str = "done\n", count: int | None = 1, output: di
     code |= {"outputs": [stream], "execution_count": count}
     title = {"cell_type": "markdown", "id": "t", "metadata": {"papermill": {}}, "source": ["# A title"]}
     trace = {"input_path": "x.ipynb", "duration": 2.5}
-    notebook = {"cells": [title, code], "metadata": {"papermill": trace}, "nbformat": 4, "nbformat_minor": 5}
+    notebook = {
+        "cells": [title, code],
+        "metadata": {"papermill": trace, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(notebook))
     return path
@@ -43,17 +48,25 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 def test_the_book_is_staged_from_the_executed_copies(here: Project) -> None:
     folder = book.stage("mini")
     names = sorted(p.name for p in (folder / "notebooks").iterdir())
-    assert names == ["10_prepare_instructions.ipynb", "20_tune_lora.ipynb", "30_evaluate_exam.ipynb"]
+    executed_copies = ["10_prepare_instructions.ipynb", "20_tune_lora.ipynb", "30_evaluate_exam.ipynb"]
+    assert [name for name in names if name.endswith(".ipynb")] == executed_copies
     text = (folder / "notebooks" / "20_tune_lora.ipynb").read_text()
     assert "done" in text
     assert "papermill" not in text
 
 
-def test_a_notebook_that_did_not_run_leaves_the_table_of_contents(here: Project) -> None:
+def test_a_notebook_that_did_not_run_has_a_page_that_says_so(here: Project) -> None:
     folder = book.stage("mini")
-    toc = yaml.safe_load((folder / "_toc.yml").read_text())
-    assert [chapter["file"] for chapter in toc["parts"][0]["chapters"]] == ["notebooks/10_prepare_instructions", "notebooks/20_tune_lora"]
+    page = (folder / "notebooks" / "41_metrics.md").read_text()
+    assert page.startswith("# 41_metrics\n")
+    assert "does not run this notebook" in page
     assert "`41_metrics`" in (folder / "book" / "_generated" / "run.md").read_text()
+
+
+def test_a_notebook_that_is_not_there_is_refused(here: Project) -> None:
+    (here.notebooks / "41_metrics.ipynb").unlink()
+    with pytest.raises(BookError, match=r"_toc\.yml names notebooks/41_metrics, and there is no such notebook"):
+        book.stage("mini")
 
 
 def test_the_shown_run_stands_in_the_book(here: Project) -> None:
