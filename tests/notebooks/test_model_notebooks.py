@@ -1,0 +1,76 @@
+"""Notebooks 20 and 30, executed by papermill on tiny models: an invented exam, and two hundred real questions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from jmedlora_utils import evaluation, paths
+from jmedlora_utils.records import read_jsonl, read_record
+from tests import tiny
+
+
+def execute(stem: str, target: Path, monkeypatch: Any, **parameters: Any) -> str:
+    """Runs a notebook and returns all text that it shows."""
+    import papermill
+
+    from jmedlora_utils.config import check_parameters
+
+    monkeypatch.setenv("JMEDLORA_PROGRESS", "0")
+    check_parameters(stem, parameters)
+    papermill.execute_notebook(
+        paths.NOTEBOOKS / f"{stem}.ipynb", target, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=paths.ROOT
+    )
+    shown = []
+    for cell in nbformat.read(target, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            shown.append(output.get("text") or data.get("text/markdown") or data.get("text/plain") or "")
+    return "\n".join(shown)
+
+
+def test_tune_then_ask(tmp_path, monkeypatch) -> None:
+    workspace = tiny.make_workspace(tmp_path / "runs", monkeypatch, "llama")
+    run = {"run_name": "tiny", "base": "llama"}
+    shown = execute("20_tune_lora", tmp_path / "20.ipynb", monkeypatch, **run, learning_rate=0.01, max_steps=6, save_steps=[3])
+    record = read_record(workspace.records / "20_tune__tiny.json")
+    assert "⟦" in shown and "largest difference at step 0: **0.0**" in shown
+    assert f"trainable: {record.counts['trainable_parameters']:,} parameters" in shown
+    shown = execute("30_evaluate_exam", tmp_path / "30.ipynb", monkeypatch, **run, adapter="tiny", steps=[0, 3, 6])
+    names = {p.stem for p in workspace.records.glob("30_evaluate__tiny__*.json")}
+    assert names == {
+        f"30_evaluate__tiny__step{k}__mini_{exam}__{s}shot" for k in (0, 3, 6) for exam in ("trained", "heldout", "general") for s in (0, 1)
+    }
+    assert "unreadable" in shown and "tab-eval-accuracy" in shown and "問題:" in shown
+
+
+@pytest.mark.skipif(not os.environ.get("JMEDLORA_DATA"), reason="JMEDLORA_DATA names no copy of the public exams")
+def test_a_tiny_base_answers_two_hundred_real_questions(tmp_path, monkeypatch) -> None:
+    workspace = tiny.make_workspace(tmp_path / "runs", monkeypatch)
+    base = tiny.make_checkpoint(tmp_path / "base", hidden=32, context=8192)
+    execute(
+        "30_evaluate_exam",
+        tmp_path / "30.ipynb",
+        monkeypatch,
+        run_name="real",
+        base=str(base),
+        adapter="",
+        steps=[0],
+        exams=["igakuqa_2018"],
+        limit=200,
+        max_new_tokens=8,
+        batch_size=16,
+        template="alpaca_ja",
+    )
+    questions = [q.id for q in evaluation.load_exam("igakuqa_2018", workspace)[0][:200]]
+    for shots in (0, 1):
+        stem = f"real__step0__igakuqa_2018__{shots}shot"
+        rows = read_jsonl(workspace.answers / f"{stem}.jsonl")
+        record = read_record(workspace.records / f"30_evaluate__{stem}.json")
+        assert [row["id"] for row in rows] == questions and record.counts["questions"] == 200
+        assert len(record.config["shot_ids"]) == shots and not set(record.config["shot_ids"]) & set(questions)
+        assert record.metrics["journal"]["all"]["accuracy"]["n"] == 200
