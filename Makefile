@@ -35,8 +35,10 @@ test: $(STAMP)  ## everything that CI checks
 book: $(STAMP)  ## build the book from the last run of a preset
 	@$(BIN)/python -m jmedlora_utils book --preset $(PRESET)
 
-plan: $(STAMP)  ## print what a preset would run
+plan: $(STAMP)  ## print what a preset would run, and what it takes on a card (CARD=24, 48, 80 or 141)
 	@$(BIN)/python -m jmedlora_utils plan --preset $(PRESET)
+	@echo
+	@$(BIN)/python -m jmedlora_utils.planner --preset $(PRESET) $(if $(CARD),--card $(CARD))
 
 exams: $(STAMP)  ## fetch the examination questions and verify them (a cluster's login node, CI)
 	@$(BIN)/python -m jmedlora_utils exams

@@ -344,12 +344,60 @@ def memory_frame(names: Sequence[str] = ("llama-2-7b-chat", "llama-2-13b-chat", 
     return pd.DataFrame(rows)
 
 
+def card_frame(names: Sequence[str] = ("llama-2-7b-chat", "llama-2-13b-chat", "llama-2-70b-chat"), **settings: Any) -> pd.DataFrame:
+    """What each card can do with a batch of 8, one row per model and method; the fastest settings that fit, in words.
+
+    Args:
+        names: Registry names.
+        settings: As in `memory_frame`.
+    """
+    import pandas as pd
+
+    chosen: dict[str, Any] = {"rank": 64, "length": 1024, "dropout": 0.1} | settings
+    rows = []
+    for name in names:
+        shape = registry.resolve(name).shape
+        assert shape is not None
+        for method in ("lora", "qlora"):
+            run = Tuning(shape, method=method, **chosen)
+            row = {"model": name, "method": method}
+            for key, card in CARDS.items():
+                option = fit_tuning(run, 8, card.usable())
+                row[f"{key} GB"] = in_words(option) if option else _several(run, card) or "no"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def check_frame(folder: Path = MEASURED) -> pd.DataFrame:
+    """Measured peaks beside planned ones, one row per case of every record of `gpu_check.py`; empty where it has not been run."""
+    import pandas as pd
+
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        record = read_record(path)
+        for case in record.metrics.get("cases", []) if record.kind == "benchmark" and record.preset != "smoke" else []:
+            rows.append(
+                {
+                    "device": record.device,
+                    "day": record.created[:10],
+                    "base": case["base"],
+                    "method": case["method"],
+                    "measured GB": round(case["peak_bytes"] / GB, 2),
+                    "planned GB": round(case["peak_bytes_planned"] / GB, 2),
+                    "tokens/s": case["tokens_per_second"],
+                    "MFU %": round(100 * case["model_flops_utilisation"], 1),
+                    "generated tokens/s": case["generation_tokens_per_second"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def memory_figure(frame: pd.DataFrame) -> Figure:
     """Stacked bars of `memory_frame`, with a line at what each card leaves for tensors."""
     from jmedlora_utils import plotting
 
-    figure, axes = plotting.new_figure(height=3.9)
-    axis = axes.flat[0] if hasattr(axes, "flat") else axes
+    figure, axes = plotting.new_figure(height=4.2)
+    axis = axes[0, 0]
     labels = [f"{row.model.removesuffix('-chat')}\n{row.method}" for row in frame.itertuples()]
     left = [0.0] * len(frame)
     for part, colour in zip(("weights", "adapter", "gradients", "optimizer", "activations", "work"), plotting.CYCLE, strict=False):
@@ -360,8 +408,17 @@ def memory_figure(frame: pd.DataFrame) -> Figure:
         axis.text(card.usable() / GB, -0.75, f"{key} GB", ha="center", fontsize=9, color=plotting.PALETTE["grey"])
     axis.invert_yaxis()
     axis.set_xlabel("Memory of one tuning step (GB)")
-    axis.legend(ncols=2)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
+
+
+def check_sentence(folder: Path = MEASURED) -> str:
+    """Whether planned peaks have met a real card, in a sentence."""
+    checked = check_frame(folder)
+    if checked.empty:
+        return "No record of `benchmarks/gpu_check.py` is there: these figures are counted, not measured on a GPU."
+    off = (checked["planned GB"] / checked["measured GB"] - 1).abs().max()
+    return f"Measured on {', '.join(sorted(set(checked['device'])))}: planned peaks are within {100 * off:.1f} % of the measured ones."
 
 
 def card_at_hand(default: int = 80) -> int:

@@ -137,3 +137,19 @@ def test_what_the_preset_sets_is_what_is_planned():
     assert run.targets == ("query_key_value",)
     plain = planner.tuning_of(settings | {"dtype": "float32"}, registry.resolve("open-calm-7b"))
     assert plain == replace(run, mixed=False, weight_bytes=4)
+
+
+def test_the_check_says_whether_a_card_was_measured(tmp_path: Path):
+    assert "not measured on a GPU" in planner.check_sentence(tmp_path)
+    case = {"base": "open-calm-7b", "method": "lora", "peak_bytes": 50e9, "peak_bytes_planned": 52e9, "tokens_per_second": 1.0}
+    case |= {"model_flops_utilisation": 0.4, "generation_tokens_per_second": 1.0}
+    record = Record("benchmark", "gpu_check__x", "paper", 1, config={"card_bytes": 1}, metrics={"cases": [case]}, device="1 x Card")
+    write_record(tmp_path, record)
+    assert planner.check_frame(tmp_path).iloc[0]["planned GB"] == 52.0
+    assert planner.check_sentence(tmp_path) == "Measured on 1 x Card: planned peaks are within 4.0 % of the measured ones."
+
+
+def test_the_card_table_names_settings_for_every_card():
+    frame = planner.card_frame(["llama-2-70b-chat"])
+    qlora = frame[frame.method == "qlora"].iloc[0]
+    assert qlora["24 GB"] == "4 cards (FSDP)" and qlora["80 GB"] == "batch 8, checkpointing" and qlora["141 GB"] == "batch 2"
