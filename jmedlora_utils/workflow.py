@@ -110,8 +110,10 @@ def plan(preset_name: str) -> list[Step]:
 
 
 def is_stale(step: Step) -> bool:
-    """Whether the executed copy is missing or older than its job card."""
-    return not step.target.is_file() or step.target.stat().st_mtime < step.card.stat().st_mtime
+    """Whether the executed copy or its job card is missing, or the copy is older than the card."""
+    if not step.target.is_file() or not step.card.is_file():
+        return True
+    return step.target.stat().st_mtime < step.card.stat().st_mtime
 
 
 def find_step(preset_name: str, output: str, seed: int | None) -> Step:
