@@ -18,6 +18,11 @@ Design, fixed before any result:
   model knows the words and the exam format, answers with a listed choice where it does not know, and knows no clinical
   fact.
 * A held-out phrasing never occurs in the instruction records; its words are known from suppositions and lots.
+
+What is measured: Exact match, Gestalt score and Accuracy, for four groups of questions (taught facts in a phrasing used
+in tuning; taught facts in a held-out phrasing; untaught facts; the general domain), at step 0 and at three kept steps,
+without and with one worked example. Guessing earns 1/5 on a question with one answer and 1/10 on one with two. The rule
+of the verdicts is in `findings`.
 """
 
 from __future__ import annotations

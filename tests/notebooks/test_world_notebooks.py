@@ -1,0 +1,95 @@
+"""Notebooks 10 and 19, executed by papermill at smoke size: what they write, and that it is the same each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from jmedlora_utils import exams, models, paths, pretraining, toyworld
+from jmedlora_utils.config import check_parameters, load_preset
+from jmedlora_utils.records import read_jsonl, read_record
+
+BASES = ["en-small", "ja-medium"]
+
+
+def execute(stem: str, target: Path, monkeypatch: Any, **parameters: Any) -> str:
+    """Runs a notebook and returns all text that it shows."""
+    import papermill
+
+    monkeypatch.setenv("JMEDLORA_PROGRESS", "0")
+    check_parameters(stem, parameters)
+    source = paths.NOTEBOOKS / f"{stem}.ipynb"
+    papermill.execute_notebook(source, target, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=paths.ROOT)
+    shown = []
+    for cell in nbformat.read(target, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            shown.append(output.get("text") or data.get("text/markdown") or data.get("text/plain") or "")
+    return "\n".join(shown)
+
+
+def test_world_then_bases_and_twice_the_same(tmp_path, monkeypatch) -> None:
+    records = []
+    for turn in ("one", "two"):
+        monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / turn))
+        workspace = paths.Workspace("smoke", 1)
+        shown = execute("10_prepare_instructions", tmp_path / "10.ipynb", monkeypatch)
+        assert "every taught fact, and no untaught one" in shown and "tab-world" in shown
+        asked = {
+            f"mini_{name}": exams.read_exam(workspace.data / "exams" / f"mini_{name}.jsonl") for name in ("trained", "heldout", "general")
+        }
+        assert all(asked.values()) and {q.section for q in asked["mini_trained"]} == {"taught", "untaught"}
+        assert read_jsonl(workspace.data / "instructions" / "train.jsonl") and read_jsonl(workspace.data / "articles.jsonl")
+        shown = execute("19_pretrain_mini_bases", tmp_path / "19.ipynb", monkeypatch)
+        assert "tab-ladder" in shown and "tab-entry" in shown and "en-small: " in shown
+        for base in BASES:
+            model, tokenizer = models.load_base(base, workspace=workspace)
+            assert model.config.vocab_size == len(tokenizer)
+        names = ["10_prepare_instructions", *(f"19_pretrain__{base}" for base in BASES)]
+        records.append([read_record(workspace.records / f"{name}.json").comparable() for name in names])
+    assert records[0] == records[1]
+
+
+def test_a_part_trains_its_base_alone_and_the_sum_trains_nothing_again(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    workspace = paths.Workspace("smoke", 1)
+    execute("10_prepare_instructions", tmp_path / "10.ipynb", monkeypatch)
+    for base in BASES:
+        execute("19_pretrain_mini_bases", tmp_path / "part.ipynb", monkeypatch, bases=[base])
+    before = {base: (workspace.bases / base / "model.safetensors").stat().st_mtime_ns for base in BASES}
+    execute("19_pretrain_mini_bases", tmp_path / "19.ipynb", monkeypatch)
+    assert {base: (workspace.bases / base / "model.safetensors").stat().st_mtime_ns for base in BASES} == before
+
+
+@pytest.mark.parametrize("preset", ["smoke", "mini", "mini-seeds", "midi"])
+def test_presets_of_the_study_fit_their_ladder(preset) -> None:
+    """Every base a run uses is trained by a prepare entry from the preset's ladder, and every step asked is kept."""
+    found = load_preset(preset)
+    entries = {name: values for name, values in found.prepare.items() if name.startswith("19_")}
+    trained = {base for values in entries.values() for base in values["bases"]}
+    for values in entries.values():
+        for base in values["bases"]:
+            pretraining.base_settings(values.get("ladder", "smoke"), base)
+    for run in found.runs:
+        assert run.tune is not None and run.tune["base"] in trained and run.evaluate["base"] == run.tune["base"]
+        assert run.evaluate["adapter"] == run.name
+        assert set(run.evaluate["steps"]) - {0} == set(run.tune["save_steps"])
+        assert len(run.tune["save_steps"]) == 3 and max(run.tune["save_steps"]) == run.tune["max_steps"]
+    plain = {run.tune["base"] for run in found.runs if 0 in run.evaluate["steps"] and "pretrain_on" not in run.tune}
+    assert {run.tune["base"] for run in found.runs} - plain <= ({"ja-medium"} if preset == "smoke" else set())
+
+
+def test_every_condition_of_the_study_is_there() -> None:
+    runs = {run.name: run.tune for run in load_preset("mini").runs}
+    bases = {tune["base"] for name, tune in runs.items() if name.endswith("_lora")}
+    assert bases == {"en-small", "en-medium", "en-large", "ja-medium"}
+    quantised = next(tune for tune in runs.values() if tune.get("method") == "qlora")
+    assert f"{quantised['base']}_lora" in runs
+    assert any(tune.get("pretrain_on") == "articles" for tune in runs.values())
+    assert any(tune.get("method") == "full" for tune in runs.values())
+    assert any(tune.get("train_embeddings") for tune in runs.values())
+    assert load_preset("mini-seeds").seeds == (1, 2, 3, 4, 5)
+    assert [run.tune for run in load_preset("mini-seeds").runs] == list(runs.values())
