@@ -38,9 +38,7 @@ def test_world_then_bases_and_twice_the_same(tmp_path, monkeypatch) -> None:
         workspace = paths.Workspace("smoke", 1)
         shown = execute("10_prepare_instructions", tmp_path / "10.ipynb", monkeypatch)
         assert "every taught fact, and no untaught one" in shown and "tab-world" in shown
-        asked = {
-            f"mini_{name}": exams.read_exam(workspace.data / "exams" / f"mini_{name}.jsonl") for name in ("trained", "heldout", "general")
-        }
+        asked = {name: exams.read_exam(workspace.data / "exams" / f"{name}.jsonl") for name in toyworld.EXAMS}
         assert all(asked.values()) and {q.section for q in asked["mini_trained"]} == {"taught", "untaught"}
         assert read_jsonl(workspace.data / "instructions" / "train.jsonl") and read_jsonl(workspace.data / "articles.jsonl")
         shown = execute("19_pretrain_mini_bases", tmp_path / "19.ipynb", monkeypatch)
