@@ -1,0 +1,127 @@
+"""The analysis pages run on smoke records, cell by cell, and say that smoke is no evidence."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+
+from jmedlora_utils import paths
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import synthetic_study
+
+STEMS = ("40_findings", "42_cost", "43_errors")
+RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-small_lora", "en-large_lora", "en-large_full", "ja-medium_lora")]
+
+
+def cells(stem: str) -> list:
+    return nbformat.read(paths.NOTEBOOKS / f"{stem}.ipynb", as_version=4).cells
+
+
+def run_cells(stem: str, **parameters: object) -> dict[str, object]:
+    """Runs the code cells in this process and returns what each shows, by cell id; papermill itself is tested by the smoke preset."""
+    scope: dict[str, object] = {}
+    shown: dict[str, object] = {}
+    for cell in (c for c in cells(stem) if c.cell_type == "code"):
+        tree = ast.parse(cell.source)
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, cell.id, "exec"), scope)
+        if "parameters" in cell.metadata.get("tags", []):
+            scope |= parameters
+        if last is not None:
+            shown[cell.id] = eval(compile(ast.Expression(last.value), cell.id, "eval"), scope)
+    return shown
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JMEDLORA_RUNS", str(tmp_path_factory.mktemp("runs")))
+        synthetic_study.write_study("smoke", (1,), RUNS, answers=6)
+        made = {stem: run_cells(stem, preset="smoke", source="run") for stem in STEMS[:2]}
+        made["43_errors"] = run_cells("43_errors", preset="smoke", source="run", run_name="en-large_lora")
+        yield SimpleNamespace(shown=made, tables=paths.runs_root() / "smoke" / "tables")
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_smoke_pages_carry_a_banner(pages, stem):
+    assert "Nothing on this page is evidence" in pages.shown[stem]["banner"].data
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_figure_cells_show_a_figure_and_table_cells_a_numbered_table(pages, stem):
+    for cell in cells(stem):
+        book = cell.metadata.get("mystnb", {})
+        shown = pages.shown[stem].get(cell.id)
+        if "figure" in book:
+            assert isinstance(shown, Figure), cell.id
+            assert book["figure"]["caption"] and book["figure"]["name"].startswith("fig-") and book["image"]["alt"], cell.id
+        elif "markdown_format" in book and isinstance(shown, Markdown) and "{table}" in shown.data:
+            assert re.search(r"^:name: tab-[\w-]+$", shown.data, re.MULTILINE), cell.id
+        if isinstance(shown, Markdown) and "{table}" in shown.data:
+            assert book.get("markdown_format") == "myst", f"{stem}, {cell.id}: a table directive shows as text without markdown_format"
+
+
+def test_labels_are_used_once():
+    labels = [c.metadata["mystnb"]["figure"]["name"] for s in STEMS for c in cells(s) if "figure" in c.metadata.get("mystnb", {})]
+    labels += [name for s in STEMS for c in cells(s) for name in re.findall(r'"(tab-[\w-]+)"', c.source)]
+    assert len(labels) == len(set(labels))
+
+
+def test_every_claim_gets_a_verdict_and_its_numbers(pages):
+    shown = pages.shown["40_findings"]
+    for number in (1, 2, 3, 4):
+        assert f"**Claim {number}: " in shown[f"claim{number}-verdict"].data
+        assert shown[f"claim{number}-published"].data.startswith("**Published:**")
+    assert "33.1 %" in shown["claim1-published"].data
+    assert "+" in shown["verdicts"].data
+
+
+def test_pages_write_their_tables(pages):
+    assert {p.name for p in pages.tables.iterdir()} == {"findings.csv", "summary.csv", "cost.csv", "flips.csv"}
+
+
+def test_flips_add_up(pages):
+    import pandas as pd
+
+    flipped = pd.read_csv(pages.tables / "flips.csv")
+    assert set(flipped["flip"]) <= {"fixed", "broken", "right twice", "wrong twice"}
+    gain = (flipped["flip"] == "fixed").sum() - (flipped["flip"] == "broken").sum()
+    assert gain == flipped["after"].sum() - flipped["before"].sum()
+
+
+def test_an_example_shows_the_distance_of_every_choice(pages):
+    card = pages.shown["43_errors"]["fixed"].data
+    assert "distance before" in card
+    assert len(re.findall(r"^\| [a-e] \|", card, re.MULTILINE)) == 5
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_no_number_is_typed_in_prose(stem):
+    for cell in (c for c in cells(stem) if c.cell_type == "markdown" and not c.id.startswith("planner")):
+        allowed = r"\{[\w:]+\}`[^`]*`|`[^`]*`|claims? \d( and \d)?|4-bit|^#+ .*$"  # citations, code, names of claims, headings
+        prose = re.sub(allowed, "", cell.source, flags=re.IGNORECASE | re.MULTILINE)
+        assert not re.search(r"\d", prose), f"{stem}, {cell.id}: {prose}"
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_cells_are_small(stem):
+    sizes = [sum(bool(line.strip()) for line in c.source.splitlines()) for c in cells(stem) if c.cell_type == "code"]
+    assert statistics.median(sizes) <= 8
+    assert max(sizes) <= 20
+
+
+def test_analysis_needs_no_torch():
+    import subprocess
+
+    code = "import sys; from jmedlora_utils import views, tables, findings, plotting; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, check=False).returncode == 0
