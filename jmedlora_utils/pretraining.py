@@ -3,7 +3,8 @@
 Two kinds stand beside each other, as in the paper. The **English-centric** ladder (Llama architecture, in the image of
 Llama 2) reads mostly English and some Japanese; its tokenizer comes from an English sample and falls back to bytes for
 rare characters. The **Japanese-centric** base (GPT-NeoX architecture, in the image of OpenCALM) reads mostly Japanese.
-All bases of a ladder read the same number of documents; the English-centric ones read the very same documents.
+All bases of a ladder read the same number of documents; the English-centric ones read the very same documents. Rate and
+batch differ with size, as is usual; they were chosen by the general exam and by time, never by what tuning reaches.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import pandas as pd
 
 from jmedlora_utils import generation, metrics, paths, prompts
 from jmedlora_utils.exams import Question
-from jmedlora_utils.notebook import progress
+from jmedlora_utils.notebook import progress, quiet
 from jmedlora_utils.records import Meter, Record, read_record, sha256_file, sha256_text, write_record, write_text
 from jmedlora_utils.toyworld import TEMPLATE, Document, World
 
@@ -491,6 +492,10 @@ def fertility_table(records: Iterable[Record]) -> pd.DataFrame:
 
 def _publish(model: Any, tokenizer: Any, identity: dict[str, Any], work: Path, folder: Path) -> None:
     """Saves the base whole or not at all: beside its place, then renamed."""
+    from transformers.utils import logging
+
+    if quiet():
+        logging.disable_progress_bar()
     made = work / "base"
     shutil.rmtree(made, ignore_errors=True)
     model.float().save_pretrained(made)
