@@ -217,6 +217,11 @@ def clock(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
 
 
+def plain(text: str) -> str:
+    """Text without terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
 def matrix(preset: Preset) -> str:
     """The runs of a preset as a Markdown table: what each one tunes and evaluates."""
     lines = [f"{preset.name}: {preset.about}".strip(), ""]
@@ -316,11 +321,6 @@ def _heartbeat(step: Step, start: float) -> Iterator[None]:
 def _last_line(path: Path) -> str:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return next((line.strip()[:120] for line in reversed(lines) if line.strip()), "starting")
-
-
-def plain(text: str) -> str:
-    """Text without the terminal colours of a traceback."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def _failure(step: Step, error: Exception, failed: Path) -> str:
