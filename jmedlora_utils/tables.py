@@ -30,7 +30,7 @@ from jmedlora_utils.records import (
     write_text,
 )
 
-SOURCES = ("committed", "run")
+SOURCES = ("auto", "committed", "run")
 SUMMARY_COLUMNS = ("base", "size_params", "centric", "method", "steps", "shots", "seed", "exam", "facts", "metric", "value", "n")
 METRICS = {
     "exact_match": ("journal", "exact_match"),
@@ -101,14 +101,15 @@ def load_study(preset: str, source: str = "committed") -> Study:
 
     Args:
         preset: A preset of `notebooks/presets/`. `mini` and `mini-seeds` share their evidence.
-        source: `committed` (`book/results/<name>/`) or `run` (`runs/<preset>/`).
+        source: `committed` (`book/results/<name>/`), `run` (`runs/<preset>/`), or `auto`: committed where it exists.
 
     Raises:
         TableError: `source` is unknown, or its results are missing.
     """
     if source not in SOURCES:
         raise TableError(f"source {source!r} is not one of {', '.join(SOURCES)}")
-    return read_evidence(evidence_folder(preset)) if source == "committed" else read_runs(preset)
+    committed = source == "committed" or (source == "auto" and (evidence_folder(preset) / "evidence.json").is_file())
+    return read_evidence(evidence_folder(preset)) if committed else read_runs(preset)
 
 
 def evidence_folder(preset: str) -> Path:

@@ -158,8 +158,16 @@ def test_a_damaged_outcome_line_is_refused(frozen, tmp_path):
 
 
 def test_unknown_source_is_refused():
-    with pytest.raises(tables.TableError, match="committed, run"):
+    with pytest.raises(tables.TableError, match="auto, committed, run"):
         tables.load_study("mini", "comitted")
+
+
+def test_auto_prefers_committed_evidence(made, frozen, monkeypatch):
+    monkeypatch.setattr(tables, "evidence_folder", lambda preset: frozen.folder)
+    assert tables.load_study("mini", "auto").origin == "committed"
+    monkeypatch.setattr(tables, "evidence_folder", lambda preset: frozen.folder / "none")
+    monkeypatch.setattr(tables, "read_runs", lambda preset: made.study)
+    assert tables.load_study("mini", "auto").origin == "run"
 
 
 def test_runs_of_five_seeds_and_of_one_share_their_evidence():
