@@ -655,12 +655,13 @@ def smallest_differences(sizes: Mapping[str, int], rate: float, discordant: Sequ
 
 
 def texts_of(found: pd.DataFrame, years: Sequence[int], limit: int) -> str:
-    """The first questions of `disagreements` in words, as Markdown: stem, choices, gold, answer. Needs the exam at hand."""
+    """The shortest questions of `disagreements` in words, as Markdown: stem, choices, gold, answer. Needs the exam at hand."""
     data_dir = paths.exam_data_dir()
     questions = {q.id: q for q in load_igakuqa(data_dir, years)}
     answers = {system: load_published(data_dir, years, system) for system in found["system"].unique()}
     parts = []
-    for row in found.drop_duplicates("id").head(limit).itertuples():
+    one_each = found.drop_duplicates("id").sort_values("id", key=lambda ids: ids.map(lambda name: len(questions[name].text)), kind="stable")
+    for row in one_each.head(limit).itertuples():
         question, given = questions[row.id], answers[row.system][row.id]
         lines = [f"**{row.id}** ({row.system} answered `{given}`; right: {', '.join(sorted(question.gold))})", question.text.strip()]
         parts.append("\n\n".join([*lines, "  \n".join(f"{x}. {question.choice(x)}" for x in question.letters)]))
