@@ -120,15 +120,20 @@ def evidence_folder(preset: str) -> Path:
 # --- reading runs -------------------------------------------------------------------------------------------------
 
 
-def read_runs(preset: str) -> Study:
-    """Scores the answers of every seed of a preset below `runs/`.
+def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
+    """Scores the answers of a preset below `runs/`.
+
+    Args:
+        preset: A preset that has run.
+        seeds: Seeds to read; all of the preset's by default.
 
     Raises:
         TableError: A seed has no evaluation, an answers file is missing or does not match its exam.
     """
     settings = load_preset(preset)
     records, evaluated, outcomes, examples, questions = [], [], [], [], []
-    for seed in settings.seeds:
+    wanted = tuple(seeds) or settings.seeds
+    for seed in wanted:
         workspace = paths.Workspace(preset, seed)
         try:
             found = load_records(workspace.root, allow_smoke=True)
@@ -149,7 +154,7 @@ def read_runs(preset: str) -> Study:
         "device": evaluated[0].device,
         "created": max(r.created for r in evaluated),
         "git_commit": evaluated[0].git_commit,
-        "evaluate_seconds": _seconds_by_run(evaluated, len(settings.seeds)),
+        "evaluate_seconds": _seconds_by_run(evaluated, len(wanted)),
     }
     frame = compact(pd.concat(outcomes, ignore_index=True))
     return Study(preset, "run", frame, records, pd.concat(examples, ignore_index=True), pd.concat(questions, ignore_index=True), about)
@@ -347,7 +352,7 @@ def numbered(frame: pd.DataFrame, name: str, caption: str, columns: dict[str, st
 # --- committed evidence -------------------------------------------------------------------------------------------
 
 
-def freeze(preset: str, folder: Path | None = None) -> list[Path]:
+def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = ()) -> list[Path]:
     """Writes the evidence of a finished run, small enough to commit: no weights, no machine paths.
 
     For each seed the trimmed records of preparing, pretraining and tuning, the exam's questions, and one line a condition with
@@ -357,13 +362,14 @@ def freeze(preset: str, folder: Path | None = None) -> list[Path]:
     Args:
         preset: A preset that has run; smoke is refused.
         folder: Where to; `evidence_folder(preset)` by default. Old evidence there is replaced, README.md stays.
+        seeds: Seeds to freeze; all of the preset's by default.
 
     Raises:
         TableError: The preset is smoke, an exam is not invented, or results are missing.
     """
     if preset == "smoke":
         raise TableError("smoke runs test the code and are no evidence; freeze mini-seeds")
-    study, settings = read_runs(preset), load_preset(preset)
+    study, settings = read_runs(preset, seeds), load_preset(preset)
     if foreign := sorted(set(study.outcomes["exam"]) - {"mini_trained", "mini_heldout", "mini_general"}):
         raise TableError(f"exam {foreign[0]!r} is not invented: its questions may not be committed; freeze a preset of the mini study")
     folder = folder or evidence_folder(preset)
@@ -478,14 +484,15 @@ def _cell(value: Any) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: `freeze --preset NAME`."""
+    """Command line: `freeze --preset NAME [--folder F] [--seeds 1 2]`."""
     parser = argparse.ArgumentParser(prog="python -m jmedlora_utils.tables", description="Committed evidence of the mini study.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("freeze", help="write book/results/<name>/ from runs/<preset>/")
     command.add_argument("--preset", required=True)
     command.add_argument("--folder", type=Path, default=None, help="write there instead")
+    command.add_argument("--seeds", type=int, nargs="*", default=(), help="only these seeds")
     chosen = parser.parse_args(arguments)
-    written = freeze(chosen.preset, chosen.folder)
+    written = freeze(chosen.preset, chosen.folder, chosen.seeds)
     print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB below {paths.relative(written[0].parent)}")
     return 0
 

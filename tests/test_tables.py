@@ -125,6 +125,12 @@ def test_series_are_thinned_by_means():
     assert record.metrics["final_loss"] == 0.5
 
 
+def test_one_seed_can_be_read_alone(made):
+    assert tables.read_runs("mini-seeds", [2]).seeds == [2]
+    with pytest.raises(tables.TableError, match="seed 3"):
+        tables.read_runs("mini-seeds", [3])
+
+
 def test_smoke_is_no_evidence(tmp_path):
     with pytest.raises(tables.TableError, match="no evidence"):
         tables.freeze("smoke", tmp_path)
@@ -132,7 +138,7 @@ def test_smoke_is_no_evidence(tmp_path):
 
 def test_real_exam_texts_are_never_frozen(made, tmp_path, monkeypatch):
     foreign = made.study.outcomes.assign(exam="igakuqa_2018")
-    monkeypatch.setattr(tables, "read_runs", lambda preset: tables.Study(preset, "run", foreign, [], None, None, {}))
+    monkeypatch.setattr(tables, "read_runs", lambda preset, seeds=(): tables.Study(preset, "run", foreign, [], None, None, {}))
     monkeypatch.setattr(tables, "load_preset", lambda name: SimpleNamespace(seeds=(1, 2), show="en-large_lora"))
     with pytest.raises(tables.TableError, match="may not be committed"):
         tables.freeze("mini-seeds", tmp_path)
@@ -254,6 +260,6 @@ def test_every_reported_value_has_a_source():
 def test_command_line_freezes(tmp_path, capsys, monkeypatch):
     file = tmp_path / "z"
     file.write_text("1", encoding="utf-8")
-    monkeypatch.setattr(tables, "freeze", lambda preset, folder: [file])
-    assert tables.main(["freeze", "--preset", "mini-seeds"]) == 0
-    assert "1 files" in capsys.readouterr().out
+    monkeypatch.setattr(tables, "freeze", lambda preset, folder, seeds: [file] * (1 + len(seeds)))
+    assert tables.main(["freeze", "--preset", "mini-seeds", "--seeds", "1", "2"]) == 0
+    assert "3 files" in capsys.readouterr().out
