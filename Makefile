@@ -62,7 +62,7 @@ $(STAMP):
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the pins into $(VENV) (about 5 minutes the first time) ..."
 	@start=$$(date +%s) \
-	  && $(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch \
+	  && $(PIP) --no-deps --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch \
 	  && $(PIP) --editable '.[dev]' \
 	  && rm -f $(VENV)/.installed-* \
 	  && echo $$(($$(date +%s) - start)) > $@
