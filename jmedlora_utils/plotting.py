@@ -30,8 +30,8 @@ PALETTE = {
     "black": "#222222",
     "grey": "#7A7A7A",
 }
-CYCLE = ("blue", "vermilion", "green", "orange", "purple", "sky", "black")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+CYCLE = ("blue", "vermilion", "green", "orange", "purple", "sky", "black", "grey")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 FACTS = {
     "taught": ("taught, trained phrasing", PALETTE["blue"], "o"),
     "taught_held_out_phrasing": ("taught, held-out phrasing", PALETTE["sky"], "s"),
@@ -177,7 +177,7 @@ def accuracy_by_steps(
         chance_line(ax, chance)
     ax.set_xticks(range(len(steps)), [str(step) for step in steps])
     ax.set(xlabel="Tuning steps (0 = base model)", ylabel=label)
-    percent_axis(ax)
+    percent_axis(ax, high=103)
     legend_above(figure, ax, columns=3)
     return figure
 
@@ -232,7 +232,10 @@ def gain_by_size(gains: pd.DataFrame, styles: Mapping[str, LineStyle], label: st
         x = row["size_params"] * (1.05 if row["centric"] == "japanese" else 1)
         ax.errorbar(x, 100 * row["value"], yerr=errors, fmt=style.marker, color=style.colour, capsize=3, label=row["base"])
     ax.set_xscale("log")
-    sizes = sorted(gains["size_params"].unique())
+    sizes: list[float] = []
+    for size in sorted(gains["size_params"].unique()):
+        if not sizes or size > 1.2 * sizes[-1]:  # labels of nearly equal sizes would overprint each other
+            sizes.append(size)
     ax.set_xticks(sizes, [size_label(s) for s in sizes])
     ax.minorticks_off()
     ax.axhline(0, color=PALETTE["black"], linewidth=0.9)
@@ -263,7 +266,7 @@ def forgetting(estimates: pd.DataFrame, chance: float | None = None) -> Figure:
         chance_line(ax, chance)
     ax.set_xticks(range(len(steps)), [str(step) for step in steps])
     ax.set(xlabel="Tuning steps (0 = base model)", ylabel="Accuracy on the general exam (%)")
-    percent_axis(ax)
+    percent_axis(ax, high=103)
     legend_above(figure, ax, columns=3)
     return figure
 
@@ -345,7 +348,7 @@ def flip_bars(flipped: pd.DataFrame) -> Figure:
     for flip, colour, hatch, sign in (("broken", PALETTE["vermilion"], "//", -1), ("fixed", PALETTE["blue"], "", 1)):
         share = [100 * (flipped.loc[flipped["facts"] == g, "flip"] == flip).mean() for g in groups]
         bars = ax.barh(range(len(groups)), [sign * s for s in share], color=colour, hatch=hatch, edgecolor="white", label=flip)
-        ax.bar_label(bars, [f"{s:.0f}" for s in share], padding=3, fontsize=9.5)
+        ax.bar_label(bars, [f"{s:.0f}" if s else "" for s in share], padding=3, fontsize=9.5)
     ax.axvline(0, color=PALETTE["black"], linewidth=0.9)
     ax.set_yticks(range(len(groups)), [FACTS[g][0] for g in groups])
     ax.invert_yaxis()

@@ -283,11 +283,16 @@ def leniency_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def run_order(study: Study) -> list[str]:
+    """Tuned and untuned runs, smallest base first: the order, and so the colours, of every figure of runs."""
+    return list(dict.fromkeys(study.outcomes.sort_values(["size_params", "run"])["run"].astype(str)))
+
+
 def forgetting_frame(study: Study) -> pd.DataFrame:
     """Accuracy on the general exam against steps for every run, 0-shot, for `plotting.forgetting`."""
     frame = study.outcomes
     general, parts = frame[(frame["facts"] == "general") & (frame["shots"] == 0)], []
-    for run in dict.fromkeys(general.sort_values(["size_params", "run"])["run"]):
+    for run in run_order(study):
         own = general[general["run"] == run]
         if not (own["steps"] == 0).any():
             before = findings.baseline(frame, run, Condition(facts="general"))
@@ -398,7 +403,8 @@ def losses_frame(study: Study, points: int = 60) -> pd.DataFrame:
     width = series.groupby(["run", "seed"])["step"].transform("max") / points
     stretch = np.ceil(series["step"] / width.clip(lower=1))
     grouped = series.assign(stretch=stretch).groupby(["run", "seed", "stretch"])
-    return grouped.agg(step=("step", "max"), loss=("loss", "mean")).reset_index()
+    found = grouped.agg(step=("step", "max"), loss=("loss", "mean")).reset_index()
+    return found.sort_values("run", key=lambda r: r.map(run_order(study).index), kind="stable", ignore_index=True)
 
 
 def cost_table(study: Study) -> pd.DataFrame:
@@ -432,7 +438,8 @@ def price_frame(study: Study) -> pd.DataFrame:
     for record in (r for r in study.records if r.kind == "tune"):
         spent[record.config["run_name"]].append(record.wall_seconds / 60)
     rows = []
-    for run, minutes in spent.items():
+    for run in (r for r in run_order(study) if r in spent):
+        minutes = spent[run]
         rank = len(sorted(study.outcomes.loc[(study.outcomes["run"] == run) & (study.outcomes["steps"] > 0), "steps"].unique())) - 1
         effect = findings.interval(findings.gains(study.outcomes, run, Condition(step_rank=max(rank, 0))))
         rows.append({"run": run, "minutes": float(np.mean(minutes)), **effect._asdict()})

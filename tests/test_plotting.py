@@ -66,7 +66,7 @@ def test_accuracy_by_steps_draws_each_base_in_percent():
     heights = sorted(round(float(y)) for c in ax.containers for y in c.lines[0].get_ydata())
     assert heights == [20, 20, 40, 80]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "100"]
-    assert ax.get_ylim() == (0, 100)
+    assert ax.get_ylim() == (0, 103)
     assert any(line.get_label() == "chance" and line.get_ydata()[0] == pytest.approx(18) for line in ax.lines)
 
 
