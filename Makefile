@@ -15,15 +15,20 @@ endif
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
-# Named after what it installs, so that a change of a pin installs again and nothing else does.
-STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
+# Named after what it installs and where torch comes from: a change of a pin or of TORCH_INDEX installs again, nothing else does.
+INDEX := $(shell printf %s '$(TORCH_INDEX)' | cksum | cut -d ' ' -f 1)
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)-$(INDEX)
+# pip takes the CUDA build of the package index where it does not reach the CPU index. Read, not imported: the dependencies come later.
+CPU_TORCH := import importlib.util as u, runpy, sys; at = u.find_spec("torch").submodule_search_locations[0]; \
+cuda = runpy.run_path(at + "/version.py")["cuda"]; sys.exit(cuda and "error: pip found no CPU build of torch at $(TORCH_INDEX) and took \
+the build for CUDA " + cuda + ". Check the network and call make again, or add TORCH_INDEX= to the call to keep that build.")
 
 .DELETE_ON_ERROR:
 .PHONY: help reproduce test book plan exams lab pins clean
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
-	@echo "  PRESET=$(PRESET) (smoke, mini, mini-seeds, paper, modern) JOBS=$(JOBS) TORCH_INDEX=$(TORCH_INDEX)"
+	@echo "  PRESET=$(PRESET) (one of $(patsubst notebooks/presets/%.yaml,%,$(wildcard notebooks/presets/*.yaml))) JOBS=$(JOBS) TORCH_INDEX=$(TORCH_INDEX)"
 
 reproduce: $(STAMP)  ## run a preset through every notebook and build the book
 	@$(BIN)/python -m jmedlora_utils reproduce --preset $(PRESET) --jobs $(JOBS) --install-seconds "$$(cat $(STAMP))"
@@ -62,7 +67,9 @@ $(STAMP):
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the pins into $(VENV) (about 5 minutes the first time) ..."
 	@start=$$(date +%s) \
-	  && $(PIP) --no-deps --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch \
+	  && $(PIP) --no-deps --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	    $(if $(wildcard $(VENV)/.installed-*-$(INDEX)),,--force-reinstall) torch \
+	  $(if $(findstring cpu,$(TORCH_INDEX)),&& $(BIN)/python -c '$(CPU_TORCH)') \
 	  && $(PIP) --editable '.[dev]' \
 	  && rm -f $(VENV)/.installed-* \
 	  && echo $$(($$(date +%s) - start)) > $@

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jmedlora_utils import book, fetch, workflow
 from jmedlora_utils.config import ConfigError, load_preset, preset_names
+from jmedlora_utils.exams import ExamError
 from jmedlora_utils.records import RecordError
 
 
@@ -17,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
-    except (book.BookError, fetch.FetchError, workflow.WorkflowError, ConfigError, RecordError) as error:
+    except (book.BookError, fetch.FetchError, workflow.WorkflowError, ConfigError, ExamError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -79,14 +79,14 @@ def stage(preset_name: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(paths.BOOK, folder / "book", ignore=shutil.ignore_patterns("README.md"))
     config = yaml.safe_load((paths.ROOT / "_config.yml").read_text(encoding="utf-8"))
-    address = config["repository"]["url"]
+    address, branch = config["repository"]["url"], config["repository"]["branch"]
     executed = executed_notebooks(preset)
     if not executed:
         raise BookError(f"preset {preset_name!r} has not run; run `make reproduce PRESET={preset_name}` first")
     for stem, source in executed.items():
         notebook = clean_notebook(source)
         if address:
-            notebook["cells"].insert(1, _launch_cell(address, stem))
+            notebook["cells"].insert(1, _launch_cell(address, branch, stem))
         write_text(folder / "notebooks" / f"{stem}.ipynb", json.dumps(notebook, ensure_ascii=False, indent=1) + "\n")
     toc = yaml.safe_load((paths.ROOT / "_toc.yml").read_text(encoding="utf-8"))
     missing = _missing(toc, folder)
@@ -186,13 +186,13 @@ def _stub(preset: Preset, stem: str) -> str:
     return f"{title}\n\nThis copy of the book was built from the preset `{preset.name}`, which does not run this notebook.\n"
 
 
-def _launch_cell(address: str, stem: str) -> dict[str, Any]:
+def _launch_cell(address: str, branch: str, stem: str) -> dict[str, Any]:
     """Colab, which has GPUs, for the notebooks that use one; Binder for the rest."""
     repository = address.removesuffix("/").removeprefix("https://github.com/")
     if stem.startswith(COLAB_NOTEBOOKS):
-        link = f"[Open in Colab](https://colab.research.google.com/github/{repository}/blob/main/notebooks/{stem}.ipynb)"
+        link = f"[Open in Colab](https://colab.research.google.com/github/{repository}/blob/{branch}/notebooks/{stem}.ipynb)"
     else:
-        link = f"[Open in Binder](https://mybinder.org/v2/gh/{repository}/main?urlpath=lab/tree/notebooks/{stem}.ipynb)"
+        link = f"[Open in Binder](https://mybinder.org/v2/gh/{repository}/{branch}?urlpath=lab/tree/notebooks/{stem}.ipynb)"
     return {"cell_type": "markdown", "id": "launch", "metadata": {}, "source": link}
 
 

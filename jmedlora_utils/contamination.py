@@ -8,7 +8,7 @@ from one text into the next. A stem shorter than the window counts as one window
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -147,14 +147,6 @@ def shared_windows(documents: Sequence[Document], indexed: Sequence[Document], n
             characters counts as one window of its own length.
     """
     return _shared(_Codes(documents), _Codes(indexed), n, short)
-
-
-def identical_stems(questions: Iterable[Question]) -> list[list[str]]:
-    """Ids of questions whose normalised stems are equal, in groups of two or more."""
-    groups: dict[str, list[str]] = {}
-    for question in questions:
-        groups.setdefault(normalise(question.text), []).append(question.id)
-    return [ids for ids in groups.values() if len(ids) > 1]
 
 
 def normalise(text: str) -> str:

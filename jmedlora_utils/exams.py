@@ -407,7 +407,7 @@ def _igakuqa_question(
     shares = tuple(s for s in (_share(b) for b in about.get("breakdown") or []) if s is not None)
     prohibited = _letters(about.get("kinki") or [])
     if beyond := sorted(prohibited - set(LETTERS[: len(choices)])):
-        print(f"Notice: {where}: prohibited {', '.join(beyond)} is no letter of a choice; left out.")
+        print(f"Notice: {paths.relative(where)}: prohibited {', '.join(beyond)} is no letter of a choice; left out.")
     question = Question(
         id=name,
         exam="igakuqa",
@@ -452,7 +452,7 @@ def number_through_mask(gold: str, stem: str, where: str) -> str:
         return gold
     filled = fill_mask(mask, gold)
     if filled is None:
-        print(f"Notice: {where}: gold {gold!r} does not fill the answer mask {mask!r}; kept as printed.")
+        print(f"Notice: {paths.relative(where)}: gold {gold!r} does not fill the answer mask {mask!r}; kept as printed.")
         return gold
     return filled
 

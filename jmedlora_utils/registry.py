@@ -179,11 +179,6 @@ class ModelEntry:
         """What `from_pretrained` takes: the folder, or the hub id."""
         return str(self.folder) if self.folder else self.hub_id
 
-    @property
-    def revision_status(self) -> str:
-        """`local`, `pinned`, or what is to be done."""
-        return "local" if self.local else "pinned" if self.revision else UNKNOWN_REVISION
-
     def download_bytes(self) -> int:
         """Bytes of the weight files to fetch; 0 for a local folder or where the size is not known."""
         if self.local:

@@ -110,12 +110,12 @@ def test_launch_buttons_stay_off_until_there_is_an_address(here: Project) -> Non
     assert "Colab" not in (folder / "notebooks" / "20_tune_lora.ipynb").read_text()
     assert yaml.safe_load((folder / "_config.yml").read_text())["html"]["use_repository_button"] is False
     settings = yaml.safe_load((here.root / "_config.yml").read_text())
-    settings["repository"]["url"] = "https://github.com/someone/jmedlora"
+    settings["repository"] |= {"url": "https://github.com/someone/jmedlora", "branch": "trunk"}
     (here.root / "_config.yml").write_text(yaml.safe_dump(settings))
     folder = book.stage("mini")
     tune, prepare = (json.loads((folder / "notebooks" / f"{s}.ipynb").read_text()) for s in ("20_tune_lora", "10_prepare_instructions"))
-    assert "colab.research.google.com/github/someone/jmedlora/blob/main/notebooks/20_tune_lora.ipynb" in tune["cells"][1]["source"]
-    assert "mybinder.org/v2/gh/someone/jmedlora/main?urlpath=lab/tree/notebooks/10_prepare" in prepare["cells"][1]["source"]
+    assert "colab.research.google.com/github/someone/jmedlora/blob/trunk/notebooks/20_tune_lora.ipynb" in tune["cells"][1]["source"]
+    assert "mybinder.org/v2/gh/someone/jmedlora/trunk?urlpath=lab/tree/notebooks/10_prepare" in prepare["cells"][1]["source"]
     assert yaml.safe_load((folder / "_config.yml").read_text())["html"]["use_repository_button"] is True
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jmedlora_utils import paths
+from jmedlora_utils import fetch, paths
+from jmedlora_utils.__main__ import main
 from jmedlora_utils.book import BIBLIOGRAPHY, MACHINE_PATH
 from jmedlora_utils.config import load_preset, preset_names
+from jmedlora_utils.exams import ExamError
 from jmedlora_utils.records import read_record
 from jmedlora_utils.workflow import matrix, steps
 
@@ -96,7 +98,24 @@ def test_every_preset_is_valid_and_can_be_planned(name: str) -> None:
 
 
 def test_the_presets_of_the_readme_exist() -> None:
-    assert {"smoke", "mini", "mini-seeds"} <= set(preset_names())
+    for name in ("README.md", "book/run.md", "Makefile"):
+        named = set(re.findall(r"PRESET=(\w[\w-]*)", (paths.ROOT / name).read_text(encoding="utf-8")))
+        assert named <= set(preset_names()), f"{name}: {sorted(named - set(preset_names()))}"
+        assert named or name == "Makefile"
+
+
+def test_the_table_of_presets_names_every_one() -> None:
+    table = (paths.BOOK / "run.md").read_text(encoding="utf-8").split("## Run in batch")[1].split("```")[0]
+    assert sorted(re.findall(r"^\| `([\w-]+)`", table, flags=re.MULTILINE)) == sorted(preset_names())
+
+
+def test_a_malformed_exam_ends_the_command_with_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def ensure(*_: object) -> None:
+        raise ExamError("a.jsonl:3: field 'id' is missing; add it")
+
+    monkeypatch.setattr(fetch, "ensure", ensure)
+    assert main(["exams"]) == 1
+    assert capsys.readouterr().err == "error: a.jsonl:3: field 'id' is missing; add it\n"
 
 
 def test_the_package_imports_without_torch() -> None:
