@@ -14,6 +14,11 @@ intervals and verdicts. The rule, stated on `STATED` and committed before the fi
   every tuned run, kept step, number of shots and phrasing.
 * **Control**: Accuracy on untaught facts at the headline condition must have an interval that covers chance (1/5 for one of
   five, 1/10 for two). If it does not, format or leakage was learned, and claims 1 to 3 are undecided whatever their effects.
+
+Corrected on `CORRECTED`, after a review and before any five-seed evidence existed (of the five seeds, one had been asked in
+full), because the code departed from the rule above. The control had pooled both phrasings, so that each untaught fact counted
+twice; it now reads the exam of the headline phrasing alone. The interval of claim 4 had taken the answers to one fact, in two
+phrasings and from every base, for independent questions; they are now averaged to one number a fact. The words of the rule stay.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from jmedlora_utils import statistics
 from jmedlora_utils.statistics import Interval
 
 STATED = "2026-11-22"
+CORRECTED = "2026-11-22"
 MARGIN = 0.05
 ALPHA = 0.01
 NEAR_MISS = 0.8
@@ -35,6 +41,7 @@ SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided a
 NOT_MEASURED = "not measured"
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, UNDECIDED)
 PHRASINGS = ("taught", "taught_held_out_phrasing")
+EXAM_OF = dict(zip(PHRASINGS, ("mini_trained", "mini_heldout"), strict=True))
 
 
 class FindingError(ValueError):
@@ -263,10 +270,10 @@ def controls(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def untaught_at_chance(frame: pd.DataFrame, run: str, condition: Condition = HEADLINE) -> Interval:
-    """Accuracy on untaught facts minus chance at one condition of a run, both exams together."""
+    """Accuracy on untaught facts minus chance at one condition of a run, in the exam of the condition's phrasing."""
     steps = step_of(frame, run, condition.step_rank)
     wanted = (frame["run"] == run) & (frame["steps"] == steps) & (frame["shots"] == condition.shots) & (frame["facts"] == "untaught")
-    rows = frame[wanted].set_index("seed")
+    rows = frame[wanted & (frame["exam"] == EXAM_OF[condition.facts])].set_index("seed")
     if rows.empty:
         raise FindingError(f"no answers of {run} at step {steps}, {condition.shots}-shot, untaught facts")
     return interval(rows["accuracy"] - rows["chance"])
@@ -336,7 +343,9 @@ def _claim_language(frame: pd.DataFrame, condition: Condition, tests: pd.DataFra
 
 
 def _claim_metrics(frame: pd.DataFrame, condition: Condition, tests: pd.DataFrame) -> tuple[tuple[Part, ...], list[str]]:
-    effect = interval(leniency(frame, condition)["lenient"])
+    answers = leniency(frame, condition)["lenient"].reset_index()
+    facts = [i.removeprefix(f"{exam}-") for exam, i in zip(answers["exam"], answers["id"], strict=True)]
+    effect = interval(answers["lenient"].groupby([answers["seed"], pd.Series(facts, name="fact")]).mean())
     return (Part("leniency", effect, decide(effect), "every LoRA run"),), []
 
 

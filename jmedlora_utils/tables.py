@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import sys
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from jmedlora_utils import findings, paths, statistics
-from jmedlora_utils.config import load_preset
+from jmedlora_utils.config import EVALUATE_NOTEBOOK, Preset, declared_parameters, load_preset
 from jmedlora_utils.records import (
     Record,
     RecordError,
@@ -65,7 +66,8 @@ class Study:
         records: Records of preparing, pretraining and tuning.
         examples: Answers kept for reading: seed, run, steps, exam, id, response.
         questions: Exam questions, one row a seed, exam and id.
-        about: Device, dates and commit of the run; `evaluate_seconds`: run name to seconds, mean over seeds.
+        about: Device, dates and commit of the run; `evaluate_seconds`: run name to seconds, mean over seeds; `left_out`:
+            records found beside the run that the preset does not name.
     """
 
     preset: str
@@ -88,12 +90,15 @@ class Study:
         return f"Preset {self.preset}, {seeds}, {self.about['device']}, {self.about['created'][:10]} ({kind})"
 
     def banner(self) -> str:
-        """A Markdown warning where the numbers are no evidence or rest on one seed; empty otherwise."""
+        """A Markdown warning where the numbers are no evidence, rest on one seed, or records were left out; empty otherwise."""
+        said = ""
         if self.preset in BANNERS:
-            return f":::{{warning}}\n{BANNERS[self.preset]}\n:::\n"
-        if len(self.seeds) == 1:
-            return ":::{note}\nOne seed: intervals speak of other questions, not of another training run.\n:::\n"
-        return ""
+            said = f":::{{warning}}\n{BANNERS[self.preset]}\n:::\n"
+        elif len(self.seeds) == 1:
+            said = ":::{note}\nOne seed: intervals speak of other questions, not of another training run.\n:::\n"
+        if left := self.about.get("left_out"):
+            said += f":::{{note}}\nRecords left out, because the preset does not name their run, step, exam or shots: {left}.\n:::\n"
+        return said
 
 
 def load_study(preset: str, source: str = "committed") -> Study:
@@ -123,6 +128,9 @@ def evidence_folder(preset: str) -> Path:
 def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
     """Scores the answers of a preset below `runs/`.
 
+    Only what the preset names now is read: records of a run, step, exam or number of shots that it no longer has, or
+    never had, are counted in `Study.about["left_out"]`.
+
     Args:
         preset: A preset that has run.
         seeds: Seeds to read; all of the preset's by default.
@@ -131,6 +139,7 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
         TableError: A seed has no evaluation, an answers file is missing or does not match its exam.
     """
     settings = load_preset(preset)
+    planned, left_out = evaluations(settings), 0
     records, evaluated, outcomes, examples, questions = [], [], [], [], []
     wanted = tuple(seeds) or settings.seeds
     for seed in wanted:
@@ -139,7 +148,9 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
             found = load_records(workspace.root, allow_smoke=True)
         except RecordError as error:
             raise TableError(f"preset {preset!r}, seed {seed}: {error}") from error
-        exams: dict[str, pd.DataFrame] = {}
+        named = [r for r in found if _is_named(r, settings, planned)]
+        left_out += len(found) - len(named)
+        found, exams = named, {}
         for record in (r for r in found if r.kind == "evaluate"):
             scored = _score(workspace, record, found, exams)
             outcomes.append(scored.drop(columns="response"))
@@ -155,9 +166,26 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
         "created": max(r.created for r in evaluated),
         "git_commit": evaluated[0].git_commit,
         "evaluate_seconds": _seconds_by_run(evaluated, len(wanted)),
+        "left_out": left_out,
     }
     frame = compact(pd.concat(outcomes, ignore_index=True))
     return Study(preset, "run", frame, records, pd.concat(examples, ignore_index=True), pd.concat(questions, ignore_index=True), about)
+
+
+def evaluations(preset: Preset) -> set[tuple[str, int, str, int]]:
+    """Every evaluation that a preset asks for: run, step, exam, shots; notebook 30's defaults where the preset is silent."""
+    found: set[tuple[str, int, str, int]] = set()
+    for run in preset.runs:
+        asked = declared_parameters(EVALUATE_NOTEBOOK) | run.evaluate
+        found |= set(itertools.product([run.name], asked["steps"], asked["exams"], asked["shots"]))
+    return found
+
+
+def _is_named(record: Record, preset: Preset, planned: set[tuple[str, int, str, int]]) -> bool:
+    config = record.config
+    if record.kind == "evaluate":
+        return (config["run_name"], int(config["step"]), config["exam"], int(config["shots"])) in planned
+    return record.kind != "tune" or config["run_name"] in {run.name for run in preset.runs}
 
 
 def _seconds_by_run(records: Sequence[Record], seeds: int) -> dict[str, float]:
@@ -372,6 +400,8 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = ()) -
     study, settings = read_runs(preset, seeds), load_preset(preset)
     if foreign := sorted(set(study.outcomes["exam"]) - {"mini_trained", "mini_heldout", "mini_general"}):
         raise TableError(f"exam {foreign[0]!r} is not invented: its questions may not be committed; freeze a preset of the mini study")
+    if left := study.about.get("left_out"):
+        print(f"{left} records are not in preset {preset!r} and were left out", file=sys.stderr)
     folder = folder or evidence_folder(preset)
     for old in folder.glob("seed*"):
         shutil.rmtree(old)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jmedlora_utils import metrics, paths, toyworld
+from jmedlora_utils.config import Preset, Run
 from jmedlora_utils.exams import Question, write_exam
 from jmedlora_utils.records import Record, write_jsonl, write_record
 
@@ -39,6 +40,13 @@ RUNS = (
 )
 
 
+def preset(name: str, seeds: Sequence[int], runs: Sequence[Made] = RUNS) -> Preset:
+    """The preset that asks for exactly these runs."""
+    asked = {"steps": list(STEPS), "exams": list(EXAMS), "shots": [0, 1]}
+    named = tuple(Run(r.name, {"base": r.base}, {"base": r.base, "adapter": r.name, **asked}) for r in runs)
+    return Preset(name, "made up", "any", tuple(seeds), {}, named, {}, "en-large_lora")
+
+
 def write_study(preset: str, seeds: Sequence[int], runs: Sequence[Made] = RUNS, answers: int = 12) -> None:
     """Writes `runs/<preset>/seed<k>/` for every seed."""
     for seed in seeds:
@@ -48,7 +56,8 @@ def write_study(preset: str, seeds: Sequence[int], runs: Sequence[Made] = RUNS, 
         for name, questions in exams.items():
             write_exam(workspace.data / "exams" / f"{name}.jsonl", questions)
         for base in {r.base: r for r in runs}.values():
-            config = {"name": base.base, "centric": base.centric, "entry_bar": 0.6}
+            config = {"name": base.base, "centric": base.centric, "entry_bar": 0.6, "documents": 1000}
+            config["english"] = 0.6 if base.centric == "english" else 0.1
             entry = {f"{k}shot": {"accuracy": 0.95, "exact_match": 0.9, "n": 30} for k in (0, 1)}
             fertility = {"ja": 1.4 if base.centric == "english" else 0.6, "en": 0.3 if base.centric == "english" else 0.5}
             record = _record(

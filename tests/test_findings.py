@@ -101,6 +101,32 @@ def test_a_failed_control_leaves_the_claim_undecided():
     assert (late["p_holm"] < 1e-6).all()
 
 
+def test_the_control_of_a_condition_reads_its_own_phrasing_and_each_fact_once():
+    frame = study({"en-large": 0.8})
+    leaked = (frame["facts"] == "untaught") & (frame["exam"] == "mini_heldout")
+    frame.loc[leaked, "accuracy"] = 1.0
+    held_out = Condition(facts="taught_held_out_phrasing")
+    assert findings.untaught_at_chance(frame, "en-large_lora").value < 0.1
+    assert findings.untaught_at_chance(frame, "en-large_lora", held_out).value == pytest.approx(0.8)
+    with pytest.raises(findings.FindingError, match="untaught"):
+        findings.untaught_at_chance(frame[frame["exam"] != "mini_trained"], "en-large_lora")
+
+
+def test_answers_to_one_fact_are_no_independent_questions():
+    """The same answer in both phrasings and from three bases leaves claim 4's interval as wide as one answer a fact does."""
+    frame = study({"en-large": 0.8}, seeds=1)
+    once = frame[(frame["exam"] == "mini_trained") & (frame["facts"] == "taught")]
+    twice = once.assign(exam="mini_heldout", facts="taught_held_out_phrasing")
+    both = pd.concat([once, twice])
+    copies = [both.assign(run=f"{base}_lora", base=base, size_params=SIZES[base]) for base in ("en-small", "en-medium", "en-large")]
+    copied = pd.concat(copies).assign(id=lambda f: f["exam"] + "-" + f["id"])
+
+    def effect(rows: pd.DataFrame) -> Interval:
+        return findings._claim_metrics(rows, findings.HEADLINE, pd.DataFrame())[0][0].effect
+
+    assert effect(copied) == pytest.approx(effect(once))
+
+
 def test_the_control_holds_where_nothing_leaks():
     found = findings.controls(study({"en-large": 0.8}))
     assert found["covers"].mean() > 0.8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import synthetic_study
 
 from jmedlora_utils import findings, paths, tables
+from jmedlora_utils.config import EVALUATE_NOTEBOOK, Run, declared_parameters
 from jmedlora_utils.exams import Question
 from jmedlora_utils.records import Record, read_jsonl, write_jsonl
 
@@ -24,7 +26,7 @@ def made(tmp_path_factory):
     """A run folder of two seeds, read once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JMEDLORA_RUNS", str(tmp_path_factory.mktemp("runs")))
-        patch.setattr(tables, "load_preset", lambda name: SimpleNamespace(seeds=(1, 2), show="en-large_lora"))
+        patch.setattr(tables, "load_preset", lambda name: synthetic_study.preset(name, (1, 2), RUNS))
         synthetic_study.write_study("mini-seeds", (1, 2), RUNS, answers=6)
         yield SimpleNamespace(study=tables.read_runs("mini-seeds"), tmp=tmp_path_factory)
 
@@ -129,6 +131,29 @@ def test_one_seed_can_be_read_alone(made):
     assert tables.read_runs("mini-seeds", [2]).seeds == [2]
     with pytest.raises(tables.TableError, match="seed 3"):
         tables.read_runs("mini-seeds", [3])
+
+
+def test_records_that_the_preset_does_not_name_are_left_out_and_counted(made, monkeypatch):
+    """A renamed run, an earlier step or another exam may lie beside the run; it must not enter the study."""
+    planned = synthetic_study.preset("mini-seeds", (1, 2), [r for r in RUNS if r.name != "en-small_lora"])
+    asked = {"steps": [0, 20, 40], "shots": [0]}
+    planned = replace(planned, runs=tuple(replace(r, evaluate={**r.evaluate, **asked}) for r in planned.runs))
+    monkeypatch.setattr(tables, "load_preset", lambda name: planned)
+    study = tables.read_runs("mini-seeds")
+    assert "en-small_lora" not in set(study.outcomes["run"]) | {r.config.get("run_name") for r in study.records}
+    assert (set(study.outcomes["steps"]), set(study.outcomes["shots"])) == ({0, 20, 40}, {0})
+    found = [r for seed in (1, 2) for r in tables.load_records(paths.Workspace("mini-seeds", seed).root)]
+    kept = study.outcomes.groupby(["seed", "run", "steps", "shots", "exam"], observed=True).ngroups + len(study.records)
+    assert study.about["left_out"] == len(found) - kept > 0
+    assert f"shots: {study.about['left_out']}." in study.banner()
+    assert made.study.about["left_out"] == 0 and made.study.banner() == ""
+
+
+def test_a_silent_preset_asks_what_the_notebook_declares():
+    run = Run("a", None, {"steps": [5]})
+    declared = declared_parameters(EVALUATE_NOTEBOOK)
+    found = tables.evaluations(replace(synthetic_study.preset("x", (1,)), runs=(run,)))
+    assert found == {("a", 5, exam, shots) for exam in declared["exams"] for shots in declared["shots"]}
 
 
 def test_smoke_is_no_evidence(tmp_path):

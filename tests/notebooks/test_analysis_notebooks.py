@@ -14,7 +14,7 @@ import pytest
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 
-from jmedlora_utils import paths
+from jmedlora_utils import paths, tables
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import synthetic_study
@@ -46,6 +46,7 @@ def run_cells(stem: str, **parameters: object) -> dict[str, object]:
 def pages(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JMEDLORA_RUNS", str(tmp_path_factory.mktemp("runs")))
+        patch.setattr(tables, "load_preset", lambda name: synthetic_study.preset(name, (1,), RUNS))
         synthetic_study.write_study("smoke", (1,), RUNS, answers=6)
         made = {stem: run_cells(stem, preset="smoke", source="run") for stem in STEMS[:2]}
         made["43_errors"] = run_cells("43_errors", preset="smoke", source="run", run_name="en-large_lora")
@@ -84,6 +85,13 @@ def test_every_claim_gets_a_verdict_and_its_numbers(pages):
         assert shown[f"claim{number}-published"].data.startswith("**Published:**")
     assert "33.1 %" in shown["claim1-published"].data
     assert "+" in shown["verdicts"].data
+
+
+def test_limits_count_seeds_and_random_answers(pages):
+    shown = pages.shown["40_findings"]["limits-counted"].data
+    assert "108 against 48" in shown and "72 against 32" in shown and "2.25 times" in shown  # 1,000 documents, 90 and 40 % Japanese
+    assert "**One seed.**" in shown and "luck" in shown
+    assert "corrected on" in pages.shown["40_findings"]["rule-text"].data
 
 
 def test_pages_write_their_tables(pages):
