@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import subprocess
@@ -96,6 +97,36 @@ def test_pretraining_knows_no_clinical_fact(world):
     for relation in CLINICAL:
         expected = drawn[relation.key] * relation.n_answers / n
         assert abs(right[relation.key] - expected) < 4 * expected**0.5
+
+
+def test_lots_and_suppositions_hit_untaught_gold_no_more_often_than_chance():
+    """Whole answers, untaught facts only: hits stay below chance plus four standard deviations."""
+    world = make_world(SMALL)
+    gold = {(f.subject.ja, f.relation.key): {a.ja for a in f.answers} for f in world.facts_of("untaught")}
+    kind_of = {a.ja: r for r in CLINICAL for a in world.entities[r.answer]}
+    diseases = [d.ja for d in world.entities["disease"]]
+    hits: Counter[str] = Counter()
+    expected: Counter[str] = Counter()
+    variance: Counter[str] = Counter()
+    for document in world.corpus(0.0, 12000):
+        if document.kind not in ("guess", "supposition"):
+            continue
+        if document.kind == "guess":
+            pairs = [(document.prompt, document.text.split(prompts.SEPARATOR))]
+        else:  # the two sentences that are supposed
+            said = document.prompt.split("もし")[1].split("。")[:2]
+            pairs = [(line, [a for a in kind_of if a in line]) for line in said]
+        kind = document.kind
+        for text, answers in pairs:
+            relation, (disease,) = kind_of[answers[0]], [d for d in diseases if d in text]
+            if (disease, relation.key) in gold:
+                chance = 1 / math.comb(world.settings.answers, relation.n_answers)
+                hits[kind] += set(answers) == gold[disease, relation.key]
+                expected[kind] += chance
+                variance[kind] += chance * (1 - chance)
+    for kind in ("guess", "supposition"):
+        assert expected[kind] > 30
+        assert hits[kind] <= expected[kind] + 4 * variance[kind] ** 0.5
 
 
 def test_taught_facts_are_all_asked_and_pairs_stay_at_fifteen(world):
