@@ -199,8 +199,7 @@ def tune(
     metrics |= {"series": outcome.series, "final_loss": _tail_mean(outcome.series)}
     meter.timing |= {"train_seconds": outcome.seconds, "tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1)}
     lengths = [len(rows[i].ids) for i in outcome.order]
-    batch = settings.batch_size * settings.gradient_accumulation
-    metrics["padding_share"] = round(encoding.padding_share(lengths, batch), 4)
+    metrics["padding_share"] = round(encoding.padding_share(lengths, settings.batch_size), 4)
     metrics["epochs"] = round(settings.max_steps * outcome.step_rows / len(rows), 4)
     metrics["weights_sha256"] = {str(step): weights_sha256(path) for step, path in kept_checkpoints(folder).items()}
     record = Record(
