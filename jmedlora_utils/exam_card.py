@@ -20,7 +20,7 @@ from jmedlora_utils.exams import (
     misprinted_prohibited,
     published_systems,
 )
-from jmedlora_utils.metrics import score
+from jmedlora_utils.metrics import BASELINES, baselines, score
 from jmedlora_utils.records import write_text
 from jmedlora_utils.statistics import wilson
 
@@ -200,7 +200,7 @@ class Published:
     Attributes:
         card: The exam card, columns `COLUMNS`, marked as the published figures are (`mark_published`).
         strict: The same with answers read by the `strict` scorer and every prohibited letter counted.
-        text_five: Accuracy on the text-only five-choice questions (`text_five`).
+        text_five: Accuracy on the text-only five-choice questions (`text_five`), and of the baselines (`text_five_baselines`).
         categories: Share right per medical field and system over all years (`by_category`).
         notices: What a reader must know: unknown marks, absent answers.
     """
@@ -241,9 +241,11 @@ def score_published(data_dir: Path | str, years: Sequence[int]) -> Published:
             cards.append(card(questions, marked, system, misprinted_prohibited(data_dir, year)))
             stricts.append(card(questions, mark_responses(questions, answers), system))
             accuracies.append(text_five(questions, marked, system))
+        if systems:
+            accuracies.append(text_five_baselines(questions))
     if not cards:
         raise ExamError(f"{Path(data_dir)}: no published answers (IgakuQA/baseline_results/YEAR) for {', '.join(map(str, years))}")
-    order = {system: i for i, system in enumerate(SYSTEMS)}
+    order = {system: i for i, system in enumerate((*SYSTEMS, *BASELINES))}
     together = [pd.concat(found, ignore_index=True) for found in (cards, stricts, accuracies)]
     tables = [table.sort_values(["system", "year"], key=_rank(order), ignore_index=True) for table in together]
     complete = {s: m for s, m in marked_all.items() if len(m) == len(everything)}
@@ -312,6 +314,23 @@ def text_five(questions: Sequence[Question], marked: Mapping[str, Marked], syste
         right = sum(marked[q.id].right for q in asked)
         interval = wilson(right, len(asked))
         rows.append((system, year, right, len(asked), right / len(asked), interval.low, interval.high))
+    return pd.DataFrame(rows, columns=["system", "year", "right", "n", "accuracy", "low", "high"])
+
+
+def text_five_baselines(questions: Sequence[Question]) -> pd.DataFrame:
+    """What no skill and full knowledge earn on the questions of `text_five`; its columns, the baseline as system.
+
+    The baselines write choices, so the `strict` scorer reads them. `random choice` is an expectation: its `right` is
+    rounded, and its interval is that of one blind candidate.
+    """
+    import pandas as pd
+
+    rows = []
+    for year in sorted({_year(q) for q in questions}):
+        found = baselines([q for q in questions if q.year == year and exclusion(q) is None], ("strict",))
+        for name, n, share in found[["baseline", "n", "accuracy"]].itertuples(index=False):
+            interval = wilson(share * n, n)
+            rows.append((name, year, round(share * n), n, share, interval.low, interval.high))
     return pd.DataFrame(rows, columns=["system", "year", "right", "n", "accuracy", "low", "high"])
 
 

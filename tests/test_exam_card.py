@@ -12,6 +12,7 @@ from exam_fixtures import YEARS, data_dir, needs_data, question, raw, write_line
 from jmedlora_utils import exam_card, paths
 from jmedlora_utils.exam_card import Marked, card, mark_published, mark_responses
 from jmedlora_utils.exams import SYSTEMS, ExamError, load_igakuqa, load_published
+from jmedlora_utils.metrics import BASELINES
 
 # paper.md section 8, years 2018, 2019, 2020, 2021.
 POINTS = {
@@ -77,6 +78,16 @@ def test_accuracy_on_the_text_only_five_choice_questions(system):
     assert tuple(rows["n"]) == (284, 292, 284, 298)
     assert tuple((100 * rows["accuracy"]).round(2)) == TEXT_FIVE[system]
     assert all((rows["low"] < rows["accuracy"]) & (rows["accuracy"] < rows["high"]))
+
+
+@needs_data
+def test_baselines_stand_below_the_systems():
+    table = published().text_five
+    assert list(dict.fromkeys(table["system"])) == [*SYSTEMS, *BASELINES]
+    rows = table.set_index(["system", "year"])
+    assert rows.loc["oracle", "accuracy"].eq(1).all() and rows.loc["empty response", "right"].eq(0).all()
+    assert rows.loc["random choice", "accuracy"].between(0.15, 0.2).all()
+    assert rows.loc["first choice", "n"].tolist() == [284, 292, 284, 298]
 
 
 @needs_data
