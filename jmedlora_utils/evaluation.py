@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jmedlora_utils import exams, generation, metrics, models, paths, prompts, statistics, tables, tuning
+from jmedlora_utils import exams, fetch, generation, metrics, models, paths, prompts, statistics, tables, tuning
 from jmedlora_utils.exams import Question
 from jmedlora_utils.notebook import progress
 from jmedlora_utils.records import Meter, Record, read_jsonl, read_record, sha256_file, sha256_text, write_record
@@ -131,25 +132,38 @@ def load_exam(name: str, workspace: paths.Workspace) -> tuple[list[Question], di
     Raises:
         EvaluationError: There is no such exam.
         exams.ExamError: Its file is missing or malformed.
+        fetch.FetchError: A published file is missing or was changed.
     """
     file = workspace.data / "exams" / f"{name}.jsonl"
     if file.is_file():
         return exams.select_text_five(exams.read_exam(file))
     if name == "jjsimqa":
-        return exams.select_text_five(exams.load_jjsimqa(paths.exam_data_dir()))
+        return exams.select_text_five(exams.load_jjsimqa(fetch.verified(["JJSIMQA/"])))
     years = name.removeprefix("igakuqa_").split("_")
     if name.startswith("igakuqa_") and all(y.isdigit() for y in years) and len(years) <= 2:
-        return exams.select_text_five(exams.load_igakuqa(paths.exam_data_dir(), range(int(years[0]), int(years[-1]) + 1)))
+        asked = range(int(years[0]), int(years[-1]) + 1)
+        return exams.select_text_five(exams.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in asked), asked))
     there = ", ".join(sorted(p.stem for p in (workspace.data / "exams").glob("*.jsonl"))) or "none; run notebook 10 or 11 first"
     raise EvaluationError(f"no exam {name!r}; prepared: {there}; always: jjsimqa, igakuqa_<year>, igakuqa_<first>_<last>")
 
 
-def shot_pool(exam: str, workspace: paths.Workspace) -> list[Question]:
-    """Where worked examples come from: the mini world's own pool, or the three of the 100th examination in IgakuQA."""
-    file = workspace.data / "exams" / "mini_shots.jsonl"
+def shot_pool(exam: str, workspace: paths.Workspace, language: str = "ja") -> list[Question]:
+    """Where worked examples come from.
+
+    `data/exams/<exam>_shots.jsonl` of the workspace, as notebook 11 writes it; without it the mini world's own pool, or
+    the three of the 100th examination in IgakuQA, in the exam's language.
+
+    Raises:
+        exams.ExamError: The pool is malformed, or the mini world has none.
+        fetch.FetchError: A published file is missing or was changed.
+    """
+    folder = workspace.data / "exams"
+    own = folder / f"{exam}_shots.jsonl"
+    if own.is_file():
+        return exams.read_exam(own)
     if exam.startswith("mini_"):
-        return exams.read_exam(file)
-    return exams.load_worked_examples(paths.exam_data_dir())
+        return exams.read_exam(folder / "mini_shots.jsonl")
+    return exams.load_worked_examples(fetch.verified(["IgakuQA/scripts/prompts/"]), language)
 
 
 def prepare(
@@ -173,7 +187,10 @@ def prepare(
     questions = questions[: settings.limit or None]
     if not questions:
         raise EvaluationError(f"exam {exam!r} has no question that a text model can be asked")
-    shots = prompts.pick_shots(pool or shot_pool(exam, workspace), n_shots, questions, settings.shot_seed) if n_shots else []
+    shots: list[Question] = []
+    if n_shots:
+        pool = pool or shot_pool(exam, workspace, questions[0].language)
+        shots = prompts.pick_shots(pool, n_shots, questions, settings.shot_seed)
     budget = settings.max_new_tokens or answer_budget(tokenizer, questions, settings.margin)
     texts = {q.id: prompts.build_exam_prompt(q, settings.template, shots, tokenizer) for q in questions}
     encoded, long = prompts.encode_prompts(tokenizer, texts, context - budget, settings.too_long)
@@ -227,7 +244,8 @@ def answer_keys(paper: Paper, settings: EvalSettings, model_key: str) -> list[st
 def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace) -> list[Record]:
     """Asks every exam, with every number of shots, at every step; one answers file and one record each.
 
-    The base is loaded once and adapters are exchanged in it; nothing is loaded where every answer is on disk.
+    The base is loaded once and adapters are exchanged in it; nothing is loaded where every answer is on disk. Answers are
+    scored every time, so that a corrected exam or scorer counts; a record that stays the same is left as it is.
     Writes `answers/<run>__step<k>__<exam>__<s>shot.jsonl` and the record `30_evaluate__<the same>`.
 
     Args:
@@ -403,33 +421,99 @@ def results_frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def accuracy_table(records: Sequence[Record], scorer: str = "journal") -> pd.DataFrame:
-    """Accuracy in percent with its 95 % interval: one row an exam, group and number of shots, one column a step."""
+def asked_questions(record: Record, workspace: paths.Workspace) -> tuple[list[Question], list[str]]:
+    """The questions of an evaluation and what was answered to each, in the order of its answers file."""
+    where = (record.config[k] for k in ("run_name", "step", "exam", "shots"))
+    rows = read_jsonl(workspace.answers / f"{run_file(*where)}.jsonl")
+    by_id = {q.id: q for q in load_exam(record.config["exam"], workspace)[0]}
+    return [by_id[r["id"]] for r in rows], [r["response"] for r in rows]
+
+
+def baseline_frame(records: Sequence[Record], workspace: paths.Workspace) -> pd.DataFrame:
+    """What no skill and full knowledge earn on the questions asked: the rows of `metrics.baselines` by exam and group."""
+    import pandas as pd
+
+    papers: dict[tuple[str, ...], list[Question]] = {}
+    for record in records:
+        questions, _ = asked_questions(record, workspace)
+        papers[record.config["exam"], *(q.id for q in questions)] = questions
+    frames = []
+    for (exam, *_), questions in papers.items():
+        groups = {"all": questions} | {s: [q for q in questions if q.section == s] for q in questions if (s := q.section)}
+        frames += [metrics.baselines(group).assign(exam=exam, group=name) for name, group in groups.items()]
+    return pd.concat(frames, ignore_index=True).rename(columns={"baseline": "answers"})
+
+
+def accuracy_table(records: Sequence[Record], workspace: paths.Workspace, scorer: str = "journal") -> pd.DataFrame:
+    """Accuracy in percent, one column a step: for each exam and group the model by shots, with its 95 % interval, and the baselines."""
+    import pandas as pd
+
     frame = results_frame(records)
-    frame = frame[(frame["scorer"] == scorer) & (frame["metric"] == "accuracy")]
+    frame = frame[(frame["scorer"] == scorer) & (frame["metric"] == "accuracy")].sort_values("shots", kind="stable")
+    names = list(dict.fromkeys(r.config["exam"] for r in records))
+    shown = [tables.percent(*row) for row in frame[["value", "low", "high"]].itertuples(index=False)]
+    frame = frame.assign(shown=shown, answers=[f"model, {n}-shot" for n in frame["shots"]])
+    known = baseline_frame(records, workspace)
+    known = known[known["scorer"] == scorer].assign(shown=lambda found: found["accuracy"].map(tables.percent))
+    frame = pd.concat([frame, known.merge(frame[["step"]].drop_duplicates(), how="cross")])
     # Where an exam has sections, the whole of it mixes what must be told apart.
     frame = frame[(frame["group"] != "all") | (frame.groupby("exam")["group"].transform("nunique") == 1)]
-    frame = frame.assign(shown=[tables.percent(*row) for row in frame[["value", "low", "high"]].itertuples(index=False)])
-    keys = ["exam", "group", "shots", "n"]
+    keys = ["exam", "group", "answers", "n"]
     wide = frame.pivot(index=keys, columns="step", values="shown").rename(columns=lambda step: f"step {step}")
-    order = list(dict.fromkeys(frame[keys].sort_values("shots", kind="stable").itertuples(index=False, name=None)))
-    order.sort(key=lambda row: (list(dict.fromkeys(frame["exam"])).index(row[0]), row[1]))
+    order = list(dict.fromkeys(frame[keys].itertuples(index=False, name=None)))
+    order.sort(key=lambda row: (names.index(row[0]), row[1]))
     return wide.loc[order].rename_axis(columns=None).reset_index()
 
 
-def scorer_table(records: Sequence[Record]) -> pd.DataFrame:
-    """The three scorers side by side over whole exams, in percent, with the answers nobody could read."""
-    frame = results_frame(records)
-    frame = frame[(frame["group"] == "all") & (frame["metric"] != "readable")]
-    frame["value"] = frame["value"].map(tables.percent)
-    frame["column"] = frame["scorer"] + " " + frame["metric"].str.replace("_", " ")
-    keys = ["exam", "shots", "step"]
-    wide = frame.pivot(index=keys, columns="column", values="value")[list(dict.fromkeys(frame["column"]))]
-    wide = wide.reindex(dict.fromkeys(frame["exam"]), level="exam")
-    counted = {tuple(r.config[k] for k in keys): (r.counts["questions"], r.counts["unreadable"]) for r in records}
-    wide.insert(0, "n", [counted[key][0] for key in wide.index])
-    wide["unreadable"] = [counted[key][1] for key in wide.index]
-    return wide.rename_axis(columns=None).reset_index()
+def scorer_table(records: Sequence[Record], workspace: paths.Workspace) -> pd.DataFrame:
+    """The three scorers side by side over whole exams, in percent, with the answers nobody could read; then the baselines."""
+    import pandas as pd
+
+    known = baseline_frame(records, workspace)
+    known = known[known["group"] == "all"]
+    rows = []
+    for exam in dict.fromkeys(r.config["exam"] for r in records):
+        of_exam = [r for r in records if r.config["exam"] == exam]
+        for r in sorted(of_exam, key=lambda r: (r.config["shots"], r.config["step"])):
+            scores = {(s, m): r.metrics[s]["all"][m]["value"] for s in metrics.SCORERS for m in ("exact_match", "gestalt", "accuracy")}
+            about = {"exam": exam, "answers": f"model, {r.config['shots']}-shot", "step": str(r.config["step"])}
+            rows.append(_scorer_row(about, r.counts["questions"], scores, r.counts["unreadable"]))
+        for (answers, n), found in known[known["exam"] == exam].groupby(["answers", "n"], sort=False):
+            by = found.set_index("scorer")
+            scores = {(s, m): by.loc[s, m] for s in metrics.SCORERS for m in ("exact_match", "gestalt", "accuracy")}
+            about = {"exam": exam, "answers": answers, "step": ""}
+            rows.append(_scorer_row(about, n, scores, round((1 - by.loc["strict", "readable"]) * n)))
+    return pd.DataFrame(rows)
+
+
+def _scorer_row(about: dict[str, Any], n: int, scores: dict[tuple[str, str], float], unreadable: int) -> dict[str, Any]:
+    shown = {f"{s} {m.replace('_', ' ')}": "" if math.isnan(v) else tables.percent(v) for (s, m), v in scores.items()}
+    return {**about, "n": n, **shown, "unreadable": unreadable}
+
+
+def difference_table(records: Sequence[Record], workspace: paths.Workspace) -> pd.DataFrame:
+    """Every answer on whose accuracy the scorers disagree: exam, shots, step, id, gold, response, and 0 or 1 by scorer."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        questions, responses = asked_questions(record, workspace)
+        said = {q.id: {"gold": prompts.answer_text(q), "response": r} for q, r in zip(questions, responses, strict=True)}
+        where = {k: record.config[k] for k in ("exam", "shots", "step")}
+        for name, verdicts in metrics.scorer_differences(metrics.score_frame(questions, responses)).iterrows():
+            rows.append({**where, "id": name, **said[str(name)], **{s: int(verdicts[s]) for s in metrics.SCORERS}})
+    return pd.DataFrame(rows, columns=["exam", "shots", "step", "id", "gold", "response", *metrics.SCORERS])
+
+
+def exclusion_table(records: Sequence[Record]) -> pd.DataFrame:
+    """How many questions each evaluation asked, and how many it left out for which reason."""
+    import pandas as pd
+
+    rows = []
+    for r in records:
+        left_out = "; ".join(f"{n} {why}" for why, n in r.counts["excluded"].items() if n) or "none"
+        rows.append({**{k: r.config[k] for k in ("exam", "shots", "step")}, "asked": r.counts["questions"], "left out": left_out})
+    return pd.DataFrame(rows)
 
 
 def example_table(records: Sequence[Record], workspace: paths.Workspace, n: int = 3) -> pd.DataFrame:
@@ -461,10 +545,6 @@ def _evaluate_one(
     subject = loader.subject
     log = generation.AnswerLog(path, answer_keys(paper, settings, subject.keys[step]))
     record_path = workspace.records / f"30_evaluate__{stem}.json"
-    if log.complete() is not None and record_path.is_file():
-        record = read_record(record_path)
-        if record.data.get(path.name) == sha256_file(path) and record.config["settings"] == _config(settings):
-            return record
     meter = Meter()
     if log.complete() is None:
         with meter.stage("load"):
@@ -475,6 +555,10 @@ def _evaluate_one(
             rows = generate_answers(model, tokenizer, paper, settings, step, subject.keys[step], path)
     else:
         rows = log.complete() or []
+    # Where the answers are of an earlier run, so is what they cost.
+    earlier = read_record(record_path) if record_path.is_file() else None
+    if earlier and earlier.data.get(path.name) != sha256_file(path):
+        earlier = None
     questions = [a.question for a in paper.asked]
     with meter.stage("score"):
         scores = score_groups(questions, [r["response"] for r in rows])
@@ -509,7 +593,7 @@ def _evaluate_one(
             "prompt_tokens": sum(len(a.ids) for a in paper.asked),
             "new_tokens": sum(r["n_new_tokens"] for r in rows),
         },
-        data={path.name: sha256_file(path)},
+        data={path.name: sha256_file(path), f"questions of {paper.exam}": questions_sha256(questions)},
         model={
             "base": settings.base,
             "fingerprint": subject.base_key,
@@ -518,10 +602,17 @@ def _evaluate_one(
             # No answer is generated at a later step before `check_differs` has passed.
             "differs_from_base": step > 0,
         },
-        **meter.fields(),
+        **({k: getattr(earlier, k) for k in meter.fields()} if earlier else meter.fields()),
     )
+    if earlier and earlier.comparable() == record.comparable():
+        return earlier
     write_record(workspace.records, record)
     return record
+
+
+def questions_sha256(questions: Sequence[Question]) -> str:
+    """SHA-256 of questions with everything that scores them: gold, rule, choices."""
+    return sha256_text("".join(json.dumps(asdict(q), ensure_ascii=False, sort_keys=True, default=sorted) + "\n" for q in questions))
 
 
 def _config(settings: EvalSettings) -> dict[str, Any]:

@@ -118,6 +118,25 @@ def ensure(exams: Iterable[str], years: Sequence[int] = (), data_dir: Path | str
     return Fetched(folder, len(present) + downloaded, downloaded, unlisted)
 
 
+def verified(parts: Iterable[str], data_dir: Path | str | None = None) -> Path:
+    """The folder of the exams, after its listed files below `parts` were found there and unchanged; asks no network.
+
+    Args:
+        parts: Beginnings of names in `sums`, such as `IgakuQA/data/2018/`. Files without a published sum are not looked at.
+        data_dir: Folder that holds `IgakuQA/` and `JJSIMQA/`; None takes `paths.exam_data_dir()`.
+
+    Raises:
+        FetchError: A file was changed or is missing.
+    """
+    folder, below = Path(data_dir or paths.exam_data_dir()), tuple(parts)
+    names = [name for name in sums() if name.startswith(below)]
+    if missing := [n for n in names if not (folder / n).is_file()]:
+        raise FetchError(_by_hand(folder, missing, "are not downloaded here; notebook 11 does that"))
+    for name in names:
+        _verify(folder, name)
+    return folder
+
+
 def _verify(folder: Path, name: str) -> None:
     found = sha256_file(folder / name)
     if found != sums()[name]:
@@ -136,18 +155,19 @@ def _download(folder: Path, missing: Sequence[str]) -> None:
             target = folder / name
             pooch.retrieve(url_of(name), known_hash=sums()[name], path=target.parent, fname=target.name, downloader=getter)
         except (requests.RequestException, OSError) as error:
-            raise FetchError(_by_hand(folder, missing[missing.index(name) :], error)) from error
+            why = f"could not be downloaded ({type(error).__name__})"
+            raise FetchError(_by_hand(folder, missing[missing.index(name) :], why)) from error
         except ValueError as error:
             raise FetchError(f"{url_of(name)}: what came is not the published file, nothing was kept ({error})") from error
 
 
-def _by_hand(folder: Path, missing: Sequence[str], error: Exception) -> str:
+def _by_hand(folder: Path, missing: Sequence[str], why: str) -> str:
     """What is missing, where it comes from and how to bring it without a network."""
     roots = sorted({name.split("/")[0] for name in missing})
     shown = "\n".join(f"  {name}" for name in missing[:5]) + (f"\n  ... and {len(missing) - 5} more" if len(missing) > 5 else "")
     sources = "\n".join(f"  {root}/PATH  from  {BASE_URL}/{SOURCES[root]}/PATH" for root in roots)
     return (
-        f"{len(missing)} exam files are missing in {folder} and could not be downloaded ({type(error).__name__}).\n"
+        f"{len(missing)} exam files are missing in {folder} and {why}.\n"
         f"Missing:\n{shown}\nSources:\n{sources}\n"
         "By hand: on a machine with a network, clone the two repositories at these commits, copy the folders "
         f"{' and '.join(roots)} over, and name the folder that holds them: export JMEDLORA_DATA=/path/to/data "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from jmedlora_utils import evaluation, exams, generation, models, paths, prompts, tuning
+from jmedlora_utils import evaluation, exams, fetch, generation, metrics, models, paths, prompts, tuning
 from jmedlora_utils.evaluation import EvalSettings, EvaluationError
 from jmedlora_utils.tuning import TuneSettings
 from tests import tiny
+from tests.exam_fixtures import data_dir, needs_data
 
 TUNE = TuneSettings(
     base="llama", template="plain_ja", rank=4, learning_rate=1e-2, batch_size=16, max_steps=20, save_steps=(5,), max_length=128
@@ -155,6 +157,24 @@ def test_a_finished_evaluation_loads_nothing(asked, tuned, monkeypatch) -> None:
     assert evaluation.evaluate(ASK, "run", tuned)[-1].comparable() == asked[-1].comparable()
 
 
+def test_a_corrected_exam_is_scored_again_without_asking(asked, tuned, monkeypatch) -> None:
+    monkeypatch.setattr(models, "load_base", lambda *a, **k: pytest.fail("loaded"))
+    file = tuned.data / "exams" / "mini_trained.jsonl"
+    printed = file.read_bytes()
+    first, *others = exams.read_exam(file)
+    corrected = [replace(first, gold=frozenset("ab"[first.gold == frozenset("a")])), *others]
+    try:
+        exams.write_exam(file, corrected)
+        again = evaluation.evaluate(ASK, "run", tuned)[-2]
+        _, responses = evaluation.asked_questions(again, tuned)
+        assert again.metrics == evaluation.score_groups(corrected, responses) != asked[-2].metrics
+        assert again.data["questions of mini_trained"] != asked[-2].data["questions of mini_trained"]
+        assert (again.timing, again.wall_seconds) == (asked[-2].timing, asked[-2].wall_seconds)
+    finally:
+        file.write_bytes(printed)
+    assert evaluation.evaluate(ASK, "run", tuned)[-2].comparable() == asked[-2].comparable()
+
+
 def test_trap_18_an_adapter_that_changes_nothing_is_refused(tuned) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -228,11 +248,63 @@ def test_the_budget_covers_the_longest_gold_answer() -> None:
     assert evaluation.answer_budget(tokenizer, questions, 8) == longest + 8
 
 
+@needs_data
+@pytest.mark.parametrize(
+    ("exam", "shots", "file"),
+    [
+        ("igakuqa_2018", False, "IgakuQA/data/2018/112-A.jsonl"),
+        ("jjsimqa", False, "JJSIMQA/jjsimqa.jsonl"),
+        ("igakuqa_2018", True, "IgakuQA/scripts/prompts/prompt.jsonl"),
+    ],
+)
+def test_a_changed_or_missing_published_file_is_refused(tmp_path, monkeypatch, exam: str, shots: bool, file: str) -> None:
+    for part in ("IgakuQA/data/2018", "IgakuQA/scripts", "JJSIMQA"):
+        shutil.copytree(data_dir() / part, tmp_path / part)
+    monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / "runs"))
+    workspace = paths.Workspace("smoke", 1)
+    read = evaluation.shot_pool if shots else evaluation.load_exam
+    assert read(exam, workspace)
+    changed = bytearray((tmp_path / file).read_bytes())
+    changed[-2] ^= 1
+    (tmp_path / file).write_bytes(changed)
+    with pytest.raises(fetch.FetchError, match="not the published file"):
+        read(exam, workspace)
+    (tmp_path / file).unlink()
+    with pytest.raises(fetch.FetchError, match=r"1 exam files are missing[\s\S]*By hand"):
+        read(exam, workspace)
+
+
+def test_worked_examples_are_those_of_notebook_11_where_it_ran(tuned, monkeypatch) -> None:
+    own = tuned.data / "exams" / "other_shots.jsonl"
+    exams.write_exam(own, tiny.make_questions(3, "other_shots", seed=7))
+    assert [q.id for q in evaluation.shot_pool("other", tuned)] == ["other_shots-0", "other_shots-1", "other_shots-2"]
+    own.unlink()
+    assert {q.exam for q in evaluation.shot_pool("mini_trained", tuned)} == {"mini_shots"}
+    monkeypatch.setattr(fetch, "verified", lambda parts: paths.exam_data_dir())
+    monkeypatch.setattr(exams, "load_worked_examples", lambda folder, language: [language])
+    assert [evaluation.shot_pool("other", tuned, language) for language in ("ja", "en")] == [["ja"], ["en"]]
+
+
 def test_tables_of_the_notebook(asked, tuned) -> None:
-    table = evaluation.accuracy_table(asked)
-    assert list(table.columns) == ["exam", "group", "shots", "n", "step 0", "step 5", "step 20"] and len(table) == 4
-    scorers = evaluation.scorer_table(asked)
-    assert len(scorers) == 6 and list(scorers["n"]) == [24] * 6 and "strict accuracy" in scorers
+    table = evaluation.accuracy_table(asked, tuned)
+    assert list(table.columns) == ["exam", "group", "answers", "n", "step 0", "step 5", "step 20"]
+    answers = ["model, 0-shot", "model, 1-shot", *metrics.BASELINES]
+    assert list(zip(table["group"], table["answers"], strict=True)) == [(g, a) for g in ("taught", "untaught") for a in answers]
+    steps = table.set_index(["group", "answers"])[["step 0", "step 5", "step 20"]]
+    assert list(steps.loc["untaught", "oracle"]) == ["100.0"] * 3 and list(steps.loc["untaught", "empty response"]) == ["0.0"] * 3
+    untaught = [q for q in evaluation.asked_questions(asked[0], tuned)[0] if q.section == "untaught"]
+    chance = sum(map(metrics.random_accuracy, untaught)) / len(untaught)
+    assert steps.loc["untaught", "random choice"].iloc[0] == f"{100 * chance:.1f}"
+    scorers = evaluation.scorer_table(asked, tuned)
+    assert list(scorers["answers"]) == ["model, 0-shot"] * 3 + ["model, 1-shot"] * 3 + list(metrics.BASELINES)
+    assert set(scorers["n"]) == {24} and scorers.set_index("answers").loc["oracle", "strict accuracy"] == "100.0"
+    for record, unreadable in zip(sorted(asked, key=lambda r: r.config["shots"]), scorers["unreadable"], strict=False):
+        assert unreadable == record.counts["unreadable"]
+    differences = evaluation.difference_table(asked, tuned)
+    assert len(differences) and (differences[list(metrics.SCORERS)].nunique(axis=1) > 1).all()
+    excluded = evaluation.exclusion_table([replace(asked[0], counts=asked[0].counts | {"excluded": {"image": 2, "x": 0}}), *asked[1:]])
+    assert list(excluded["left out"]) == ["2 image", *["none"] * 5] and list(excluded["asked"]) == [24] * 6
     examples = evaluation.example_table(asked, tuned, 2)
     assert list(examples.columns) == ["question", "gold", "step 0", "step 5", "step 20"] and len(examples) == 2
 

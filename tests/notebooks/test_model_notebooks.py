@@ -45,6 +45,7 @@ def test_tune_then_ask(tmp_path, monkeypatch) -> None:
     assert names == {
         f"30_evaluate__tiny__step{k}__mini_{exam}__{s}shot" for k in (0, 3, 6) for exam in ("trained", "heldout", "general") for s in (0, 1)
     }
+    assert "tab-eval-excluded" in shown and "oracle" in shown and "The scorers disagree on" in shown
     assert "unreadable" in shown and "tab-eval-accuracy" in shown and "問題:" in shown
 
 
