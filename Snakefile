@@ -20,7 +20,8 @@ rule all:
         [step.target for step in STEPS],
 
 
-for step in STEPS:
+# Earlier steps first: a preset names its longest runs first, so that none of them is left for the end.
+for place, step in enumerate(STEPS):
 
     rule:
         name:
@@ -34,6 +35,7 @@ for step in STEPS:
             python=sys.executable,
             output=step.job.output,
             seed="" if step.job.seed is None else f"--seed {step.job.seed}",
+        priority: len(STEPS) - place
         threads: step.threads
         resources:
             **step.resources,
