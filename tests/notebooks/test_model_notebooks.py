@@ -3,34 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
 
-import nbformat
 import pytest
 
-from jmedlora_utils import evaluation, paths
+from jmedlora_utils import evaluation
 from jmedlora_utils.records import read_jsonl, read_record
 from tests import tiny
-
-
-def execute(stem: str, target: Path, monkeypatch: Any, **parameters: Any) -> str:
-    """Runs a notebook and returns all text that it shows."""
-    import papermill
-
-    from jmedlora_utils.config import check_parameters
-
-    monkeypatch.setenv("JMEDLORA_PROGRESS", "0")
-    check_parameters(stem, parameters)
-    papermill.execute_notebook(
-        paths.NOTEBOOKS / f"{stem}.ipynb", target, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=paths.ROOT
-    )
-    shown = []
-    for cell in nbformat.read(target, as_version=4).cells:
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            shown.append(output.get("text") or data.get("text/markdown") or data.get("text/plain") or "")
-    return "\n".join(shown)
+from tests.executed import execute
 
 
 def test_tune_then_ask(tmp_path, monkeypatch) -> None:

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import nbformat
 import pytest
 
 from jmedlora_utils import exams, models, paths, pretraining, toyworld
-from jmedlora_utils.config import check_parameters, load_preset
+from jmedlora_utils.config import load_preset
 from jmedlora_utils.records import read_jsonl, read_record
+from tests.executed import execute
 
 BASES = ["en-small", "ja-medium"]
-
-
-def execute(stem: str, target: Path, monkeypatch: Any, **parameters: Any) -> str:
-    """Runs a notebook and returns all text that it shows."""
-    import papermill
-
-    monkeypatch.setenv("JMEDLORA_PROGRESS", "0")
-    check_parameters(stem, parameters)
-    source = paths.NOTEBOOKS / f"{stem}.ipynb"
-    papermill.execute_notebook(source, target, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=paths.ROOT)
-    shown = []
-    for cell in nbformat.read(target, as_version=4).cells:
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            shown.append(output.get("text") or data.get("text/markdown") or data.get("text/plain") or "")
-    return "\n".join(shown)
 
 
 def test_world_then_bases_and_twice_the_same(tmp_path, monkeypatch) -> None:
