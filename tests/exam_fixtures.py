@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from jmedlora_utils import exam_card
 from jmedlora_utils.exams import Question
 
 YEARS = [2018, 2019, 2020, 2021]
@@ -38,6 +40,25 @@ def question(**change: Any) -> Question:
 def pair(**change: Any) -> Question:
     """A question that asks for two choices; one of the right ones holds a comma."""
     return question(**({"text": "正しいのはどれか。2つ選べ。", "gold": frozenset("ac"), "n_select": 2} | change))
+
+
+def examination() -> list[Question]:
+    """A whole examination of 2031, five questions in two blocks."""
+    dangerous = {"year": 2031, "prohibited": frozenset("e")}
+    return [
+        question(id="B1", section="B", points=3, **dangerous),
+        question(id="A1", section="A", **dangerous),
+        question(id="A2", section="A", **dangerous),
+        question(id="A3", section="A", points=0, **dangerous),
+        question(id="A4", section="A", points=0, **dangerous),
+    ]
+
+
+def set_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2031: 3 points in the must-pass block, 2 in the other; marks 3 and 1; three prohibited choices at most."""
+    row = {"exam": 125, "required_mark": 3, "general_mark": 1, "prohibited_limit": 3, "required_max": 3, "general_max": 2, "source": ""}
+    table = pd.DataFrame([row], index=pd.Index([2031], name="year"))
+    monkeypatch.setattr(exam_card, "pass_marks", lambda: table)
 
 
 def raw(name: str, **change: Any) -> dict[str, Any]:

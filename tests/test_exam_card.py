@@ -7,7 +7,7 @@ from functools import cache
 
 import pandas as pd
 import pytest
-from exam_fixtures import YEARS, data_dir, needs_data, question, raw, write_lines, write_year
+from exam_fixtures import YEARS, data_dir, examination, needs_data, question, raw, set_marks, write_lines, write_year
 
 from jmedlora_utils import exam_card, paths
 from jmedlora_utils.exam_card import Marked, card, mark_published, mark_responses
@@ -135,26 +135,12 @@ def test_another_year_in_a_copy_of_the_folder(tmp_path):
 
 @pytest.fixture
 def marks(monkeypatch):
-    """2031: 3 points in the must-pass block, 2 in the other; marks 3 and 1; three prohibited choices at most."""
-    row = {"exam": 125, "required_mark": 3, "general_mark": 1, "prohibited_limit": 3, "required_max": 3, "general_max": 2, "source": ""}
-    table = pd.DataFrame([row], index=pd.Index([2031], name="year"))
-    monkeypatch.setattr(exam_card, "pass_marks", lambda: table)
-
-
-def exam():
-    dangerous = {"year": 2031, "prohibited": frozenset("e")}
-    return [
-        question(id="B1", section="B", points=3, **dangerous),
-        question(id="A1", section="A", **dangerous),
-        question(id="A2", section="A", **dangerous),
-        question(id="A3", section="A", points=0, **dangerous),
-        question(id="A4", section="A", points=0, **dangerous),
-    ]
+    set_marks(monkeypatch)
 
 
 def marked(**letters):
-    found = mark_responses(exam(), letters)
-    return card(exam(), found, "x").iloc[0]
+    found = mark_responses(examination(), letters)
+    return card(examination(), found, "x").iloc[0]
 
 
 def test_passing_needs_both_marks_and_at_most_three_prohibited_choices(marks):
@@ -165,7 +151,7 @@ def test_passing_needs_both_marks_and_at_most_three_prohibited_choices(marks):
     three, four = marked(B1="a", A1="a", A2="e", A3="e", A4="e"), marked(B1="a,e", A1="e", A2="e", A3="e")
     assert (three.prohibited, four.prohibited) == (3, 4)
     wide = [question(id=f"A{i}", section="A", year=2031, points=p, prohibited=frozenset("e")) for i, p in enumerate((1, 1, 0, 0, 0, 0))]
-    sure = [exam()[0], *wide]
+    sure = [examination()[0], *wide]
     row = card(sure, mark_responses(sure, {"B1": "a", "A0": "a", "A2": "e", "A3": "e", "A4": "e", "A5": "e"}), "x").iloc[0]
     assert (row.required, row.general, row.prohibited, row.passed) == (3, 1, 4, False)
 
@@ -176,7 +162,7 @@ def test_withdrawn_items_stay_among_the_items_and_add_no_points(marks):
 
 
 def test_an_incomplete_examination_has_no_verdict(marks):
-    questions = exam()[:2]
+    questions = examination()[:2]
     row = card(questions, mark_responses(questions, {"B1": "a", "A1": "a"}), "x").iloc[0]
     assert pd.isna(row.passed)
     assert "the general block adds up to 1 points, the official notice says 2" in exam_card.cannot_decide(questions, 2031)
@@ -230,7 +216,7 @@ def test_absent_systems_and_answers_are_noticed(tmp_path):
 
 
 def test_card_on_disk_has_exactly_the_columns(tmp_path, marks):
-    table = card(exam(), mark_responses(exam(), {"B1": "a", "A1": "a"}), "x")
+    table = card(examination(), mark_responses(examination(), {"B1": "a", "A1": "a"}), "x")
     path = exam_card.write_card(tmp_path / "exam_card.csv", table)
     header = "system,year,points,max_points,required,general,items_correct,items,prohibited,passed"
     assert path.read_text(encoding="utf-8") == f"{header}\nx,2031,4,5,3,1,2,5,0,True\n"
@@ -254,7 +240,7 @@ def test_committed_tables_stand_in_only_when_asked_and_only_for_their_years(tmp_
 
 def test_an_evaluated_model_sits_beside_the_students(marks):
     shares = (0.6, 0.1, 0.1, 0.1, 0.1)
-    questions = [question(**{**q.__dict__, "breakdown": shares, "category": "総論"}) for q in exam()]
+    questions = [question(**{**q.__dict__, "breakdown": shares, "category": "総論"}) for q in examination()]
     both, fields = exam_card.sit(questions, {"B1": "肺炎", "A1": "気胸"}, "mini")
     assert both.set_index("system")["points"].to_dict() == {"mini": 3, "student-majority": 5}
     assert fields.to_dict("records") == [{"category": "総論", "items": 5, "mini": 0.2, "student-majority": 1.0}]
