@@ -24,14 +24,15 @@ cuda = runpy.run_path(at + "/version.py")["cuda"]; sys.exit(cuda and "error: pip
 the build for CUDA " + cuda + ". Check the network and call make again, or add TORCH_INDEX= to the call to keep that build.")
 
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test book plan exams lab pins clean
+.PHONY: help reproduce test book plan fetch exams export cards lab pins clean
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 	@echo "  PRESET=$(PRESET) (one of $(patsubst notebooks/presets/%.yaml,%,$(wildcard notebooks/presets/*.yaml))) JOBS=$(JOBS) TORCH_INDEX=$(TORCH_INDEX)"
+	@echo "  PROFILE=slurm runs the notebooks as jobs of a cluster"
 
 reproduce: $(STAMP)  ## run a preset through every notebook and build the book
-	@$(BIN)/python -m jmedlora_utils reproduce --preset $(PRESET) --jobs $(JOBS) --install-seconds "$$(cat $(STAMP))"
+	@$(BIN)/python -m jmedlora_utils reproduce --preset $(PRESET) --jobs $(JOBS) $(if $(PROFILE),--profile $(PROFILE)) --install-seconds "$$(cat $(STAMP))"
 	@echo 0 > $(STAMP)
 
 test: $(STAMP)  ## everything that CI checks
@@ -45,8 +46,17 @@ plan: $(STAMP)  ## print what a preset would run, and what it takes on a card (C
 	@echo
 	@$(BIN)/python -m jmedlora_utils.planner --preset $(PRESET) $(if $(CARD),--card $(CARD))
 
+fetch: $(STAMP)  ## download the models and examinations of a preset, for jobs without a network
+	@$(BIN)/python -m jmedlora_utils fetch --preset $(PRESET)
+
 exams: $(STAMP)  ## fetch the examination questions and verify them (a cluster's login node, CI)
 	@$(BIN)/python -m jmedlora_utils exams
+
+export: $(STAMP)  ## copy an adapter with its model card (ADAPTER=folder OUT=folder; MERGE=1 for a whole model)
+	@$(BIN)/python -m jmedlora_utils export --adapter $(ADAPTER) --out $(OUT) $(if $(BASE),--base $(BASE)) $(if $(MERGE),--merge)
+
+cards: $(STAMP)  ## write a model card into every adapter of a preset
+	@$(BIN)/python -m jmedlora_utils cards --preset $(PRESET)
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3" >/dev/null

@@ -1,5 +1,7 @@
 """The notebooks of one preset. `make reproduce` calls it; `snakemake --cores 2 --config preset=mini` works too.
 
+On a cluster, `make reproduce PROFILE=slurm` runs it with `profiles/slurm`; a step that is tried again gets more memory.
+
 A step is stale when its job card is newer than its executed copy. A card changes with the step's parameters, its
 notebook, or a module that the notebook imports, so reading this file refuses a bad preset before anything runs.
 """
@@ -20,6 +22,11 @@ rule all:
         [step.target for step in STEPS],
 
 
+def memory(step):
+    """Host memory of a step at its first, second ... try: what the cluster ended for want of memory gets more."""
+    return lambda wildcards, attempt: step.resources["mem_mb"] * attempt
+
+
 # Earlier steps first: a preset names its longest runs first, so that none of them is left for the end.
 for place, step in enumerate(STEPS):
 
@@ -38,7 +45,9 @@ for place, step in enumerate(STEPS):
         priority: len(STEPS) - place
         threads: step.threads
         resources:
-            **step.resources,
+            gpu=step.resources["gpu"],
+            mem_mb=memory(step),
+            runtime=step.resources["runtime"],
         shell:
             f"cd {shlex.quote(str(paths.ROOT))} && "
             f"{{params.python:q}} -m jmedlora_utils run --preset {PRESET} --output {{params.output}} "

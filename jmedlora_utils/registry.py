@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from dataclasses import dataclass, replace
 from functools import cache
@@ -186,23 +187,42 @@ class ModelEntry:
         return self.bytes or (self.shape.parameters() * self.stored if self.shape else 0)
 
 
-@cache
+def own_models_file() -> Path | None:
+    """The registry file of this site, named by `JMEDLORA_MODELS`; None where there is none."""
+    own = os.environ.get("JMEDLORA_MODELS")
+    return Path(own).expanduser().resolve() if own else None
+
+
 def entries() -> dict[str, ModelEntry]:
-    """Every entry of models.yaml by its name.
+    """Every entry of models.yaml by its name, with what the site's own file (`JMEDLORA_MODELS`) says otherwise.
+
+    The own file has the same form. Of a model that models.yaml lists, it states only what differs: `revision`, or `folder`,
+    the local copy of the model, beside the file or absolute. Its sizes and context are then those of the folder.
 
     Raises:
-        RegistryError: An entry lacks a field, has an unknown one, or its sizes don't give its parameter count.
+        RegistryError: An entry lacks a field, has an unknown one, its sizes don't give its parameter count, or a file or folder is
+            missing.
     """
-    return read_models(MODELS_FILE)
+    return _entries(own_models_file())
 
 
-def read_models(path: Path) -> dict[str, ModelEntry]:
+@cache
+def _entries(own: Path | None) -> dict[str, ModelEntry]:
+    return read_models(MODELS_FILE, own)
+
+
+def read_models(path: Path, own: Path | None = None) -> dict[str, ModelEntry]:
     """Reads and checks a registry file; see `entries`."""
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw, site = _read_yaml(path), _read_yaml(own) if own else {}
     found: dict[str, ModelEntry] = {}
     for kind, key in (("base", "bases"), ("adapter", "adapters")):
-        for name, fields in (raw.get(key) or {}).items():
-            found[name] = _entry(name, kind, dict(fields), f"{path.name}, {name}")
+        listed, changed = raw.get(key) or {}, site.get(key) or {}
+        for name in dict.fromkeys([*listed, *changed]):
+            where = own if own and name in changed else path
+            fields = {**(listed.get(name) or {}), **(changed.get(name) or {})}
+            folder = fields.pop("folder", None)
+            entry = _entry(name, kind, fields, f"{where.name}, {name}")
+            found[name] = _in_folder(entry, where.parent / Path(folder).expanduser(), where) if folder else entry
     for entry in found.values():
         if entry.kind == "adapter" and (entry.base not in found or found[entry.base].kind != "base"):
             raise RegistryError(f"{path.name}, {entry.name}: base {entry.base!r} is not listed under bases")
@@ -282,6 +302,30 @@ def check(
                 f"{' or' if smaller else ';'} use a larger card, several cards (book page 'Scale'), or a smaller model"
             )
     return entry
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise RegistryError(f"{path.name}: no such file; JMEDLORA_MODELS names the registry of this site, or is not set") from error
+    except yaml.YAMLError as error:
+        raise RegistryError(f"{path.name}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(raw, dict) or set(raw) - {"bases", "adapters"}:
+        raise RegistryError(f"{path.name}: a registry has two parts, bases and adapters, each a mapping from names to fields")
+    return raw
+
+
+def _in_folder(entry: ModelEntry, folder: Path, where: Path) -> ModelEntry:
+    """The entry with its files in a local folder, which then says sizes and context."""
+    if not folder.is_dir():
+        raise RegistryError(f"{where.name}, {entry.name}: folder {str(folder)!r} is not there; correct the path or remove the line")
+    local = _local_entry(folder.resolve())
+    if local.kind != entry.kind:
+        raise RegistryError(f"{where.name}, {entry.name}: the folder holds a model of kind {local.kind}, the entry is of kind {entry.kind}")
+    if entry.kind == "adapter":
+        return replace(entry, folder=local.folder, revision=None, rank=local.rank, lora_targets=local.lora_targets, bytes=local.bytes)
+    return replace(entry, folder=local.folder, revision=None, shape=local.shape, context_length=local.context_length)
 
 
 def _entry(name: str, kind: str, fields: dict[str, Any], where: str) -> ModelEntry:

@@ -19,13 +19,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jmedlora_utils import paths
+from jmedlora_utils import paths, registry
 from jmedlora_utils.config import ConfigError, Job, Preset, check_parameters, load_preset, notebook_cells, require_device
 from jmedlora_utils.records import git_state, sha256_text, write_text
 
 PACKAGE = Path(__file__).resolve().parent
 HEARTBEAT_SECONDS = 20
-GPU_NOTEBOOKS = ("19_", "20_", "30_")
+PROFILES = paths.ROOT / "profiles"
+# What a step may take on a cluster: host memory in MB, and minutes. A step that is stopped by them goes on where it stopped when it
+# is tried again, with more memory and the same time (Snakefile).
+GPU_STEPS = {
+    "19_": {"mem_mb": 32_000, "runtime": 720},
+    "20_": {"mem_mb": 64_000, "runtime": 2_880},
+    "30_": {"mem_mb": 64_000, "runtime": 1_440},
+}
+CPU_STEP = {"mem_mb": 4_000, "runtime": 120}
 
 
 class WorkflowError(RuntimeError):
@@ -74,7 +82,7 @@ def steps(preset: Preset) -> list[Step]:
             analysed = (*analysed, target)
         else:
             after = tuple(folder / "notebooks" / f"{name}.ipynb" for name in job.after)
-        on_gpu = preset.device == "cuda" and job.notebook.startswith(GPU_NOTEBOOKS)
+        cards, resources = _needs(preset, job)
         found.append(
             Step(
                 job=job,
@@ -82,8 +90,8 @@ def steps(preset: Preset) -> list[Step]:
                 target=target,
                 log=folder / "logs" / f"{job.output}.log",
                 after=after,
-                threads=4 if on_gpu else 1,
-                resources={"gpu": int(on_gpu), "mem_mb": 64_000 if on_gpu else 4_000, "runtime": 2_880 if on_gpu else 120},
+                threads=4 * cards or 1,
+                resources={"gpu": cards, **resources},
             )
         )
     return found
@@ -172,29 +180,49 @@ def run_step(step: Step, threads: int | None = None) -> float:
     return time.perf_counter() - start
 
 
-def reproduce(preset_name: str, jobs: int) -> None:
-    """Runs what is missing or stale of a preset, `jobs` notebooks side by side.
+def reproduce(preset_name: str, jobs: int, profile: str = "") -> None:
+    """Runs what is missing or stale of a preset: here, `jobs` notebooks side by side, or as the jobs of a cluster.
+
+    Args:
+        preset_name: Name of the preset.
+        jobs: Notebooks side by side on this machine; a cluster's profile says how many jobs it takes.
+        profile: A Snakemake profile, by its name in `profiles/` or its folder; empty runs on this machine.
 
     Raises:
         ConfigError: The preset, a parameter or the device is not as it must be.
-        WorkflowError: A notebook failed, or another run of the same preset is under way.
+        WorkflowError: A notebook failed, the profile is not there, or another run of the same preset is under way.
     """
     preset = load_preset(preset_name)
-    require_device(preset.device)
+    where = _cluster(profile) if profile else _this_machine(preset, jobs)
     commit, dirty = git_state()
     os.environ["JMEDLORA_GIT_COMMIT"] = commit
     os.environ["JMEDLORA_GIT_DIRTY"] = str(int(dirty))
     with _only_one(paths.runs_root() / preset_name):
         # Our own lock dies with its process; Snakemake's stays after a kill and would refuse to resume.
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile"), "--directory", str(paths.ROOT)]
-        command += ["--cores", str(jobs), "--resources", "gpu=1", "--config", f"preset={preset_name}"]
         command += ["--nolock", "--rerun-incomplete", "--keep-going", "--rerun-triggers", "mtime", "--scheduler", "greedy"]
-        command += ["--quiet", "all"]
+        command += [*where, "--config", f"preset={preset_name}"]
         if subprocess.run(command, check=False).returncode != 0:
             raise WorkflowError(
                 f"preset {preset_name!r} did not finish; the messages above name the notebook and its log. "
                 "Run the same command again to go on: what is finished is not repeated"
             )
+
+
+def _this_machine(preset: Preset, jobs: int) -> list[str]:
+    """Snakemake's options for this machine: steps that use a card wait for each other."""
+    require_device(preset.device)
+    cards = max([1, *(step.resources["gpu"] for step in steps(preset))])
+    return ["--cores", str(jobs), "--resources", f"gpu={cards}", "--quiet", "all"]
+
+
+def _cluster(profile: str) -> list[str]:
+    """Snakemake's options for a cluster; the machine that submits needs no card."""
+    folder = next((f for f in (PROFILES / profile, Path(profile).expanduser()) if list(f.glob("config*.yaml"))), None)
+    if folder is None:
+        known = ", ".join(sorted(p.parent.name for p in PROFILES.glob("*/config.yaml")))
+        raise WorkflowError(f"no profile {profile!r}: neither a folder with a config.yaml nor one of {known}")
+    return ["--profile", str(folder.resolve())]
 
 
 def durations(preset_name: str) -> list[tuple[str, float]]:
@@ -233,6 +261,12 @@ def matrix(preset: Preset) -> str:
     return "\n".join(lines)
 
 
+def _needs(preset: Preset, job: Job) -> tuple[int, dict[str, int]]:
+    """Cards of a step, and its host memory (MB) and time (minutes) on a cluster."""
+    found = GPU_STEPS.get(job.notebook[:3]) if preset.device == "cuda" else None
+    return (int(job.parameters.get("num_processes", 1)), found) if found else (0, CPU_STEP)
+
+
 def _folder(preset: Preset, job: Job) -> Path:
     return paths.runs_root() / preset.name if job.seed is None else paths.Workspace(preset.name, job.seed).root
 
@@ -255,6 +289,7 @@ def _package_hash(stem: str) -> str:
         waiting |= _module_imports(module) - reached
     files = [PACKAGE / f"{module}.py" for module in reached]
     files += [path for path in (PACKAGE / "data").rglob("*") if path.is_file()]
+    files += [own for own in [registry.own_models_file()] if own and own.is_file()]
     return sha256_text("\0".join(f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in sorted(files)))
 
 
@@ -283,6 +318,9 @@ def _prepare_environment(threads: int) -> None:
         os.environ[variable] = str(threads)
     os.environ["JMEDLORA_PROGRESS"] = "0"
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, not one in the user's home
+    if "SLURM_JOB_ID" in os.environ:
+        # A compute node has no network: models come from the cache that `make fetch` filled, at once or not at all.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @contextmanager
