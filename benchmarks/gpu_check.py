@@ -200,7 +200,7 @@ def train(case: Case, option: memory.Tuning, model: Any, steps: int, folder: Pat
         train_dataset=OrderedRows(rows, list(range(case.batch)) * steps),
         keep_steps=(),
         checkpoint_every=0,
-        pad_id=0,
+        collator=encoding.Collator(pad_id=0),
         callbacks=[clock],
     )
     try:

@@ -215,6 +215,10 @@ class Collator:
             labels.extend(row.ids[row.n_prompt :])
         return {"input_ids": input_ids, "positions": torch.tensor(positions), "labels": torch.tensor(labels)}
 
+    def padding_share(self, lengths: Sequence[int], batch: int) -> float:
+        """See `padding_share`."""
+        return padding_share(lengths, batch)
+
 
 def _cut(items: list[int], n: int) -> tuple[list[int], list[int]]:
     return items[:n], items[n:]

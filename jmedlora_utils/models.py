@@ -72,6 +72,8 @@ def load_base(
     dtype: str = "float32",
     device: str = "auto",
     workspace: paths.Workspace | None = None,
+    attention: str | None = None,
+    quant_storage: str = "uint8",
 ) -> tuple[Any, Any]:
     """Loads a causal language model and its tokenizer.
 
@@ -81,6 +83,8 @@ def load_base(
         dtype: Of the weights that are not quantised, one of `DTYPES`.
         device: `auto` takes the first GPU where there is one, else the CPU.
         workspace: Where bases trained here are looked up.
+        attention: Attention kernel in the words of transformers; None for its own choice.
+        quant_storage: Type that 4-bit weights are kept in; FSDP divides them only where it is a floating type.
 
     Returns:
         The model in evaluation mode, and the tokenizer.
@@ -104,7 +108,9 @@ def load_base(
     if target != "cpu" or quantisation != "none":
         options["device_map"] = {"": target}
     if quantisation == "nf4":
-        options["quantization_config"] = nf4_config()
+        options["quantization_config"] = nf4_config(quant_storage)
+    if attention is not None:
+        options["attn_implementation"] = attention
     if quiet():
         logging.disable_progress_bar()
     tokenizer = load_tokenizer(entry)
@@ -125,13 +131,17 @@ def _check_hub(entry: ModelEntry, quantisation: str, card_bytes: int) -> None:
     registry.check(entry, token=get_token(), local=cached, card_bytes=card_bytes, quantisation=quantisation)
 
 
-def nf4_config() -> Any:
-    """The paper's quantisation: NF4, double quantisation, bfloat16 compute."""
+def nf4_config(storage: str = "uint8") -> Any:
+    """The paper's quantisation: NF4, double quantisation, bfloat16 compute; `storage` is the type that holds the packed bits."""
     import torch
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_quant_storage=getattr(torch, storage),
     )
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from jmedlora_utils.encoding import Collator, Row
+from jmedlora_utils.encoding import Row
 from jmedlora_utils.notebook import quiet
 
 STAGING = ".partial"
@@ -44,8 +44,8 @@ class ResponseTrainer(Trainer):
     for every architecture and under every wrapper (peft, DDP). Checkpoints are written aside and renamed when complete.
     """
 
-    def __init__(self, *, keep_steps: Sequence[int], checkpoint_every: int, pad_id: int, **kwargs: Any) -> None:
-        super().__init__(data_collator=Collator(pad_id), **kwargs)
+    def __init__(self, *, keep_steps: Sequence[int], checkpoint_every: int, collator: Any, **kwargs: Any) -> None:
+        super().__init__(data_collator=collator, **kwargs)
         self.keep_steps = frozenset(keep_steps)
         # The loss is divided by the tokens of the whole effective batch, so the Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
@@ -54,7 +54,9 @@ class ResponseTrainer(Trainer):
         self._hook = head.register_forward_pre_hook(self._select)
         self.remove_callback(PrinterCallback)
         self.add_callback(Steps(self.keep_steps, checkpoint_every))
-        shutil.rmtree(Path(self.args.output_dir) / STAGING, ignore_errors=True)
+        if self.args.should_save:
+            shutil.rmtree(Path(self.args.output_dir) / STAGING, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
 
     def detach(self) -> None:
         """Takes the hook off the model, which then returns all logits again."""
@@ -70,7 +72,7 @@ class ResponseTrainer(Trainer):
             self._positions = None
         loss = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, reduction="sum")
         loss = loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
-        loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes
+        loss = loss * self.accelerator.num_processes  # DDP and FSDP average gradients over processes
         return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -105,6 +107,14 @@ class ResponseTrainer(Trainer):
                 if step < self.state.global_step and step not in self.keep_steps:
                     shutil.rmtree(older)
         self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Under FSDP the trained parameters alone are gathered: the frozen base would pass through the main process's memory."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        trained = {name: p.full_tensor().cpu() for name, p in self.model.named_parameters() if p.requires_grad}
+        self._save(output_dir, state_dict=trained)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self.args.should_save:

@@ -1,25 +1,36 @@
-"""Tuning: LoRA, QLoRA or full, on the response only; killed and started again, it ends where it would have ended."""
+"""Tuning: LoRA, QLoRA or full, on the response only; killed and started again, it ends where it would have ended.
+
+`python -m jmedlora_utils.tuning --settings FILE` runs one job from a JSON file; under `accelerate launch` it does so in several
+processes (see `launch.py`).
+"""
 
 from __future__ import annotations
 
+import argparse
+import fcntl
 import json
 import os
 import shutil
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from jmedlora_utils import encoding, models, paths, prompts
-from jmedlora_utils.records import Meter, Record, read_record, sha256_file, sha256_text, write_record, write_text
-from jmedlora_utils.registry import ModelEntry
+from jmedlora_utils import attention, encoding, models, packing, paths, processes, prompts
+from jmedlora_utils.records import Meter, Record, RecordError, read_record, sha256_file, sha256_text, write_record, write_text
+from jmedlora_utils.registry import ModelEntry, RegistryError
 
 METHODS = ("lora", "qlora", "full")
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit")
 PRETRAIN = ("", "articles")
-RESUME_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state*.pth")
+RESUME_FILES = ("optimizer.pt", "optimizer.bin", "pytorch_model_fsdp.bin", "scheduler.pt", "trainer_state.json", "rng_state*.pth")
+OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")
+# Settings that do not shape the result.
+PASSING = ("report_to", "device", "checkpoint_every")
 
 
 class TuneError(ValueError):
@@ -46,7 +57,7 @@ class TuneSettings:
         optimizer: One of `OPTIMIZERS`.
         weight_decay: Of AdamW.
         max_grad_norm: Gradients are clipped to this norm; 0 for never.
-        batch_size: Rows at once on one device.
+        batch_size: Records at once on one device.
         gradient_accumulation: Batches per optimizer step.
         max_steps: Optimizer steps.
         save_steps: Steps whose checkpoint is kept for evaluation; the last is always kept.
@@ -54,6 +65,9 @@ class TuneSettings:
         max_length: Most tokens of a row.
         too_long: `error` or `exclude` for longer ones; nothing is cut.
         length_grouped: Whether rows of like length share a batch.
+        packing: Whether the records of a batch are packed into few rows of up to `max_length` tokens, none of which sees another. Order,
+            batch and loss stay those of the unpacked run; only padding goes.
+        attn_implementation: Attention kernel, one of `attention.KERNELS`.
         dtype: Of the base's weights that are not quantised. `full` with bfloat16 keeps float32 weights and computes in bfloat16.
         gradient_checkpointing: Trades time for memory.
         pretrain_on: `articles` for continued pretraining before tuning (the paper's third variant): all parameters,
@@ -87,6 +101,8 @@ class TuneSettings:
     max_length: int = 512
     too_long: str = "error"
     length_grouped: bool = True
+    packing: bool = False
+    attn_implementation: str = "auto"
     dtype: str = "float32"
     gradient_checkpointing: bool = False
     pretrain_on: str = ""
@@ -106,6 +122,7 @@ class TuneSettings:
             ("dtype", ("float32", "bfloat16")),
             ("too_long", prompts.TOO_LONG),
             ("pretrain_on", PRETRAIN),
+            ("attn_implementation", attention.KERNELS),
             ("device", ("auto", "cpu")),
         ):
             if getattr(self, name) not in allowed:
@@ -129,9 +146,19 @@ class TuneSettings:
             raise TuneError("pretrain_on and pretrain_steps go together: set both or none")
         if self.pretrain_on and self.method == "qlora":
             raise TuneError("pretrain_on trains every parameter, which a 4-bit base cannot; use method 'lora'")
-        if self.optimizer in ("paged_adamw_8bit", "adamw_bnb_8bit") and os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+        if processes.sharded():
+            self._check_sharded()
+
+    def _check_sharded(self) -> None:
+        if self.method == "full" or self.pretrain_on:
+            raise TuneError("under FSDP only adapters are trained here; use DDP (launch_config 'ddp') for method 'full' and pretrain_on")
+        if self.optimizer in ("paged_adamw_8bit", "adamw_bnb_8bit"):
             raise TuneError(
                 f"optimizer {self.optimizer!r} cannot be saved under FSDP, so the run could not resume; use 'paged_adamw_32bit'"
+            )
+        if self.gradient_checkpointing and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "") != "true":
+            raise TuneError(
+                "FSDP does its own checkpointing; give `accelerate launch` --fsdp_activation_checkpointing true, as notebook 20 does"
             )
 
     def kept_steps(self) -> tuple[int, ...]:
@@ -165,17 +192,28 @@ def tune(
     train_file = train_file or workspace.data / "instructions" / "train.jsonl"
     articles_file = articles_file or workspace.data / "articles.jsonl"
     folder = workspace.adapters / run_name
+    record_path = workspace.records / f"20_tune__{run_name}.json"
     base = models.find_base(settings.base, workspace)
     records = encoding.read_instructions(train_file)
-    data = {train_file.name: sha256_file(train_file)}
-    if settings.pretrain_on:
-        data[articles_file.name] = sha256_file(articles_file)
-    identity = {"settings": _config(settings), "data": data, "base": models.fingerprint(base)}
-    record_path = workspace.records / f"20_tune__{run_name}.json"
-    if done := finished(folder, record_path, identity):
-        return done
-    _claim(folder, identity)
+    identity = _identity(settings, base, [train_file, *([articles_file] if settings.pretrain_on else [])])
+    with _alone(folder):
+        if done := processes.from_main(lambda: _begin(folder, record_path, identity)):
+            return done
+        record = _train(settings, run_name, workspace, base, records, articles_file, folder, identity)
+        processes.from_main(lambda: _finish(workspace, folder, record))
+    return record
 
+
+def _train(
+    settings: TuneSettings,
+    run_name: str,
+    workspace: paths.Workspace,
+    base: ModelEntry,
+    records: Sequence[dict[str, Any]],
+    articles_file: Path,
+    folder: Path,
+    identity: dict[str, Any],
+) -> Record:
     meter = Meter()
     from transformers import set_seed
 
@@ -194,23 +232,24 @@ def tune(
             f"{run_name}: at step 0 the adapted model differs from its base by {metrics['step0_max_difference']:.2e}; it must not"
         )
     parameters = models.count_parameters(model)
+    targets = lora_target_names(model)
     with meter.stage("train"):
         outcome = fit(settings, model, tokenizer, rows, folder)
     metrics |= {"series": outcome.series, "final_loss": _tail_mean(outcome.series)}
     meter.timing |= {"train_seconds": outcome.seconds, "tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1)}
-    lengths = [len(rows[i].ids) for i in outcome.order]
-    metrics["padding_share"] = round(encoding.padding_share(lengths, settings.batch_size), 4)
+    metrics["padding_share"] = round(outcome.padding_share, 4)
     metrics["epochs"] = round(settings.max_steps * outcome.step_rows / len(rows), 4)
     metrics["weights_sha256"] = {str(step): weights_sha256(path) for step, path in kept_checkpoints(folder).items()}
-    record = Record(
+    template = prompts.template_facts(settings.template, tokenizer)
+    return Record(
         kind="tune",
         name=f"20_tune__{run_name}",
         preset=workspace.preset,
         seed=settings.seed,
-        config=identity["settings"] | {"run_name": run_name, "template_text": prompts.template_facts(settings.template, tokenizer)},
+        config=identity["settings"] | {"run_name": run_name, "template_text": template, "processes": identity["processes"]},
         metrics=metrics,
         counts=audit.counts() | {"trainable_parameters": parameters["trainable"]},
-        data=data,
+        data=identity["data"],
         model={
             "base": settings.base,
             "revision": base.revision or "",
@@ -218,23 +257,31 @@ def tune(
             "architecture": models.model_family(model),
             "parameters": parameters["total"] - (parameters["trainable"] if settings.method != "full" else 0),
             "quantisation": "nf4" if settings.method == "qlora" else "none",
-            "targets": lora_target_names(model),
+            "targets": targets,
+            "attention": str(model.config._attn_implementation),
         },
         **meter.fields(),
     )
-    write_record(workspace.records, record)
-    _strip(folder)
-    return record
 
 
 def build_model(settings: TuneSettings, base: ModelEntry) -> Any:
-    """Loads the base and puts the adapter on it; call after the seed is set, since the adapter's start is random."""
+    """Loads the base and puts the adapter on it; call after the seed is set, since the adapter's start is random.
+
+    Raises:
+        attention.AttentionError: The attention kernel asked for cannot run here.
+    """
+    from transformers import AutoConfig
+
     mixed = settings.method == "full" and settings.dtype == "bfloat16"
+    device = processes.local_device(settings.device)
+    model_config = AutoConfig.from_pretrained(base.location, revision=base.revision)
     model, _ = models.load_base(
         base,
         quantisation="nf4" if settings.method == "qlora" else "none",
         dtype="float32" if mixed else settings.dtype,
-        device=settings.device,
+        device=device,
+        attention=attention.choose(settings.attn_implementation, settings.dtype, model_config, on_cpu=settings.device == "cpu"),
+        quant_storage="bfloat16" if processes.sharded() else "uint8",
     )
     if settings.method == "full":
         return model.requires_grad_(True)
@@ -324,15 +371,15 @@ class Outcome:
         series: One row a step: step, loss, learning rate, gradient norm.
         seconds: Of this session's training.
         tokens: Of this session's rows, padding not counted.
-        order: Row numbers in the order trained.
         step_rows: Rows of one optimizer step.
+        padding_share: Share of padding among all that the model read, 0 to 1.
     """
 
     series: list[dict[str, float]]
     seconds: float
     tokens: int
-    order: list[int]
     step_rows: int
+    padding_share: float
 
 
 def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encoding.Row], folder: Path) -> Outcome:
@@ -340,14 +387,16 @@ def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encod
 
     Raises:
         TuneError: The loss is not finite.
+        packing.PackingError: Packing is asked for and this model would let packed records read each other.
     """
     from jmedlora_utils.response_trainer import LossNotFinite, OrderedRows, ResponseTrainer, checkpoints
 
-    cpu = next(model.parameters()).device.type == "cpu"
+    cpu = not processes.on_card(model)
     arguments = training_arguments(settings, folder, cpu)
     step_rows = settings.batch_size * settings.gradient_accumulation * arguments.world_size
     lengths = [len(row.ids) for row in rows]
     order = encoding.data_order(lengths, settings.max_steps, step_rows, settings.seed, settings.length_grouped)
+    collator = collator_for(settings, model, tokenizer, rows)
     trainer = ResponseTrainer(
         model=model,
         args=arguments,
@@ -355,9 +404,9 @@ def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encod
         processing_class=tokenizer,
         keep_steps=settings.kept_steps(),
         checkpoint_every=settings.checkpoint_every,
-        pad_id=tokenizer.pad_token_id,
+        collator=collator,
     )
-    done = {step: path for step, path in checkpoints(folder).items() if (path / "optimizer.pt").is_file()}
+    done = {step: path for step, path in checkpoints(folder).items() if any((path / name).is_file() for name in OPTIMIZER_FILES)}
     start = max(done, default=0)
     began = time.perf_counter()
     try:
@@ -366,17 +415,34 @@ def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encod
         raise TuneError(str(error)) from error
     finally:
         trainer.detach()
+    seconds = round(time.perf_counter() - began, 3)
     keys = ("loss", "learning_rate", "grad_norm")
     series = [{"step": row["step"]} | {k: row[k] for k in keys} for row in trainer.state.log_history if "loss" in row]
     tokens = sum(lengths[i] for i in order[start * step_rows :])
-    return Outcome(series, round(time.perf_counter() - began, 3), tokens, order, step_rows)
+    padding = collator.padding_share([lengths[i] for i in order], settings.batch_size)
+    return Outcome(series, seconds, tokens, step_rows, padding)
+
+
+def collator_for(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encoding.Row]) -> Any:
+    """Makes batches of records: padded, or packed if this model keeps packed records apart.
+
+    Raises:
+        packing.PackingError: It does not.
+    """
+    if not settings.packing:
+        return encoding.Collator(tokenizer.pad_token_id)
+    packing.check(model, rows[0].ids, rows[-1].ids)
+    flash = model.config._attn_implementation == attention.FLASH
+    hidden = model.get_input_embeddings().weight.shape[1]
+    return packing.PackingCollator(tokenizer.pad_token_id, settings.max_length, hidden, one_row=flash)
 
 
 def training_arguments(settings: TuneSettings, folder: Path, cpu: bool) -> Any:
     """The settings in the Trainer's words."""
     from transformers import TrainingArguments
 
-    return TrainingArguments(
+    checkpointing = settings.gradient_checkpointing and not processes.sharded()  # FSDP has its own
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
@@ -388,8 +454,8 @@ def training_arguments(settings: TuneSettings, folder: Path, cpu: bool) -> Any:
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.dtype == "bfloat16",  # autocast: the adapter is float32, its products need not be
-        activation_checkpointing=settings.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        activation_checkpointing=checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
         seed=settings.seed,
         use_cpu=cpu,
         logging_steps=1,
@@ -400,6 +466,9 @@ def training_arguments(settings: TuneSettings, folder: Path, cpu: bool) -> Any:
         dataloader_pin_memory=not cpu,
         disable_tqdm=True,
     )
+    # One process drives one card. Seeing several, the Trainer would copy the model to each and multiply the batch.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def kept_checkpoints(folder: Path) -> dict[int, Path]:
@@ -417,33 +486,115 @@ def weights_sha256(folder: Path) -> str:
     return sha256_text("".join(sha256_file(p) for p in sorted(folder.glob("*.safetensors"))))
 
 
+def find_finished(
+    settings: TuneSettings, run_name: str, workspace: paths.Workspace, count: int = 1, sharded: bool = False
+) -> Record | None:
+    """The record of this very run if it is finished, with nothing loaded but hashes.
+
+    Args:
+        settings: What to train.
+        run_name: Name of the run.
+        workspace: As for `tune`.
+        count: Processes that trained it.
+        sharded: Whether weights were divided among them.
+
+    Raises:
+        TuneError: Another number of processes trained it.
+    """
+    files = [workspace.data / "instructions" / "train.jsonl", *([workspace.data / "articles.jsonl"] if settings.pretrain_on else [])]
+    identity = _identity(settings, models.find_base(settings.base, workspace), files)
+    identity["processes"] = {"count": count, "sharded": sharded}
+    return finished(workspace.adapters / run_name, workspace.records / f"20_tune__{run_name}.json", identity)
+
+
 def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record | None:
-    """The record of this very run if it is finished: same settings, data and base, all kept checkpoints there."""
-    if not record_path.is_file() or not (folder / "run.json").is_file():
+    """The record of this very run if it is finished: same settings, data and base, all kept checkpoints there.
+
+    Raises:
+        TuneError: All is the same but the number of processes.
+    """
+    stored = _stored_identity(folder)
+    if stored is None:
         return None
-    if json.loads((folder / "run.json").read_text(encoding="utf-8")) != identity:
+    there = {str(step) for step in kept_checkpoints(folder)}
+    if stored | {"processes": identity["processes"]} == identity != stored and there:
+        made, now = stored["processes"], identity["processes"]
+        raise TuneError(
+            f"{folder.name}: its checkpoints were made by {_in_words(made)}, this run has {_in_words(now)}; the rows of a step and the "
+            f"optimizer's state would not fit. Start it with num_processes={made['count']} again, or give it another run_name"
+        )
+    if stored != identity or not record_path.is_file():
         return None
     record = read_record(record_path)
-    there = {str(step) for step in kept_checkpoints(folder)}
     return record if record.status == "done" and set(record.metrics["weights_sha256"]) <= there else None
 
 
-def _config(settings: TuneSettings) -> dict[str, Any]:
-    """The settings as JSON values, without those that do not shape the result."""
+def _in_words(made_by: dict[str, Any]) -> str:
+    count = made_by["count"]
+    return f"{count} process{'es' if count > 1 else ''}{' under FSDP' if made_by['sharded'] else ''}"
+
+
+def _identity(settings: TuneSettings, base: ModelEntry, files: Sequence[Path]) -> dict[str, Any]:
+    """What makes two runs the same run."""
     config = json.loads(json.dumps(asdict(settings)))
-    return {k: v for k, v in config.items() if k not in ("report_to", "device", "checkpoint_every")}
+    return {
+        "settings": {k: v for k, v in config.items() if k not in PASSING},
+        "data": {path.name: sha256_file(path) for path in files},
+        "base": models.fingerprint(base),
+        "processes": {"count": processes.count(), "sharded": processes.sharded()},
+    }
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Makes the folder this run's: what another run left there is moved aside, never deleted."""
+def _stored_identity(folder: Path) -> dict[str, Any] | None:
+    """What the run in this folder said of itself; settings that are younger than it have their defaults."""
     marker = folder / "run.json"
-    if folder.exists() and (not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")) != identity):
+    if not marker.is_file():
+        return None
+    stored = json.loads(marker.read_text(encoding="utf-8"))
+    defaults = {f.name: f.default for f in fields(TuneSettings) if f.default is not MISSING and f.name not in PASSING}
+    stored["settings"] = json.loads(json.dumps(defaults)) | stored.get("settings", {})
+    return {"processes": {"count": 1, "sharded": False}} | stored
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps a second process off this run: one that survived a killed notebook, say.
+
+    Raises:
+        TuneError: Another process is training it.
+    """
+    if not processes.is_main():
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TuneError(f"{folder.name}: another process is training this run; wait for it, or stop it") from error
+        yield
+
+
+def _begin(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record | None:
+    """The record of a finished run, or None with the folder made this run's: what another run left is moved aside, never deleted."""
+    if done := finished(folder, record_path, identity):
+        return done
+    marker = folder / "run.json"
+    if folder.exists() and _stored_identity(folder) != identity:
         aside = folder.parent / ".superseded"
         aside.mkdir(exist_ok=True)
         number = sum(p.name.startswith(f"{folder.name}.") for p in aside.iterdir())
         folder.rename(aside / f"{folder.name}.{number}")
     if not marker.is_file():
         write_text(marker, json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
+    return None
+
+
+def _finish(workspace: paths.Workspace, folder: Path, record: Record) -> None:
+    """Writes the record, then drops what only resuming needs: optimizer, scheduler, random states."""
+    write_record(workspace.records, record)
+    for checkpoint in kept_checkpoints(folder).values():
+        _strip(checkpoint)
 
 
 def _pretrain(settings: TuneSettings, base: ModelEntry, articles_file: Path, folder: Path) -> tuple[ModelEntry, list[dict[str, float]]]:
@@ -469,25 +620,62 @@ def _pretrain(settings: TuneSettings, base: ModelEntry, articles_file: Path, fol
     tokenizer = models.load_tokenizer(base)
     rows, _ = encoding.encode_articles(encoding.read_articles(articles_file), tokenizer, settings.max_length)
     outcome = fit(plan, model, tokenizer, rows, work)
-    last = kept_checkpoints(work)[plan.max_steps]
-    (last / "pretrain_series.json").write_text(json.dumps(outcome.series), encoding="utf-8")
-    os.replace(last, result)
-    shutil.rmtree(work)
-    for pattern in RESUME_FILES:
-        for path in result.glob(pattern):
-            path.unlink()
+    processes.from_main(lambda: _keep_pretrained(kept_checkpoints(work)[plan.max_steps], outcome.series, result))
     return models.find_base(str(result)), outcome.series
 
 
-def _strip(folder: Path) -> None:
-    """Drops what only resuming needs: optimizer, scheduler, random states."""
-    for checkpoint in kept_checkpoints(folder).values():
-        for pattern in RESUME_FILES:
-            for path in checkpoint.glob(pattern):
-                path.unlink()
+def _keep_pretrained(last: Path, series: list[dict[str, float]], result: Path) -> None:
+    (last / "pretrain_series.json").write_text(json.dumps(series), encoding="utf-8")
+    work = last.parent
+    os.replace(last, result)
+    shutil.rmtree(work)
+    _strip(result)
+
+
+def _strip(checkpoint: Path) -> None:
+    for pattern in RESUME_FILES:
+        for path in checkpoint.glob(pattern):
+            path.unlink()
 
 
 def _tail_mean(series: Sequence[dict[str, float]]) -> float:
     """Mean loss of the last tenth of the steps."""
     tail = series[-max(1, len(series) // 10) :]
     return sum(row["loss"] for row in tail) / len(tail)
+
+
+# What a run can fail with for a reason that the message explains.
+EXPECTED = (
+    TuneError,
+    RecordError,
+    RegistryError,
+    models.ModelError,
+    encoding.EncodingError,
+    attention.AttentionError,
+    packing.PackingError,
+    prompts.PromptError,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one tuning job from a JSON file, in one process or, under `accelerate launch`, in several."""
+    parser = argparse.ArgumentParser(prog="python -m jmedlora_utils.tuning", description=main.__doc__)
+    parser.add_argument("--settings", type=Path, required=True, help="JSON: settings (TuneSettings), run_name, preset, seed")
+    chosen = parser.parse_args(arguments)
+    job = json.loads(chosen.settings.read_text(encoding="utf-8"))
+    try:
+        settings = TuneSettings(**job["settings"])
+        record = tune(settings, job["run_name"], paths.Workspace(job["preset"], job["seed"]))
+    except EXPECTED as error:
+        if processes.is_main():
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        processes.leave()
+    if processes.is_main():
+        print(json.dumps({"record": record.name}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

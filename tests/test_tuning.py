@@ -138,7 +138,8 @@ def make_trainer(model: Any, tokenizer: Any, folder: Path, **more: Any) -> Any:
     from jmedlora_utils.response_trainer import ResponseTrainer
 
     arguments = TrainingArguments(output_dir=str(folder), use_cpu=True, report_to="none", disable_tqdm=True, **more)
-    return ResponseTrainer(model=model, args=arguments, train_dataset=[], keep_steps=(), checkpoint_every=0, pad_id=tokenizer.pad_token_id)
+    collator = encoding.Collator(tokenizer.pad_token_id)
+    return ResponseTrainer(model=model, args=arguments, train_dataset=[], keep_steps=(), checkpoint_every=0, collator=collator)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
