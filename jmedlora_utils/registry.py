@@ -319,7 +319,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _in_folder(entry: ModelEntry, folder: Path, where: Path) -> ModelEntry:
     """The entry with its files in a local folder, which then says sizes and context."""
     if not folder.is_dir():
-        raise RegistryError(f"{where.name}, {entry.name}: folder {str(folder)!r} is not there; correct the path or remove the line")
+        raise RegistryError(f"{where.name}, {entry.name}: folder {folder.name!r} is not there; correct the path or remove the line")
     local = _local_entry(folder.resolve())
     if local.kind != entry.kind:
         raise RegistryError(f"{where.name}, {entry.name}: the folder holds a model of kind {local.kind}, the entry is of kind {entry.kind}")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 COMMANDS = ("sbatch", "squeue", "sacct", "sacctmgr", "sshare", "sinfo", "scontrol", "scancel")
-DAEMONS = {"munged": "munge", "slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm"}
+DAEMONS = {"munged": "munge", "slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm", "srun": "slurm-wlm"}
 
 # Stands for every command. `sbatch` keeps its arguments and makes the notebook that the job would leave, unless the job is to fail.
 FAKE = """#!{python}
@@ -124,7 +124,12 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
     (folder / "gres.conf").write_text("".join(f"Name=gpu File={card}\n" for card in cards))
     for name in ("state", "spool"):
         (folder / name).mkdir(exist_ok=True)
-    environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    # The executor takes SLURM's variables, SLURM_CONF too, from the step that it starts inside a job.
+    commands = folder / "commands"
+    commands.mkdir(exist_ok=True)
+    (commands / "srun").write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {_find("srun")} "$@"\n')
+    (commands / "srun").chmod(0o755)
+    environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{commands}:{os.environ['PATH']}:/usr/sbin:/sbin"}
     munge = ["--foreground", "--force", "--socket", f"{folder}/munge.socket", "--key-file", str(key), "--pid-file", f"{folder}/munged.pid"]
     munge += ["--log-file", f"{folder}/munged.log", "--seed-file", f"{folder}/munged.seed"]
     daemons = []

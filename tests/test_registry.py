@@ -203,3 +203,40 @@ def test_the_registry_imports_without_torch():
 
     code = "import sys; from jmedlora_utils import registry, planner; registry.entries(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def own_file(folder: Path, content: dict) -> Path:
+    (folder / "models.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return folder / "models.yaml"
+
+
+def test_a_site_names_local_copies_of_listed_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128}
+    config |= {"num_attention_heads": 4, "vocab_size": 500, "max_position_embeddings": 512}
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
+    own = own_file(tmp_path, {"bases": {"llama-2-70b-chat": {"folder": "copy"}, "swallow-70b-instruct": {"revision": COMMIT}}})
+    monkeypatch.setenv("JMEDLORA_MODELS", str(own))
+    entry = registry.resolve("llama-2-70b-chat")
+    assert entry.local and entry.location == str(tmp_path / "copy") and entry.hub_id == "meta-llama/Llama-2-70b-chat-hf"
+    assert (entry.shape.hidden, entry.context_length, entry.language, entry.licence) == (64, 512, "english", "llama2")
+    assert registry.check(entry) is entry  # no token: nothing is fetched
+    assert registry.resolve("swallow-70b-instruct").revision == COMMIT
+    assert registry.resolve("open-calm-7b").hub_id == "cyberagent/open-calm-7b"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"bases": {"open-calm-7b": {"folder": "gone"}}}, r"models\.yaml, open-calm-7b: folder 'gone' is not there"),
+        ({"bases": {"new": {"folder": "gone"}}}, r"models\.yaml, new: field '\w+' is missing"),
+        ({"models": {}}, "two parts, bases and adapters"),
+    ],
+)
+def test_a_wrong_file_of_a_site_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict, message: str):
+    monkeypatch.setenv("JMEDLORA_MODELS", str(own_file(tmp_path, content)))
+    with pytest.raises(RegistryError, match=message):
+        registry.resolve("open-calm-7b")
+    monkeypatch.setenv("JMEDLORA_MODELS", str(tmp_path / "absent.yaml"))
+    with pytest.raises(RegistryError, match=r"absent\.yaml: no such file; JMEDLORA_MODELS names"):
+        registry.resolve("open-calm-7b")
