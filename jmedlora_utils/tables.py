@@ -223,10 +223,13 @@ def _score(workspace: paths.Workspace, record: Record, records: Sequence[Record]
 
 
 def question_frame(questions: Sequence[Any], texts: bool = False) -> pd.DataFrame:
-    """Exam questions as a table, with the group of facts and the chance of a blind pick; `texts` adds stem, choices, gold."""
+    """Exam questions as a table, with their group and the chance of a blind pick; `texts` adds stem, choices, gold.
+
+    The group, column `facts`, is the group of facts of a mini exam; the questions of a published exam are one group, named after it.
+    """
     rows = []
     for q, chance in zip(questions, statistics.chances(questions), strict=True):
-        facts = FACTS.get((q.exam, q.section), q.section)
+        facts = FACTS.get((q.exam, q.section), q.section) if q.exam.startswith("mini_") else q.exam
         row = {"exam": q.exam, "facts": facts, "id": q.id, "category": q.category, "n_select": q.n_select, "chance": float(chance)}
         if texts:
             row |= {"text": q.text, "choices": list(q.choices), "gold": "".join(sorted(q.gold))}
@@ -241,7 +244,7 @@ def compact(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 
 def base_facts(records: Iterable[Record], base: str) -> tuple[int, str]:
-    """Parameters of a base and the language it is centred on (`english` or `japanese`).
+    """Parameters of a base and the language it is centred on, one of `registry.LANGUAGES` but `unknown`.
 
     From its pretraining record where it was trained here, else from the model registry.
 
@@ -257,19 +260,26 @@ def base_facts(records: Iterable[Record], base: str) -> tuple[int, str]:
         entry = registry.resolve(base)
     except registry.RegistryError as error:
         raise TableError(f"base {base!r}: no pretraining record and not in the registry; its size and language are unknown") from error
-    if entry.shape is None or entry.language not in ("english", "japanese"):
+    if entry.shape is None or entry.language == "unknown":
         raise TableError(f"base {base!r}: the registry knows neither its size nor its language; add it to data/models.yaml")
     return entry.shape.parameters(), entry.language
 
 
 def method_of(records: Iterable[Record], run: str) -> str:
-    """Method of a run, one of `METHODS`, from its tuning record; `none` for a base that is only evaluated."""
+    """Method of a run, one of `METHODS`, from its tuning record; `none` for a base that is only evaluated.
+
+    An adapter that was tuned elsewhere has no such record: `lora`, or `qlora` where it was asked on the base in 4 bits.
+    """
+    records = list(records)
     for record in records:
         if record.kind == "tune" and record.config.get("run_name") == run:
             method = record.config["method"]
             if record.config.get("pretrain_on"):
                 return f"cpt-{method}"
             return f"{method}-emb" if record.config.get("train_embeddings") else method
+    for record in records:
+        if record.kind == "evaluate" and record.config["run_name"] == run and record.config.get("method"):
+            return "qlora" if record.config.get("quantisation") == "nf4" else record.config["method"]
     return "none"
 
 
