@@ -4,87 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jmedlora_utils import exams, fetch, generation, metrics, models, paths, prompts, statistics, tables, tuning
+from jmedlora_utils import exams, fetch, generation, likelihood, metrics, models, paths, prompts, shards, shuffling, statistics, tables
+from jmedlora_utils.eval_settings import EvalSettings, EvaluationError
 from jmedlora_utils.exams import Question
 from jmedlora_utils.notebook import progress
 from jmedlora_utils.records import Meter, Record, read_jsonl, read_record, sha256_file, sha256_text, write_record
-from jmedlora_utils.registry import ModelEntry
+from jmedlora_utils.subjects import Loader, Source, Subject
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHARES = ("exact_match", "accuracy")
-
-
-class EvaluationError(ValueError):
-    """An evaluation that cannot be run or cannot be right; names the parameter or the model and the mend."""
-
-
-@dataclass(frozen=True)
-class EvalSettings:
-    """Everything that shapes the answers.
-
-    Attributes:
-        base: Base model: base of the workspace, folder, registry name or hub id.
-        adapter: Name of a tuning run of the workspace, adapter folder, registry name or hub id; empty for the base alone.
-        steps: Checkpoints to evaluate; 0 is the base without its adapter. An adapter that is no run of the workspace has
-            one step, whatever number it is given.
-        exams: Names of exams, see `load_exam`.
-        shots: Numbers of worked examples.
-        template: Prompt template, see `prompts.TEMPLATES`.
-        quantisation: `none`, `nf4`, or `auto`: as the run was tuned, since an adapter fits the base it was trained on.
-        dtype: Of the weights that are not quantised.
-        batch_size: Questions at once.
-        limit: Questions of each exam, from its start; 0 for all.
-        max_new_tokens: Answer budget; 0 for the longest gold answer in tokens and `margin`.
-        margin: Tokens beyond the longest gold answer.
-        too_long: `error` or `exclude` for prompts beyond the model's context; nothing is cut.
-        shot_seed: Seed of the draw of worked examples.
-        device: `auto` or `cpu`.
-    """
-
-    base: str
-    adapter: str = ""
-    steps: tuple[int, ...] = (0,)
-    exams: tuple[str, ...] = ("mini_trained",)
-    shots: tuple[int, ...] = (0,)
-    template: str = "alpaca_ja"
-    quantisation: str = "auto"
-    dtype: str = "float32"
-    batch_size: int = 64
-    limit: int = 0
-    max_new_tokens: int = 0
-    margin: int = 8
-    too_long: str = "error"
-    shot_seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "exams", "shots"):
-            value = tuple(getattr(self, name))
-            if not value or len(set(value)) != len(value):
-                raise EvaluationError(f"{name} is {list(value)}; it must name at least one, each once")
-            object.__setattr__(self, name, tuple(sorted(value)) if name == "steps" else value)
-        for name in ("steps", "shots"):
-            if min(getattr(self, name)) < 0:
-                raise EvaluationError(f"{name} is {list(getattr(self, name))}; none may be below 0")
-        if self.quantisation not in ("auto", *models.QUANTISATIONS):
-            raise EvaluationError(f"quantisation is {self.quantisation!r}; it takes auto, {', '.join(models.QUANTISATIONS)}")
-        for name in ("limit", "max_new_tokens", "margin"):
-            if getattr(self, name) < 0:
-                raise EvaluationError(f"{name} is {getattr(self, name)}; it must not be below 0")
-        if self.batch_size < 1:
-            raise EvaluationError(f"batch_size is {self.batch_size}; it must be at least 1")
-        if self.too_long not in prompts.TOO_LONG:
-            raise EvaluationError(f"too_long is {self.too_long!r}; it takes {' or '.join(prompts.TOO_LONG)}")
-        prompts.get_template(self.template)
-        if not self.adapter and self.steps != (0,):
-            raise EvaluationError(f"steps is {list(self.steps)} without an adapter; a base alone has step 0 only")
 
 
 @dataclass(frozen=True)
@@ -184,7 +119,7 @@ def prepare(
         prompts.PromptError: A prompt does not fit, or the pool has too few examples.
     """
     questions, excluded = load_exam(exam, workspace)
-    questions = questions[: settings.limit or None]
+    questions = [shuffling.shuffle_choices(q, settings.shuffle_choices) for q in questions[: settings.limit or None]]
     if not questions:
         raise EvaluationError(f"exam {exam!r} has no question that a text model can be asked")
     shots: list[Question] = []
@@ -206,52 +141,127 @@ def answer_budget(tokenizer: Any, questions: Sequence[Question], margin: int) ->
     return longest + margin
 
 
-def generate_answers(
-    model: Any, tokenizer: Any, paper: Paper, settings: EvalSettings, step: int, model_key: str, path: Path
-) -> list[dict[str, Any]]:
-    """Answers of a model to an exam, one row a question in exam order; what is on disk already is not asked again.
+@dataclass(frozen=True)
+class Part:
+    """What one run asks of a paper: all of it, or the batches of one shard.
+
+    Attributes:
+        paper: The paper, cut to the questions asked here.
+        keys: Their keys.
+        batches: Positions of the questions asked together.
+        rows: Token ids of every prompt of the whole paper, whose common start is read once.
+    """
+
+    paper: Paper
+    keys: tuple[str, ...]
+    batches: tuple[tuple[int, ...], ...]
+    rows: tuple[tuple[int, ...], ...]
+
+
+def part_of(paper: Paper, keys: Sequence[str], settings: EvalSettings) -> Part:
+    """The part of a paper that `settings` asks for.
+
+    Raises:
+        EvaluationError: There are more shards than batches.
+    """
+    batches = generation.sorted_batches([len(a.ids) for a in paper.asked], settings.batch_size)
+    if len(batches) < settings.num_shards:
+        raise EvaluationError(
+            f"num_shards is {settings.num_shards}, but {paper.exam!r} has only {len(batches)} batches of {settings.batch_size} "
+            f"(a shard asks whole batches); lower num_shards or batch_size"
+        )
+    mine = batches[settings.shard_index :: settings.num_shards]
+    own = sorted(i for batch in mine for i in batch)
+    place = {i: n for n, i in enumerate(own)}
+    cut = replace(paper, asked=tuple(paper.asked[i] for i in own))
+    together = tuple(tuple(place[i] for i in batch) for batch in mine)
+    return Part(cut, tuple(keys[i] for i in own), together, tuple(a.ids for a in paper.asked))
+
+
+def generate_answers(source: Source, part: Part, step: int, path: Path) -> list[dict[str, Any]]:
+    """Answers to a part, one row a question in exam order; what is on disk already is not asked again.
 
     Args:
-        model: The model, with its adapter where `step` is not 0.
-        tokenizer: Its tokenizer.
-        paper: The exam, ready to be asked.
-        settings: Batch size, and what else shapes the answers.
+        source: Where answers come from, loaded at `step`.
+        part: What is asked.
         step: Step of the adapter, for the rows.
-        model_key: What identifies base, adapter and quantisation.
         path: The answers file, JSON lines.
     """
-    keys = answer_keys(paper, settings, model_key)
-    log = generation.AnswerLog(path, keys)
+    write = source.writer(part.rows)
+
+    def ask(batch: Sequence[int]) -> list[dict[str, Any]]:
+        answers = write([part.paper.asked[i].ids for i in batch], part.paper.max_new_tokens)
+        said = [{"response": a.text, "finish": a.finish, "n_new_tokens": a.n_new_tokens} for a in answers]
+        return [_row(part, i, step) | answer for i, answer in zip(batch, said, strict=True)]
+
+    return _ask_all(part, ask, path, f"{part.paper.exam} {len(part.paper.shots)}-shot step {step}")
+
+
+def score_choices(loader: Loader, part: Part, step: int, path: Path) -> list[dict[str, Any]]:
+    """Log-probabilities of every choice of a part, one row a question in exam order, resumed as answers are.
+
+    Args:
+        loader: The model, loaded at `step`.
+        part: What is asked.
+        step: Step of the adapter, for the rows.
+        path: The likelihood file, JSON lines.
+    """
+    prefix = generation.read_prefix(loader.model, part.rows)
+
+    def ask(batch: Sequence[int]) -> list[dict[str, Any]]:
+        asked = [part.paper.asked[i] for i in batch]
+        options = [likelihood.encode_options(loader.tokenizer, a.prompt, a.ids, a.question.choices) for a in asked]
+        scores = likelihood.score_batch(loader.model, [a.ids for a in asked], [o.ids for o in options], prefix)
+        return [
+            _row(part, i, step) | {"logprobs": found, "tokens": [len(ids) for ids in o.ids], "boundary_merges": o.merges}
+            for i, found, o in zip(batch, scores, options, strict=True)
+        ]
+
+    return _ask_all(part, ask, path, f"{part.paper.exam} {len(part.paper.shots)}-shot step {step}, likelihood")
+
+
+def _ask_all(part: Part, ask: Callable[[Sequence[int]], list[dict[str, Any]]], path: Path, what: str) -> list[dict[str, Any]]:
+    log = generation.AnswerLog(path, part.keys)
     if (rows := log.complete()) is not None:
         return rows
-    batches = generation.sorted_batches([len(a.ids) for a in paper.asked], settings.batch_size)
-    done = log.resume(batches)
-    prefix = generation.read_prefix(model, [a.ids for a in paper.asked])
-    for batch in progress(batches[done:], f"{paper.exam} {len(paper.shots)}-shot step {step}"):
-        answers = generation.generate(model, tokenizer, [paper.asked[i].ids for i in batch], paper.max_new_tokens, prefix)
-        log.append([_row(paper, i, keys[i], step, answer) for i, answer in zip(batch, answers, strict=True)])
+    done = log.resume(part.batches)
+    for batch in progress(part.batches[done:], what):
+        log.append(ask(batch))
     return log.finish()
 
 
-def answer_keys(paper: Paper, settings: EvalSettings, model_key: str) -> list[str]:
-    """One key per question: the hash of everything that can change its answer."""
-    how = [model_key, settings.quantisation, settings.dtype, settings.batch_size, paper.max_new_tokens, paper.exam]
+def answer_keys(paper: Paper, settings: EvalSettings, model_key: str, what: str = "") -> list[str]:
+    """One key per question: the hash of everything that can change its answer.
+
+    Args:
+        paper: The exam, ready to be asked.
+        settings: How it is asked.
+        model_key: What identifies base, adapter and quantisation.
+        what: What is asked for, where it is not a written answer.
+    """
+    how: list[Any] = [model_key, settings.quantisation, settings.dtype, settings.batch_size, paper.max_new_tokens, paper.exam]
+    how += [extra for extra in (settings.beyond_defaults(), what) if extra]
     # The other questions of a batch can move logits by rounding, so the whole set of prompts is part of each key.
     whole = sha256_text("".join(sha256_text(a.prompt) for a in paper.asked))
     return [sha256_text(json.dumps([*how, whole, a.question.id, sha256_text(a.prompt)]))[:32] for a in paper.asked]
 
 
-def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace) -> list[Record]:
+def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace, variant_of: str = "") -> list[Record]:
     """Asks every exam, with every number of shots, at every step; one answers file and one record each.
 
     The base is loaded once and adapters are exchanged in it; nothing is loaded where every answer is on disk. Answers are
     scored every time, so that a corrected exam or scorer counts; a record that stays the same is left as it is.
-    Writes `answers/<run>__step<k>__<exam>__<s>shot.jsonl` and the record `30_evaluate__<the same>`.
+    Writes `answers/<run>__step<k>__<exam>__<s>shot.jsonl` and the record `30_evaluate__<the same>`; with `likelihood`, also
+    `answers/<the same>__likelihood.jsonl`.
+
+    A shard writes its own answers, and the whole with its record once it finds all others done. Until then its records
+    speak of its own questions alone, name the shard, and are not written.
 
     Args:
         settings: What to ask, and how.
         run_name: Name of the run.
         workspace: Where bases, adapters, exams, answers and records lie.
+        variant_of: Name of the run whose weights these are, loaded in another way; see `variants`.
 
     Raises:
         EvaluationError: A step has no checkpoint, or the adapter changes nothing.
@@ -263,135 +273,194 @@ def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace) 
     tokenizer = models.load_tokenizer(subject.base)
     context = subject.context(tokenizer)
     papers = [prepare(settings, exam, shots, tokenizer, context, workspace) for exam in settings.exams for shots in settings.shots]
-    records = []
-    with Loader(subject, settings) as loader:
-        for step in settings.steps:
-            for paper in papers:
-                records.append(_evaluate_one(loader, paper, settings, step, run_name, workspace, tokenizer))
-    return records
+    sittings = [
+        Sitting.plan(subject, paper, settings, step, run_name, workspace, variant_of) for step in settings.steps for paper in papers
+    ]
+    with _open_source(subject, settings, tokenizer) as source:
+        records = [sitting.run(source, tokenizer) for sitting in sittings]
+    # Another shard may have ended since.
+    return [sitting.run(source, tokenizer) if "shard" in r.config else r for sitting, r in zip(sittings, records, strict=True)]
+
+
+def _open_source(subject: Subject, settings: EvalSettings, tokenizer: Any) -> Source:
+    if settings.backend == "vllm":
+        from jmedlora_utils.vllm_backend import VllmSource
+
+        return VllmSource(subject, settings, tokenizer)
+    return Loader(subject, settings, tokenizer)
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is evaluated.
+class Sitting:
+    """One exam, asked of one step with one number of shots.
 
     Attributes:
-        base: The base model; of a run with continued pretraining, the base that it made.
-        base_key: Fingerprint of the base.
-        method: `lora`, `qlora` or `full`; empty for a base alone.
-        weights: Step to adapter (or whole model for `full`).
-        keys: Step to what identifies base and weights.
+        subject: What is evaluated.
+        paper: The whole exam.
+        keys: Its keys: of the answers, and of the likelihood file where that is asked for.
+        parts: What this run asks of it, by the same names.
+        settings: How it is asked.
+        step: Step of the adapter.
+        run_name: Name of the run.
+        workspace: Where answers and records lie.
+        variant_of: See `evaluate`.
     """
 
-    base: ModelEntry
-    base_key: str
-    method: str
-    weights: dict[int, str]
-    keys: dict[int, str]
+    subject: Subject
+    paper: Paper
+    keys: dict[str, list[str]]
+    parts: dict[str, Part]
+    settings: EvalSettings
+    step: int
+    run_name: str
+    workspace: paths.Workspace
+    variant_of: str
 
     @classmethod
-    def find(cls, settings: EvalSettings, workspace: paths.Workspace) -> Subject:
-        """Finds base and checkpoints, without loading anything.
+    def plan(
+        cls,
+        subject: Subject,
+        paper: Paper,
+        settings: EvalSettings,
+        step: int,
+        run_name: str,
+        workspace: paths.Workspace,
+        variant_of: str,
+    ) -> Sitting:
+        keys = {"": answer_keys(paper, settings, subject.keys[step])}
+        if settings.likelihood:
+            keys["likelihood"] = answer_keys(paper, settings, subject.keys[step], "likelihood")
+        parts = {what: part_of(paper, found, settings) for what, found in keys.items()}
+        return cls(subject, paper, keys, parts, settings, step, run_name, workspace, variant_of)
 
-        Raises:
-            EvaluationError: A step has no checkpoint, or the run was tuned on another base.
-        """
-        base = models.find_base(settings.base, workspace)
-        method, weights = "", {}
-        run = workspace.adapters / settings.adapter
-        steps = [s for s in settings.steps if s]
-        if settings.adapter and (run / "run.json").is_file():
-            tuned = json.loads((run / "run.json").read_text(encoding="utf-8"))["settings"]
-            if tuned["base"] != settings.base:
-                raise EvaluationError(
-                    f"run {settings.adapter!r} was tuned on base {tuned['base']!r}, not on {settings.base!r}; set base to it"
-                )
-            method = tuned["method"]
-            there = tuning.kept_checkpoints(run)
-            if missing := [s for s in steps if s not in there]:
-                raise EvaluationError(
-                    f"run {settings.adapter!r} has no checkpoint for step {missing[0]}; it has {', '.join(map(str, there))}"
-                )
-            weights = {s: str(there[s]) for s in steps}
-            if (run / "base" / "config.json").is_file():
-                base = models.find_base(str(run / "base"))
-        elif settings.adapter:
-            if len(steps) > 1:
-                raise EvaluationError(
-                    f"{settings.adapter!r} is one adapter, not a run of this workspace: steps {steps} must name one step and 0"
-                )
-            entry = models.find_adapter(settings.adapter)
-            method, weights = "lora", {s: entry.location for s in steps}
-        base_key = models.fingerprint(base)
-        keys = {0: base_key} | {s: f"{base_key}+{_weights_key(w)}" for s, w in weights.items()}
-        return cls(base, base_key, method, weights, keys)
+    @property
+    def stem(self) -> str:
+        return run_file(self.run_name, self.step, self.paper.exam, len(self.paper.shots))
 
-    def context(self, tokenizer: Any) -> int:
-        """Tokens the base can read and write in all."""
-        return self.base.context_length or tokenizer.model_max_length
+    def file(self, what: str) -> Path:
+        """Where the whole lies: answers (``), or `likelihood`."""
+        return self.workspace.answers / (f"{self.stem}__{what}.jsonl" if what else f"{self.stem}.jsonl")
+
+    def run(self, source: Source, tokenizer: Any) -> Record:
+        """Asks what is not on disk, and returns the record: of the whole, or of this shard while others are missing."""
+        meter = Meter()
+        index, of = self.settings.shard_index, self.settings.num_shards
+        files = {what: self.file(what) for what in self.keys}
+        found = {what: generation.AnswerLog(files[what], keys).complete() for what, keys in self.keys.items()}
+        cost: dict[str, Any] = {}
+        for what in (w for w, rows in found.items() if rows is None):
+            own = shards.shard_path(files[what], index, of)
+            found[what] = self._ask(source, what, own, meter)
+            if of == 1:
+                continue
+            shards.finish(files[what], index, of, self.keys[what], meter.fields())
+            if not shards.missing(files[what], of, self.keys[what]):
+                cost = shards.merge(files[what], of)
+                found[what] = generation.AnswerLog(files[what], self.keys[what]).complete()
+        whole = all(len(rows or ()) == len(self.paper.asked) for rows in found.values())
+        if whole:
+            return self._write(files, {what: rows or [] for what, rows in found.items()}, meter, cost, tokenizer)
+        own = {what: [r for r in rows or () if r["key"] in set(self.parts[what].keys)] for what, rows in found.items()}
+        files = {what: shards.shard_path(file, index, of) for what, file in files.items()}
+        record = self._record({w: f for w, f in files.items() if f.is_file()}, self.parts[""].paper, own, meter, tokenizer)
+        return replace(record, config=record.config | {"shard": f"{index} of {of}"})
+
+    def _ask(self, source: Source, what: str, path: Path, meter: Meter) -> list[dict[str, Any]]:
+        part = self.parts[what]
+        log = generation.AnswerLog(path, part.keys)
+        if (rows := log.complete()) is not None:
+            return rows
+        with meter.stage("load"):
+            source.load(self.step, self.paper.asked[0].ids)
+        with meter.stage(what or "generate"):
+            if what:
+                assert isinstance(source, Loader)  # EvalSettings refuses likelihood with any other
+                return score_choices(source, part, self.step, path)
+            return generate_answers(source, part, self.step, path)
+
+    def _write(
+        self, files: dict[str, Path], rows: dict[str, list[dict[str, Any]]], meter: Meter, cost: dict[str, Any], tokenizer: Any
+    ) -> Record:
+        path = self.workspace.records / f"30_evaluate__{self.stem}.json"
+        earlier = read_record(path) if path.is_file() else None
+        record = self._record(files, self.paper, rows, meter, tokenizer)
+        if earlier and earlier.comparable() == record.comparable():
+            return earlier
+        same = [earlier is not None and earlier.data.get(f.name) == sha256_file(f) for f in files.values()]
+        if earlier and same[0]:
+            # The answers are of an earlier run, and so is what they cost; a likelihood file that is new adds its own.
+            spent = {k: getattr(earlier, k) for k in meter.fields()}
+            cost = spent if all(same) else shards.sum_costs([spent, cost or meter.fields()])
+        record = replace(record, **cost)
+        write_record(self.workspace.records, record)
+        return record
+
+    def _record(self, files: dict[str, Path], paper: Paper, rows: dict[str, list[dict[str, Any]]], meter: Meter, tokenizer: Any) -> Record:
+        settings, answers = self.settings, rows[""]
+        questions = [a.question for a in paper.asked]
+        with meter.stage("score"):
+            scores: dict[str, Any] = score_groups(questions, [r["response"] for r in answers])
+            if settings.likelihood:
+                scores["likelihood"] = likelihood.score_groups(questions, rows["likelihood"])
+        readable = scores["strict"]["all"]["readable"]["value"]
+        counts = {
+            "questions": len(answers),
+            "excluded": paper.excluded,
+            "unreadable": round((1 - readable) * len(answers)),
+            "empty": sum(not r["response"] for r in answers),
+            "ended_by_length": sum(r["finish"] == "length" for r in answers),
+            "prompt_tokens": sum(len(a.ids) for a in paper.asked),
+            "new_tokens": sum(r["n_new_tokens"] for r in answers),
+        }
+        if settings.likelihood:
+            counts["boundary_merges"] = sum(r["boundary_merges"] for r in rows["likelihood"])
+        return Record(
+            kind="evaluate",
+            name=f"30_evaluate__{self.stem}",
+            preset=self.workspace.preset,
+            seed=self.workspace.seed,
+            config={
+                "run_name": self.run_name,
+                "base": settings.base,
+                "adapter": settings.adapter,
+                "method": self.subject.method,
+                "step": self.step,
+                "exam": paper.exam,
+                "shots": len(paper.shots),
+                "shot_ids": list(paper.shots),
+                "template": settings.template,
+                "template_text": prompts.template_facts(settings.template, tokenizer),
+                "quantisation": settings.quantisation,
+                "max_new_tokens": paper.max_new_tokens,
+                "settings": settings.recorded(),
+            }
+            | ({"variant_of": self.variant_of} if self.variant_of else {}),
+            metrics=scores,
+            counts=counts,
+            data={f.name: sha256_file(f) for f in files.values()} | {f"questions of {paper.exam}": questions_sha256(questions)},
+            model={
+                "base": settings.base,
+                "fingerprint": self.subject.base_key,
+                "weights": self.subject.keys[self.step],
+                "revision": self.subject.base.revision or "",
+                # No answer is generated at a later step before its outputs are seen to differ from the base's.
+                "differs_from_base": self.step > 0,
+            },
+            **meter.fields(),
+        )
 
 
-class Loader:
-    """Loads a subject's models when first needed: the base once, adapters exchanged in it."""
-
-    def __init__(self, subject: Subject, settings: EvalSettings) -> None:
-        self.subject, self.settings = subject, settings
-        self._base: Any = None
-        self._adapted: Any = None
-        self._whole: dict[int, Any] = {}
-        self._step = 0
-
-    def __enter__(self) -> Loader:
-        return self
-
-    def __exit__(self, *args: Any) -> None:
-        self._base = self._adapted = None
-        self._whole.clear()
-
-    def at(self, step: int) -> Any:
-        """The model at a step; 0 is the base."""
-        if step and self.subject.method == "full":
-            if step not in self._whole:
-                self._whole = {step: self._load(models.find_base(self.subject.weights[step]))}
-            return self._whole[step]
-        if self._base is None:
-            self._base = self._load(self.subject.base)
-        if not step:
-            if self._adapted is not None:
-                raise EvaluationError("step 0 is asked after an adapter was put into the base; ask steps in rising order")
-            return self._base
-        if self._adapted is None:
-            self._adapted = models.load_adapter(self._base, self.subject.weights[step])
-        elif step != self._step:
-            models.exchange_adapter(self._adapted, self.subject.weights[step])
-        self._step = step
-        return self._adapted
-
-    def check_differs(self, step: int, paper: Paper) -> float:
-        """Largest difference between the logits of the model at a step and of its base on one prompt.
-
-        Raises:
-            EvaluationError: There is none: the adapter is not applied, or it was never trained.
-        """
-        import torch
-
-        model = self.at(step)
-        row = torch.tensor([paper.asked[0].ids], device=model.device)
-        with torch.inference_mode():
-            tuned = model(input_ids=row).logits.float()
-            if self.subject.method == "full":
-                plain = self.at(0)(input_ids=row).logits.float()
-            else:
-                with model.disable_adapter():
-                    plain = model(input_ids=row).logits.float()
-        difference = float((tuned - plain).abs().max())
-        if difference == 0.0:
-            raise EvaluationError(f"step {step}: its outputs equal the base's exactly, so the adapter is not applied or was never trained")
-        return difference
-
-    def _load(self, entry: ModelEntry) -> Any:
-        s = self.settings
-        return models.load_base(entry, quantisation=s.quantisation, dtype=s.dtype, device=s.device)[0]
+def shard_notice(settings: EvalSettings, records: Sequence[Record]) -> str:
+    """One sentence on what a shard's page speaks of; empty for an unsplit run."""
+    if settings.num_shards == 1:
+        return ""
+    waiting = sum("shard" in r.config for r in records)
+    if not waiting:
+        return f"All {settings.num_shards} shards are done and merged; the tables speak of all questions."
+    return (
+        f"Shard {settings.shard_index} of 0 to {settings.num_shards - 1} is done; {waiting} of {len(records)} evaluations wait for others. "
+        "Their tables speak of this shard's questions alone, and no record is written for them yet."
+    )
 
 
 def score_groups(questions: Sequence[Question], responses: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -421,12 +490,22 @@ def results_frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def exam_of(record: Record, workspace: paths.Workspace) -> list[Question]:
+    """The questions of a record's exam, their choices in the order in which they were asked."""
+    seed = record.config.get("settings", {}).get("shuffle_choices", 0)
+    return [shuffling.shuffle_choices(q, seed) for q in load_exam(record.config["exam"], workspace)[0]]
+
+
 def asked_questions(record: Record, workspace: paths.Workspace) -> tuple[list[Question], list[str]]:
     """The questions of an evaluation and what was answered to each, in the order of its answers file."""
-    where = (record.config[k] for k in ("run_name", "step", "exam", "shots"))
-    rows = read_jsonl(workspace.answers / f"{run_file(*where)}.jsonl")
-    by_id = {q.id: q for q in load_exam(record.config["exam"], workspace)[0]}
+    rows = _answers(record, workspace)
+    by_id = {q.id: q for q in exam_of(record, workspace)}
     return [by_id[r["id"]] for r in rows], [r["response"] for r in rows]
+
+
+def _answers(record: Record, workspace: paths.Workspace) -> list[dict[str, Any]]:
+    """Rows of the answers file, which a record names first; a shard's own rows where the rest is not there."""
+    return read_jsonl(workspace.answers / next(iter(record.data)))
 
 
 def baseline_frame(records: Sequence[Record], workspace: paths.Workspace) -> pd.DataFrame:
@@ -516,18 +595,22 @@ def exclusion_table(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def position_table(records: Sequence[Record], workspace: paths.Workspace) -> pd.DataFrame:
+    """Accuracy by the place of the right answer, see `shuffling.position_table`."""
+    return shuffling.position_table(
+        [({k: r.config[k] for k in ("exam", "shots", "step")}, *asked_questions(r, workspace)) for r in records]
+    )
+
+
 def example_table(records: Sequence[Record], workspace: paths.Workspace, n: int = 3) -> pd.DataFrame:
     """The first `n` questions of the first exam with the gold answer and what each step wrote, at the fewest shots."""
     import pandas as pd
 
     first = min(records, key=lambda r: r.config["shots"] != min(x.config["shots"] for x in records))
-    exam, shots = first.config["exam"], first.config["shots"]
-    steps = sorted({r.config["step"] for r in records})
-    name = first.config["run_name"]
-    answers = {
-        s: {r["id"]: r["response"] for r in read_jsonl(workspace.answers / f"{run_file(name, s, exam, shots)}.jsonl")} for s in steps
-    }
-    asked = [q for q in load_exam(exam, workspace)[0] if q.id in answers[steps[0]]][:n]
+    alike = [r for r in records if (r.config["exam"], r.config["shots"]) == (first.config["exam"], first.config["shots"])]
+    answers = {r.config["step"]: {row["id"]: row["response"] for row in _answers(r, workspace)} for r in alike}
+    steps = sorted(answers)
+    asked = [q for q in exam_of(first, workspace) if q.id in answers[steps[0]]][:n]
     rows = [{"question": q.text, "gold": prompts.answer_text(q)} | {f"step {s}": answers[s][q.id] for s in steps} for q in asked]
     return pd.DataFrame(rows)
 
@@ -537,101 +620,21 @@ def run_file(run_name: str, step: int, exam: str, shots: int) -> str:
     return f"{run_name}__step{step}__{exam}__{shots}shot"
 
 
-def _evaluate_one(
-    loader: Loader, paper: Paper, settings: EvalSettings, step: int, run_name: str, workspace: paths.Workspace, tokenizer: Any
-) -> Record:
-    stem = run_file(run_name, step, paper.exam, len(paper.shots))
-    path = workspace.answers / f"{stem}.jsonl"
-    subject = loader.subject
-    log = generation.AnswerLog(path, answer_keys(paper, settings, subject.keys[step]))
-    record_path = workspace.records / f"30_evaluate__{stem}.json"
-    meter = Meter()
-    if log.complete() is None:
-        with meter.stage("load"):
-            model = loader.at(step)
-        if step:
-            loader.check_differs(step, paper)
-        with meter.stage("generate"):
-            rows = generate_answers(model, tokenizer, paper, settings, step, subject.keys[step], path)
-    else:
-        rows = log.complete() or []
-    # Where the answers are of an earlier run, so is what they cost.
-    earlier = read_record(record_path) if record_path.is_file() else None
-    if earlier and earlier.data.get(path.name) != sha256_file(path):
-        earlier = None
-    questions = [a.question for a in paper.asked]
-    with meter.stage("score"):
-        scores = score_groups(questions, [r["response"] for r in rows])
-    readable = scores["strict"]["all"]["readable"]["value"]
-    record = Record(
-        kind="evaluate",
-        name=f"30_evaluate__{stem}",
-        preset=workspace.preset,
-        seed=workspace.seed,
-        config={
-            "run_name": run_name,
-            "base": settings.base,
-            "adapter": settings.adapter,
-            "method": subject.method,
-            "step": step,
-            "exam": paper.exam,
-            "shots": len(paper.shots),
-            "shot_ids": list(paper.shots),
-            "template": settings.template,
-            "template_text": prompts.template_facts(settings.template, tokenizer),
-            "quantisation": settings.quantisation,
-            "max_new_tokens": paper.max_new_tokens,
-            "settings": _config(settings),
-        },
-        metrics=scores,
-        counts={
-            "questions": len(rows),
-            "excluded": paper.excluded,
-            "unreadable": round((1 - readable) * len(rows)),
-            "empty": sum(not r["response"] for r in rows),
-            "ended_by_length": sum(r["finish"] == "length" for r in rows),
-            "prompt_tokens": sum(len(a.ids) for a in paper.asked),
-            "new_tokens": sum(r["n_new_tokens"] for r in rows),
-        },
-        data={path.name: sha256_file(path), f"questions of {paper.exam}": questions_sha256(questions)},
-        model={
-            "base": settings.base,
-            "fingerprint": subject.base_key,
-            "weights": subject.keys[step],
-            "revision": subject.base.revision or "",
-            # No answer is generated at a later step before `check_differs` has passed.
-            "differs_from_base": step > 0,
-        },
-        **({k: getattr(earlier, k) for k in meter.fields()} if earlier else meter.fields()),
-    )
-    if earlier and earlier.comparable() == record.comparable():
-        return earlier
-    write_record(workspace.records, record)
-    return record
-
-
 def questions_sha256(questions: Sequence[Question]) -> str:
     """SHA-256 of questions with everything that scores them: gold, rule, choices."""
     return sha256_text("".join(json.dumps(asdict(q), ensure_ascii=False, sort_keys=True, default=sorted) + "\n" for q in questions))
 
 
-def _config(settings: EvalSettings) -> dict[str, Any]:
-    return {k: v for k, v in json.loads(json.dumps(asdict(settings))).items() if k not in ("steps", "exams", "shots", "device")}
-
-
-def _row(paper: Paper, i: int, key: str, step: int, answer: generation.Answer) -> dict[str, Any]:
-    asked = paper.asked[i]
+def _row(part: Part, i: int, step: int) -> dict[str, Any]:
+    asked = part.paper.asked[i]
     return {
-        "key": key,
+        "key": part.keys[i],
         "id": asked.question.id,
-        "exam": paper.exam,
+        "exam": part.paper.exam,
         "section": asked.question.section,
-        "shots": len(paper.shots),
+        "shots": len(part.paper.shots),
         "step": step,
         "prompt_sha256": sha256_text(asked.prompt),
-        "response": answer.text,
-        "finish": answer.finish,
-        "n_new_tokens": answer.n_new_tokens,
     }
 
 
@@ -644,9 +647,3 @@ def _metrics(group: Any) -> dict[str, dict[str, float]]:
     found["gestalt"] = {"value": float(group["gestalt"].mean()), "n": n}
     found["readable"] = {"value": float(group["readable"].astype(float).mean()), "n": n}
     return found
-
-
-def _weights_key(location: str) -> str:
-    """What identifies an adapter or a whole model: a hash of its files, or the hub id."""
-    folder = Path(location)
-    return tuning.weights_sha256(folder) if folder.is_dir() else location

@@ -69,7 +69,7 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_
     gaps = [[pad] * (width - len(r)) for r in rows]
     ids = torch.tensor([[*shared, *gap, *r[len(shared) :]] for r, gap in zip(rows, gaps, strict=True)], device=model.device)
     mask = torch.tensor([[1] * len(shared) + [0] * len(g) + [1] * (len(r) - len(shared)) for r, g in zip(rows, gaps, strict=True)])
-    stops = stop_ids(model, tokenizer)
+    stops = stop_ids(model.generation_config.eos_token_id, tokenizer)
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=sorted(stops))
     options = {"past_key_values": prefix.cache(len(rows))} if prefix else {}
     with torch.inference_mode(), _own_settings_off(model):
@@ -80,7 +80,7 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_
             stopping_criteria=StoppingCriteriaList([lines.stop(width)]),
             **options,
         )
-    return [_answer(tokenizer, row, stops, lines) for row in output[:, width:].tolist()]
+    return [cut_answer(tokenizer, row, stops, lines) for row in output[:, width:].tolist()]
 
 
 @contextmanager
@@ -149,13 +149,12 @@ def line_tokens(tokenizer: Any) -> LineTokens:
     return LineTokens([i for i, t in enumerate(texts) if "\n" in t], [i for i, t in enumerate(texts) if not t.strip()])
 
 
-def stop_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens that end an answer: the tokenizer's EOS and those of the model's own generation settings (chat models)."""
-    own = model.generation_config.eos_token_id
+def stop_ids(own: int | list[int] | None, tokenizer: Any) -> set[int]:
+    """Tokens that end an answer: the tokenizer's EOS and `own`, those of the model's generation settings (chat models)."""
     return {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
 
 
-def _answer(tokenizer: Any, row: list[int], stops: set[int], lines: LineTokens) -> Answer:
+def cut_answer(tokenizer: Any, row: list[int], stops: set[int], lines: LineTokens) -> Answer:
     """Cuts one generated row at its end; what follows is only padding."""
     breaks, blanks = set(lines.breaks.tolist()), set(lines.blanks.tolist())
     written = False

@@ -413,6 +413,18 @@ def oracle_response(question: Question, separator: str = "、") -> str:
     return separator.join(question.choice(letter) for letter in question.right_letters())
 
 
+def is_right(question: Question, picked: Iterable[str]) -> bool:
+    """Whether the picked letters are a right answer; choices of equal text are one and the same.
+
+    Raises:
+        MetricError: The question has no choices to pick from.
+    """
+    if question.rule == "number":
+        raise MetricError(f"question {question.id} asks for a free number; there is no letter to pick")
+    picked = frozenset(picked)
+    return question.rule == "always" or any(_same_texts(question.choices, picked, s) for s in _right_sets(question))
+
+
 def random_accuracy(question: Question) -> float:
     """Chance of a uniformly random set of as many choices as the stem asks for; no chance for a free number."""
     if question.rule == "always":

@@ -76,7 +76,7 @@ def test_trap_16_an_answer_ends_at_the_first_line_break_or_eos() -> None:
     stops = {tokenizer.eos_token_id}
 
     def cut(text: str, end: list[int]) -> generation.Answer:
-        return generation._answer(tokenizer, [*tokenizer(text, add_special_tokens=False).input_ids, *end], stops, lines)
+        return generation.cut_answer(tokenizer, [*tokenizer(text, add_special_tokens=False).input_ids, *end], stops, lines)
 
     n = len(tokenizer("アカシ薬", add_special_tokens=False).input_ids)
     assert cut("アカシ薬", [tokenizer.eos_token_id, 7]) == generation.Answer("アカシ薬", "stop", n + 1)

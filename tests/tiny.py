@@ -68,6 +68,22 @@ def make_checkpoint(
     return folder
 
 
+def make_adapter(base: Path, folder: Path, seed: int = 0, rank: int = 4) -> Path:
+    """Saves a LoRA adapter with random weights for a checkpoint, strong enough to change its answers, and returns its folder."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from jmedlora_utils import models
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    targets = list(models.LORA_TARGETS[model.config.model_type])
+    tuned = get_peft_model(model, LoraConfig(r=rank, lora_alpha=4 * rank, target_modules=targets, init_lora_weights=False))
+    tuned.save_pretrained(folder)
+    return folder
+
+
 def make_workspace(root: Path, monkeypatch: Any, *families: str, records: int = 120, questions: int = 24, preset: str = "smoke") -> Any:
     """A workspace below `root` with bases, instruction records, articles, three exams and a pool of worked examples."""
     from jmedlora_utils import exams, paths
