@@ -134,7 +134,9 @@ def test_the_check_sees_a_model_that_ignores_restarted_positions(tmp_path, monke
     model, tokenizer = load(tmp_path, "llama")
     rows = rows_of(tokenizer, 2)
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
-    with pytest.raises(PackingError, match=r"packed records of llama read each other .* 'sdpa' .*set packing to False; rows of like length"):
+    with pytest.raises(
+        PackingError, match=r"packed records of llama read each other .* 'sdpa' .*set packing to False; rows of like length"
+    ):
         packing.check(model, rows[0].ids, rows[1].ids)
 
 
@@ -142,7 +144,7 @@ def test_a_model_with_state_instead_of_attention_is_refused() -> None:
     from transformers import MambaConfig, MambaForCausalLM
 
     sizes = {"vocab_size": 99, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
-    with pytest.raises(PackingError, match="mamba.*set packing to False"):
+    with pytest.raises(PackingError, match=r"mamba.*set packing to False"):
         packing.check(MambaForCausalLM(MambaConfig(**sizes)), [1, 2, 3], [4, 5, 6])
 
 
