@@ -180,6 +180,22 @@ def test_trap_51_gradient_checkpointing_changes_no_loss(workspace) -> None:
     assert losses(saved) == pytest.approx(losses(plain), abs=1e-5)
 
 
+def test_the_presets_checkpoint_only_where_the_planner_finds_nothing_faster() -> None:
+    from jmedlora_utils import config, memory, planner, registry
+
+    found = {}
+    for preset, card in (("paper", 80), ("paper-sizes", 80), ("modern", 24)):
+        for run in config.load_preset(preset).runs:
+            set_ = config.declared_parameters(config.TUNE_NOTEBOOK) | (run.tune or {})
+            wanted = planner.tuning_of(set_, registry.resolve(set_["base"]))
+            rows = set_["batch_size"] * set_["gradient_accumulation"]
+            option = memory.fit_tuning(replace(wanted, checkpointing=False), rows, planner.CARDS[card].usable())
+            assert option is not None and set_["gradient_checkpointing"] == option.checkpointing, (preset, run.name)
+            assert set_["dtype"] == "bfloat16" and set_["optimizer"] and rows == 8
+            found[run.name] = option.checkpointing
+    assert set(found.values()) == {False, True}
+
+
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 
