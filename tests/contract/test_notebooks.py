@@ -16,6 +16,7 @@ from jmedlora_utils import paths
 from jmedlora_utils.config import declared_parameters
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+DRAWS = re.compile(r"\b(?:plotting|\w+_plots|plt|sns)\.\w+\(|\w+_figure\(|\.figure\(\)")
 TABLE = re.compile(r"^\|\s*reads\s*\|\s*writes\s*\|\s*needs\s*\|\s*takes\s*\|", re.MULTILINE)
 
 
@@ -60,6 +61,20 @@ def test_opens_with_purpose_card_parameters_and_one_set_up_cell(path: Path) -> N
     assert not [cell["id"] for cell in code[2:] if re.search(r"^(import|from) ", cell["source"], re.MULTILINE)], (
         "imports belong in the set-up cell"
     )
+
+
+@every_notebook
+def test_shows_a_result_soon(path: Path) -> None:
+    """One piece of prose at most stands between the set-up and the first cell that does something."""
+    code = [number for number, cell in enumerate(read(path)) if cell["cell_type"] == "code"]
+    assert code[2] - code[1] <= 2
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.name > "11"], ids=lambda path: path.stem)
+def test_says_that_it_is_for_research_only(path: Path) -> None:
+    cells = read(path)
+    opening = "\n".join(cell["source"] for cell in cells[: [cell["cell_type"] for cell in cells].index("code")])
+    assert "research only" in opening.lower()
 
 
 @every_notebook
@@ -135,7 +150,7 @@ def test_trap_6_a_figure_has_caption_name_and_alternative_text_and_one_output(pa
             assert figure["caption"].strip()
             assert shown.get("image", {}).get("alt", "").strip(), f"{figure['name']} has no alternative text"
             assert "set_title(" not in cell["source"], "the caption is the title"
-        draws = re.search(r"plotting\.\w+\(|plt\.\w+\(|sns\.\w+\(", cell["source"]) and "use_style" not in cell["source"]
+        draws = re.search(DRAWS, cell["source"]) and "use_style" not in cell["source"]
         assert figure is not None or not draws, f"cell {cell['id']} draws without a caption"
     assert len(set(names)) == len(names)
 
@@ -162,3 +177,12 @@ def test_every_notebook_and_page_stands_in_the_table_of_contents() -> None:
     pages = [f"book/{path.stem}" for path in paths.BOOK.glob("*.md")]
     there = {f"notebooks/{path.stem}" for path in NOTEBOOKS} | set(pages)
     assert there == set(listed)
+
+
+@pytest.mark.parametrize("path", sorted(paths.BOOK.glob("*.md")), ids=lambda path: path.stem)
+def test_a_page_opens_with_what_the_reader_gets(path: Path) -> None:
+    """A sentence or more between the title and whatever comes first: a heading, a table, a directive."""
+    title, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    assert title.startswith("# ")
+    opening = re.split(r"^(?:#|\||:::|```|- )", rest, maxsplit=1, flags=re.MULTILINE)[0]
+    assert len(opening.strip()) >= 20, f"{path.name} opens without a sentence"
