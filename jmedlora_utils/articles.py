@@ -37,7 +37,7 @@ def load_articles(path: Path | str) -> tuple[list[Article], dict[str, int]]:
         ArticleError: Nothing to read, a file that is not UTF-8, a broken line, a missing field or an id used twice.
     """
     if not str(path):
-        raise ArticleError("parameter articles_path is empty; name a folder of .txt or .md files or a JSONL")
+        raise ArticleError("parameter articles_path is empty; name a folder of .txt or .md files or a JSONL (book/own_articles.md)")
     path = Path(path)
     if path.is_dir():
         found = list(_read_folder(path))

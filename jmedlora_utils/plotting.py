@@ -40,6 +40,7 @@ FACTS = {
 }
 ENGLISH_BLUES = ("#8CC4E8", "#3D94CC", "#0072B2", "#004A73", "#00263B")
 JAPANESE_REDS = ("#D55E00", "#8F3F00", "#F0955A")
+OTHER_GREENS = ("#009E73", "#005C43", "#66C5AB")
 WIDTH, HEIGHT = 5.6, 3.5
 
 
@@ -112,16 +113,16 @@ def new_figure(
 
 
 def base_styles(bases: pd.DataFrame) -> dict[str, LineStyle]:
-    """One style a base: English-centric bases in blues, darker with size; Japanese-centric ones in dashed reds.
+    """One style a base: English-centric bases in blues, darker with size; Japanese-centric ones in dashed reds; others in greens.
 
     Args:
-        bases: Columns `base`, `size_params`, `centric` (`english` or `japanese`); further columns and repeats are ignored.
+        bases: Columns `base`, `size_params`, `centric` (`english`, `japanese` or another); further columns and repeats are ignored.
     """
     unique = bases[["base", "size_params", "centric"]].drop_duplicates("base").sort_values(["size_params", "base"])
     styles: dict[str, LineStyle] = {}
     for centric, group in unique.groupby("centric"):
-        shades = JAPANESE_REDS if centric == "japanese" else ENGLISH_BLUES
-        start = 0 if centric == "japanese" else max(0, min(1, 4 - len(group)))
+        shades = {"japanese": JAPANESE_REDS, "english": ENGLISH_BLUES}.get(str(centric), OTHER_GREENS)
+        start = max(0, min(1, 4 - len(group))) if centric == "english" else 0
         for rank, base in enumerate(group["base"]):
             marker = "D" if centric == "japanese" and rank == 0 else MARKERS[rank % len(MARKERS)]
             styles[base] = LineStyle(shades[(start + rank) % len(shades)], marker, "--" if centric == "japanese" else "-")
@@ -318,7 +319,7 @@ def loss_curves(series: pd.DataFrame, label: str = "Training loss (nats a token)
 
 
 def gain_by_minutes(prices: pd.DataFrame) -> Figure:
-    """Gain on taught facts against minutes of tuning, one dot a run: what the time buys.
+    """Gain in Accuracy against minutes of tuning, one dot a run: what the time buys.
 
     Args:
         prices: Columns `run`, `minutes`, `value`, `low`, `high` (differences of shares, -1 to 1).
@@ -330,7 +331,7 @@ def gain_by_minutes(prices: pd.DataFrame) -> Figure:
         errors = _errors(pd.DataFrame([row]))
         ax.errorbar(row["minutes"], 100 * row["value"], yerr=errors, label=row["run"], **look)
     ax.axhline(0, color=PALETTE["black"], linewidth=0.9)
-    ax.set(xlabel="Minutes of tuning", ylabel="Gain on taught facts (points)")
+    ax.set(xlabel="Minutes of tuning", ylabel="Gain in Accuracy (points)")
     ax.set_xlim(left=0)
     legend_above(figure, ax, columns=3)
     return figure
@@ -340,9 +341,10 @@ def flip_bars(flipped: pd.DataFrame) -> Figure:
     """Questions fixed and broken by tuning, in percent of the group.
 
     Args:
-        flipped: One row a question; columns `facts` (keys of `FACTS`) and `flip` (`fixed`, `broken` or other).
+        flipped: One row a question; columns `facts` (keys of `FACTS`, or names of exams) and `flip` (`fixed`, `broken` or other).
     """
-    groups = [g for g in FACTS if g in set(flipped["facts"])]
+    there = sorted(set(flipped["facts"].astype(str)))
+    groups = [g for g in FACTS if g in there] or there
     figure, axes = new_figure(height=1.5 + 0.45 * len(groups))
     ax = axes[0, 0]
     for flip, colour, hatch, sign in (("broken", PALETTE["vermilion"], "//", -1), ("fixed", PALETTE["blue"], "", 1)):
@@ -350,7 +352,7 @@ def flip_bars(flipped: pd.DataFrame) -> Figure:
         bars = ax.barh(range(len(groups)), [sign * s for s in share], color=colour, hatch=hatch, edgecolor="white", label=flip)
         ax.bar_label(bars, [f"{s:.0f}" if s else "" for s in share], padding=3, fontsize=9.5)
     ax.axvline(0, color=PALETTE["black"], linewidth=0.9)
-    ax.set_yticks(range(len(groups)), [FACTS[g][0] for g in groups])
+    ax.set_yticks(range(len(groups)), [FACTS[g][0] if g in FACTS else g for g in groups])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.12)

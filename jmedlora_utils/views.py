@@ -57,7 +57,7 @@ HEADINGS = {
     "trainable": "trainable parameters",
     "peak": "peak memory (GiB)",
     "loss": "last loss",
-    "category": "relation",
+    "category": "kind",
     "n_select": "answers to choose",
     "length": "question with choices",
 }
@@ -476,7 +476,12 @@ def cost_table(study: Study) -> pd.DataFrame:
 
 
 def price_frame(study: Study) -> pd.DataFrame:
-    """Minutes of tuning against the gain on taught facts, one row a tuned run; minutes are means over seeds."""
+    """Minutes of tuning against the gain, one row a tuned run; minutes are means over seeds.
+
+    The gain is that on taught facts in the miniature, else on the questions of the first exam.
+    """
+    there = set(study.outcomes["facts"].astype(str))
+    facts = findings.HEADLINE.facts if findings.HEADLINE.facts in there else min(there)
     spent = {r.config["run_name"]: [] for r in study.records if r.kind == "tune"}
     for record in (r for r in study.records if r.kind == "tune"):
         spent[record.config["run_name"]].append(record.wall_seconds / 60)
@@ -484,7 +489,7 @@ def price_frame(study: Study) -> pd.DataFrame:
     for run in (r for r in run_order(study) if r in spent):
         minutes = spent[run]
         rank = len(sorted(study.outcomes.loc[(study.outcomes["run"] == run) & (study.outcomes["steps"] > 0), "steps"].unique())) - 1
-        effect = findings.interval(findings.gains(study.outcomes, run, Condition(step_rank=max(rank, 0))))
+        effect = findings.interval(findings.gains(study.outcomes, run, Condition(step_rank=max(rank, 0), facts=facts)))
         rows.append({"run": run, "minutes": float(np.mean(minutes)), **effect._asdict()})
     return pd.DataFrame(rows)
 
@@ -492,9 +497,17 @@ def price_frame(study: Study) -> pd.DataFrame:
 # --- errors -------------------------------------------------------------------------------------------------------
 
 
-def flips(study: Study, run: str, facts: Sequence[str] = (*findings.PHRASINGS, "untaught", "general")) -> pd.DataFrame:
-    """Every question at the late step, 0-shot, before and after tuning: columns of the question, `before`, `after`, `flip`."""
+def flips(study: Study, run: str, facts: Sequence[str] = ()) -> pd.DataFrame:
+    """Every question at the late step, 0-shot, before and after tuning: columns of the question, `before`, `after`, `flip`.
+
+    Args:
+        study: The study.
+        run: A tuned run.
+        facts: Groups of questions; by default every group that the run was asked.
+    """
     frame = study.outcomes
+    there = set(frame.loc[frame["run"] == run, "facts"].astype(str))
+    facts = facts or [g for g in (*findings.PHRASINGS, "untaught", "general") if g in there] or sorted(there)
     late, found = findings.step_of(frame, run, findings.HEADLINE.step_rank), []
     about = frame.drop_duplicates(["seed", "exam", "id"]).set_index(["seed", "exam", "id"])[["facts", "category", "n_select", "chance"]]
     for group in facts:
@@ -504,6 +517,15 @@ def flips(study: Study, run: str, facts: Sequence[str] = (*findings.PHRASINGS, "
     table = pd.concat(found).join(about).reset_index()
     names = {(0, 1): "fixed", (1, 0): "broken", (1, 1): "right twice", (0, 0): "wrong twice"}
     return table.assign(flip=[names[(int(b), int(a))] for b, a in zip(table["before"], table["after"], strict=True)])
+
+
+def main_questions(flipped: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The flips that a page looks into, and their name: taught facts in the miniature, else every question of the exams."""
+    taught = flipped[flipped["facts"].isin(findings.PHRASINGS)]
+    if len(taught):
+        return taught, "Taught facts, both phrasings"
+    named = flipped["category"].astype(object).where(flipped["category"].notna() & (flipped["category"].astype(str) != ""), "not named")
+    return flipped.assign(category=named.astype(str)), "Questions of every exam"
 
 
 def flips_table(flipped: pd.DataFrame, by: str) -> pd.DataFrame:

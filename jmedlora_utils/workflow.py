@@ -258,13 +258,19 @@ def matrix(preset: Preset) -> str:
     for run in preset.runs:
         tune = "-" if run.tune is None else _short(run.tune)
         lines.append(f"| {run.name} | {tune} | {_short(run.evaluate)} |")
+    own = [p for p in preset.prepare.values() if p.get("source") == "articles" and not (p.get("articles_path") and p.get("generator"))]
+    if own:
+        lines += ["", "Before a run: name your articles and the model that writes records from them (book/own_articles.md)."]
     return "\n".join(lines)
 
 
 def _needs(preset: Preset, job: Job) -> tuple[int, dict[str, int]]:
     """Cards of a step, and its host memory (MB) and time (minutes) on a cluster."""
     found = GPU_STEPS.get(job.notebook[:3]) if preset.device == "cuda" else None
-    return (int(job.parameters.get("num_processes", 1)), found) if found else (0, CPU_STEP)
+    if found is None:
+        return 0, CPU_STEP
+    cards = int(job.parameters.get("num_processes", 1))
+    return cards, {**found, "mem_mb": found["mem_mb"] * cards}
 
 
 def _folder(preset: Preset, job: Job) -> Path:
