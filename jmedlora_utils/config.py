@@ -93,10 +93,20 @@ class Preset:
                     output = f"{TUNE_NOTEBOOK}__{run.name}"
                     jobs.append(Job(TUNE_NOTEBOOK, output, seed, named | run.tune, ready))
                     ready = (*ready, output)
-                output = f"{EVALUATE_NOTEBOOK}__{run.name}"
-                jobs.append(Job(EVALUATE_NOTEBOOK, output, seed, named | run.evaluate, ready))
+                jobs += self._evaluations(run, seed, named, ready)
         jobs.extend(Job(stem, stem, None, {"preset": self.name} | parameters) for stem, parameters in sorted(self.analyse.items()))
         return jobs
+
+    def _evaluations(self, run: Run, seed: int, named: dict[str, Any], ready: tuple[str, ...]) -> list[Job]:
+        """Notebook 30 of a run. With `num_shards`, one job a shard, and then the unsplit notebook, which finds all answers made."""
+        output, parameters = f"{EVALUATE_NOTEBOOK}__{run.name}", named | run.evaluate
+        shards = parameters.pop("num_shards", 1)
+        split = {"num_shards": shards}
+        parts = [
+            Job(EVALUATE_NOTEBOOK, f"{output}__shard{i}", seed, parameters | split | {"shard_index": i}, ready)
+            for i in range(shards if shards > 1 else 0)
+        ]
+        return [*parts, Job(EVALUATE_NOTEBOOK, output, seed, parameters, (*ready, *(part.output for part in parts)))]
 
     def _before(self, entry: str) -> tuple[str, ...]:
         """Prepare jobs that `entry` waits for: earlier notebooks, and its own parts (`stem__part`)."""

@@ -168,6 +168,29 @@ def completed_jobs(folder: Path) -> list[dict[str, str]]:
     return [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in lines]
 
 
+def jobs(environment: dict[str, str]) -> list[dict[str, str | int]]:
+    """Every job that the controller remembers: rule, state, what it asked for, and the seconds it took."""
+    done = subprocess.run(["scontrol", "show", "job", "-o"], env=environment, capture_output=True, text=True, check=False)
+    found = []
+    for line in done.stdout.splitlines():
+        said = dict(part.split("=", 1) for part in line.split() if "=" in part)
+        if "JobState" not in said:
+            continue
+        hours, minutes, seconds = (int(n) for n in said["RunTime"].split("-")[-1].split(":"))
+        found.append(
+            {
+                "job": int(said["JobId"]),
+                "rule": said.get("Comment", "").removeprefix("rule_"),
+                "state": said["JobState"],
+                "exit": said["ExitCode"],
+                "asked": said.get("TRES", ""),
+                "time limit": said["TimeLimit"],
+                "seconds": 3600 * hours + 60 * minutes + seconds,
+            }
+        )
+    return found
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

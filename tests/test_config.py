@@ -136,3 +136,16 @@ def test_a_preset_for_cards_is_refused_without_one(monkeypatch: pytest.MonkeyPat
     config.require_device("any")
     with pytest.raises(ConfigError, match="needs a CUDA GPU and torch sees none; use PRESET=mini"):
         config.require_device("cuda")
+
+
+def test_an_evaluation_in_shards_is_a_job_a_shard_and_one_that_sums_up(notebooks: Path) -> None:
+    declared = COMMON + 'run_name = ""  # run\nbase = ""  # base\nshard_index = 0  # shard\nnum_shards = 1  # shards\n'
+    write_notebook(notebooks.parent / "30_evaluate_exam.ipynb", declared)
+    save(notebooks, "prepare: {10_prepare: {}}\nruns: {a: {evaluate: {num_shards: 2}}, b: {evaluate: {num_shards: 1}}}\n")
+    asked = {job.output: job for job in config.load_preset("mini").jobs() if job.notebook == config.EVALUATE_NOTEBOOK}
+    assert list(asked) == [f"30_evaluate_exam__{name}" for name in ("a__shard0", "a__shard1", "a", "b")]
+    first, second, whole, plain = asked.values()
+    assert [job.parameters["shard_index"] for job in (first, second)] == [0, 1] and first.parameters["num_shards"] == 2
+    assert "20_tune_lora__a" in first.after and "30_evaluate_exam__a__shard0" not in second.after
+    assert {first.output, second.output} < set(whole.after) and "num_shards" not in whole.parameters
+    assert plain.after == ("10_prepare", "20_tune_lora__b")
