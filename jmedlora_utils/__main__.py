@@ -7,10 +7,15 @@ import sys
 import time
 from pathlib import Path
 
-from jmedlora_utils import book, fetch, workflow
+from jmedlora_utils import book, export, fetch, hub, model_card, workflow
 from jmedlora_utils.config import ConfigError, load_preset, preset_names
 from jmedlora_utils.exams import ExamError
+from jmedlora_utils.models import ModelError
 from jmedlora_utils.records import RecordError
+from jmedlora_utils.registry import RegistryError
+
+ERRORS = (book.BookError, export.ExportError, fetch.FetchError, hub.HubError, model_card.CardError, workflow.WorkflowError)
+ERRORS += (ConfigError, ExamError, ModelError, RecordError, RegistryError)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
-    except (book.BookError, fetch.FetchError, workflow.WorkflowError, ConfigError, ExamError, RecordError) as error:
+    except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -31,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=about)
         added.set_defaults(run=run)
         if preset:
-            added.add_argument("--preset", required=True, help=f"one of {', '.join(preset_names())}")
+            added.add_argument("--preset", required=name != "book", default="", help=f"one of {', '.join(preset_names())}")
         return added
 
     command("plan", "print what a preset runs", _plan)
@@ -41,11 +46,21 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=int, help="processor threads of the notebook")
     reproduce = command("reproduce", "run a preset, build the book, print the times", _reproduce)
     reproduce.add_argument("--jobs", type=int, default=2, help="notebooks side by side")
+    reproduce.add_argument("--profile", default="", help="run on a cluster: a folder of profiles/, for example slurm, or one of your own")
     reproduce.add_argument("--install-seconds", type=float, default=0.0, help="what the installation took, for the table of times")
-    build = command("book", "build the book of a preset's last run", _book)
+    build = command("book", "build the book of a preset's last run, or of committed evidence where no preset is named", _book)
+    build.add_argument("--jobs", type=int, default=2, help="analysis notebooks side by side, for committed evidence")
     for added in (reproduce, build):
         added.add_argument("--html", type=Path, default=book.HTML, help="folder of the built book")
     command("exams", "fetch the examination questions and verify them", _exams, preset=False)
+    command("fetch", "download the models of a preset and the examinations, for jobs without a network", _fetch)
+    give = command("export", "copy an adapter with its model card to a new folder", _export, preset=False)
+    give.add_argument("--adapter", required=True, help="a kept checkpoint, adapters/RUN/checkpoint-STEP")
+    give.add_argument("--out", type=Path, required=True, help="the folder to make")
+    give.add_argument("--base", default="", help="where its base lies now, if elsewhere: a folder or name@commit")
+    give.add_argument("--merge", action="store_true", help="write a whole model: the adapter merged into the unquantised base")
+    give.add_argument("--dtype", default="", help="of the merged weights: float32, bfloat16 or float16; default: as the base is stored")
+    command("cards", "write a model card into every adapter of a preset", _cards)
     command("tidy", "sort and tidy the bibliography", _tidy, preset=False)
     return parser
 
@@ -66,12 +81,14 @@ def _run(options: argparse.Namespace) -> None:
 def _reproduce(options: argparse.Namespace) -> None:
     times = [("install", options.install_seconds)]
     start = time.perf_counter()
-    workflow.reproduce(options.preset, options.jobs)
+    workflow.reproduce(options.preset, options.jobs, options.profile)
     times.append(("notebooks", time.perf_counter() - start))
+    model_card.write_all(options.preset, load_preset(options.preset).seeds)
     start = time.perf_counter()
     index = book.build(options.preset, options.html)
     times.append(("book", time.perf_counter() - start))
-    print(f"\nEach notebook, when it ran ({options.jobs} side by side):")
+    how = "on the cluster" if options.profile else f"{options.jobs} side by side"
+    print(f"\nEach notebook, when it ran ({how}):")
     print(workflow.time_table(workflow.durations(options.preset)))
     print("\nThis time:")
     print(workflow.time_table(times))
@@ -79,12 +96,27 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _book(options: argparse.Namespace) -> None:
-    print(f"The book: {book.build(options.preset, options.html)}")
+    print(f"The book: {book.build(options.preset, options.html, options.jobs)}")
 
 
 def _exams(options: argparse.Namespace) -> None:
     years = sorted({int(name.split("/")[2]) for name in fetch.sums() if name.startswith("IgakuQA/data/")})
     print(fetch.ensure(fetch.EXAMS, years).notice())
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    for entry, folder in hub.fetch(options.preset):
+        print(f"{entry.name}: {folder}")
+    _exams(options)
+
+
+def _export(options: argparse.Namespace) -> None:
+    print(export.export(options.adapter, options.out, options.base, options.merge, options.dtype))
+
+
+def _cards(options: argparse.Namespace) -> None:
+    written = model_card.write_all(options.preset, load_preset(options.preset).seeds)
+    print("\n".join(map(str, written)) or f"preset {options.preset!r} has no adapter yet")
 
 
 def _tidy(options: argparse.Namespace) -> int:

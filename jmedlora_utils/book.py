@@ -1,4 +1,8 @@
-"""The book: gathers the executed notebooks of one run with the pages, and builds it with warnings as errors."""
+"""The book: gathers executed notebooks and pages, and builds it with warnings as errors.
+
+There are two kinds: the book of a preset's run on this machine, and the book of committed evidence, which needs neither a run
+nor torch.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,23 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from jmedlora_utils import paths
-from jmedlora_utils.config import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, load_preset
-from jmedlora_utils.records import Record, RecordError, load_records, package_versions, write_text
-from jmedlora_utils.workflow import clock, durations, plain
+from jmedlora_utils import pages, paths
+from jmedlora_utils.config import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, declared_parameters, load_preset
+from jmedlora_utils.pages import Source
+from jmedlora_utils.records import RecordError, load_records, write_text
+from jmedlora_utils.workflow import durations, plain
 
 HTML = paths.ROOT / "_build" / "html"
 STAGING = paths.ROOT / "_book"
 GENERATED = "_generated"
+EVIDENCE = "evidence"
 BIBLIOGRAPHY = paths.BOOK / "references.bib"
 COLAB_NOTEBOOKS = ("20_", "30_")
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|Users|private|work|workspace|mnt|opt|var)/[\w.~-][^\s'\"<>)]*")
@@ -33,26 +39,31 @@ class BookError(RuntimeError):
     """A page that cannot stand in the book, or a build with warnings."""
 
 
-def build(preset_name: str, html: Path = HTML) -> Path:
-    """Builds the book of a preset's last run; returns its first page.
+def build(preset_name: str = "", html: Path = HTML, jobs: int = 2) -> Path:
+    """Builds the book of a preset's last run, or of committed evidence where no preset is named; returns its first page.
 
     The old book stays in place until the new one is complete; the same input is not built twice.
+
+    Args:
+        preset_name: A preset that has run; empty for committed evidence.
+        html: Folder of the built book.
+        jobs: Analysis notebooks side by side, for committed evidence.
 
     Raises:
         BookError: A notebook is not fit for the book, or the build warned.
     """
-    staged = stage(preset_name)
+    staged = stage(preset_name) if preset_name else stage_evidence(jobs)
     digest = _digest(staged)
     seal = html / ".staged"
     index = html / "index.html"
     if seal.is_file() and seal.read_text(encoding="utf-8") == digest:
         return index
-    work = STAGING / f"{preset_name}.build"
+    work = STAGING / f"{staged.name}.build"
     shutil.rmtree(work, ignore_errors=True)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(staged), "--path-output", str(work)]
     command += ["-n", "-W", "--keep-going"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONWARNINGS": "ignore"})
-    log = write_text(STAGING / f"{preset_name}.log", plain(done.stdout + done.stderr))
+    log = write_text(STAGING / f"{staged.name}.log", plain(done.stdout + done.stderr))
     built = work / "_build" / "html"
     if done.returncode != 0 or not (built / "index.html").is_file():
         said = [line for line in log.read_text(encoding="utf-8").splitlines() if re.search(r"WARNING|ERROR|Error", line)]
@@ -66,43 +77,93 @@ def build(preset_name: str, html: Path = HTML) -> Path:
 
 
 def stage(preset_name: str) -> Path:
-    """Gathers what the book is built from in `_book/<preset>/` and returns that folder.
-
-    The pages, the table of contents and the executed notebooks lie in it as they do in the repository, under the
-    same names, so links and launch buttons hold.
+    """Gathers what the book of a preset's last run is built from in `_book/<preset>/` and returns that folder.
 
     Raises:
         BookError: No notebook of the preset has run, or one of them is not fit for the book.
     """
     preset = load_preset(preset_name)
-    folder = STAGING / preset_name
+    executed = executed_notebooks(preset, paths.runs_root())
+    if not executed:
+        raise BookError(f"preset {preset_name!r} has not run; run `make reproduce PRESET={preset_name}` first")
+    try:
+        records = load_records(paths.runs_root() / preset.name, allow_smoke=True)
+    except RecordError:
+        records = []
+    return _gather(Source(preset_name, preset, executed, _listed(), records, durations(preset_name), committed=False))
+
+
+def stage_evidence(jobs: int = 2) -> Path:
+    """Runs the analysis notebooks on committed evidence and gathers the book in `_book/evidence/`; returns that folder.
+
+    What ran on this machine does not enter: the notebooks see an empty folder of runs, and no examination. Notebooks that
+    train or ask models are shown as code.
+
+    Args:
+        jobs: Notebooks side by side.
+
+    Raises:
+        BookError: The evidence is missing, or a notebook failed or is not fit for the book.
+    """
+    preset, evidence, runs = load_preset(pages.MINI), paths.RESULTS / pages.MINI, STAGING / f"{EVIDENCE}.runs"
+    if not (evidence / "evidence.json").is_file():
+        raise BookError(f"{paths.relative(evidence / 'evidence.json')} is missing; `make reproduce` builds the book from a run instead")
+    shutil.rmtree(runs, ignore_errors=True)
+    environment = os.environ | {"JMEDLORA_RUNS": str(runs), "JMEDLORA_DATA": str(runs / "no-examination")}
+
+    def run(stem: str) -> None:
+        command = [sys.executable, "-m", "jmedlora_utils", "run", "--preset", preset.name, "--output", stem, "--threads", "1"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=paths.ROOT)
+        if done.returncode != 0:
+            raise BookError(f"notebook {stem} failed on committed evidence: {plain(done.stderr).strip()[-2000:]}")
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(run, preset.analyse))
+    executed = executed_notebooks(preset, runs)
+    times = [(stem, float(_read(path)["metadata"]["papermill"]["duration"])) for stem, path in sorted(executed.items())]
+    return _gather(Source(EVIDENCE, preset, executed, _listed(), load_records(evidence), times, committed=True))
+
+
+def _gather(source: Source) -> Path:
+    """Lays pages, table of contents and notebooks out as in the repository, under the same names, so that links hold."""
+    folder = STAGING / source.name
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(paths.BOOK, folder / "book", ignore=shutil.ignore_patterns("README.md"))
     config = yaml.safe_load((paths.ROOT / "_config.yml").read_text(encoding="utf-8"))
     address, branch = config["repository"]["url"], config["repository"]["branch"]
-    executed = executed_notebooks(preset)
-    if not executed:
-        raise BookError(f"preset {preset_name!r} has not run; run `make reproduce PRESET={preset_name}` first")
-    for stem, source in executed.items():
-        notebook = clean_notebook(source)
+    for stem in source.listed:
+        if not (paths.NOTEBOOKS / f"{stem}.ipynb").is_file():
+            raise BookError(f"_toc.yml names notebooks/{stem}, and there is no such notebook; mend the line")
+        if stem in source.executed:
+            notebook = with_evidence(clean_notebook(source.executed[stem]), stem, _parameters(stem, source.executed[stem]))
+        elif source.committed:
+            notebook = _as_code(stem)
+        else:
+            write_text(folder / "notebooks" / f"{stem}.md", _stub(source.preset, stem))
+            continue
         if address:
             notebook["cells"].insert(1, _launch_cell(address, branch, stem))
         write_text(folder / "notebooks" / f"{stem}.ipynb", json.dumps(notebook, ensure_ascii=False, indent=1) + "\n")
-    toc = yaml.safe_load((paths.ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    missing = _missing(toc, folder)
-    for stem in missing:
-        write_text(folder / "notebooks" / f"{stem}.md", _stub(preset, stem))
     shutil.copy(paths.ROOT / "_toc.yml", folder)
     for setting in ("use_repository_button", "use_issues_button"):
         config["html"][setting] = bool(address)
     write_text(folder / "_config.yml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    for name, text in _fragments(preset, missing).items():
-        write_text(folder / "book" / GENERATED / f"{name}.md", text + "\n")
+    _write_fragments(source, folder / "book")
     return folder
 
 
-def executed_notebooks(preset: Preset) -> dict[str, Path]:
-    """Notebook stem to the executed copy that stands in the book.
+def _write_fragments(source: Source, book: Path) -> None:
+    """Writes every fragment that a page includes; the others are not made."""
+    known = {**pages.FRAGMENTS, **pages.STATUS}
+    for page in sorted(book.glob("*.md")):
+        for name in re.findall(rf"{GENERATED}/(\w+)\.md", page.read_text(encoding="utf-8")):
+            if name not in known:
+                raise BookError(f"{page.name} includes {GENERATED}/{name}.md, which nothing makes; known: {', '.join(sorted(known))}")
+            write_text(book / GENERATED / f"{name}.md", pages.fragment(name, source, book / GENERATED) + "\n")
+
+
+def executed_notebooks(preset: Preset, root: Path) -> dict[str, Path]:
+    """Notebook stem to the executed copy below `root` that stands in the book.
 
     A notebook that runs once a seed is shown at the first seed; notebooks 20 and 30 are those of `preset.show`.
     """
@@ -112,7 +173,7 @@ def executed_notebooks(preset: Preset) -> dict[str, Path]:
         shown = {TUNE_NOTEBOOK: f"{TUNE_NOTEBOOK}__{preset.show}", EVALUATE_NOTEBOOK: f"{EVALUATE_NOTEBOOK}__{preset.show}"}
         if job.output != shown.get(job.notebook, job.notebook) or job.seed not in (None, seed):
             continue
-        folder = paths.runs_root() / preset.name if job.seed is None else paths.Workspace(preset.name, seed).root
+        folder = root / preset.name if job.seed is None else root / preset.name / f"seed{seed}"
         path = folder / "notebooks" / f"{job.output}.ipynb"
         if path.is_file():
             found[job.notebook] = path
@@ -125,7 +186,7 @@ def clean_notebook(path: Path) -> dict[str, Any]:
     Raises:
         BookError: A cell raised, never ran, or printed a path of this machine.
     """
-    notebook = json.loads(path.read_text(encoding="utf-8"))
+    notebook = _read(path)
     notebook["metadata"].pop("papermill", None)
     for number, cell in enumerate(notebook["cells"], start=1):
         where = f"{paths.relative(path)}, cell {number}"
@@ -143,6 +204,22 @@ def clean_notebook(path: Path) -> dict[str, Any]:
             if found := MACHINE_PATH.search(text):
                 raise BookError(f"{where}: the output shows a path of this machine, {found.group()!r}; print paths.relative(path)")
     return notebook
+
+
+def with_evidence(notebook: dict[str, Any], stem: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Puts a line under each figure and table of an analysis notebook: the files it rests on, and what made it.
+
+    A cell names its files in its metadata, key `evidence`; otherwise those of the whole notebook count (`pages.EVIDENCE_OF`).
+    """
+    if stem not in pages.EVIDENCE_OF:
+        return notebook
+    cells = []
+    for cell in notebook["cells"]:
+        cells.append(cell)
+        if cell["cell_type"] == "code" and _is_numbered(cell):
+            line = pages.evidence_line(stem, cell["metadata"].get("evidence") or pages.EVIDENCE_OF[stem], parameters)
+            cells.append({"cell_type": "markdown", "id": f"{cell['id'][:50]}-evidence", "metadata": {}, "source": line})
+    return notebook | {"cells": cells}
 
 
 def tidy_bibliography(path: Path = BIBLIOGRAPHY) -> bool:
@@ -171,18 +248,43 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _missing(toc: dict[str, Any], folder: Path) -> list[str]:
-    """Stems of the notebooks in the table of contents that this run does not have."""
-    pages = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    return [Path(page).name for page in pages if page.startswith("notebooks/") and not (folder / f"{page}.ipynb").is_file()]
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _listed() -> list[str]:
+    """Stems of the notebooks in the table of contents."""
+    toc = yaml.safe_load((paths.ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    return [Path(page).name for page in chapters if page.startswith("notebooks/")]
+
+
+def _parameters(stem: str, path: Path) -> dict[str, Any]:
+    """What the executed copy was run with, its defaults included."""
+    return declared_parameters(stem) | _read(path)["metadata"].get("papermill", {}).get("parameters", {})
+
+
+def _is_numbered(cell: dict[str, Any]) -> bool:
+    """Whether the cell shows a captioned figure or a numbered table."""
+    shown = [text for output in cell["outputs"] for text in _texts(output.get("data", {}).get("text/markdown", ""))]
+    return "figure" in cell["metadata"].get("mystnb", {}) or any("{table}" in text for text in shown)
+
+
+def _as_code(stem: str) -> dict[str, Any]:
+    """A notebook as it lies in git, with a note that it was not run for this book."""
+    notebook = _read(paths.NOTEBOOKS / f"{stem}.ipynb")
+    note = (
+        ":::{note}\n**Code only.** This copy of the book is built from committed evidence, so this notebook was not run for it. "
+        "`make reproduce` runs it and shows its results here. What it left in the committed study is "
+        f"{{ref}}`listed on the status page <{pages.LABEL}{pages.MINI}>`.\n:::"
+    )
+    notebook["cells"].insert(1, {"cell_type": "markdown", "id": "not-run", "metadata": {}, "source": note})
+    return notebook
 
 
 def _stub(preset: Preset, stem: str) -> str:
     """A page in place of a notebook that did not run, so that links to it hold."""
-    path = paths.NOTEBOOKS / f"{stem}.ipynb"
-    if not path.is_file():
-        raise BookError(f"_toc.yml names notebooks/{stem}, and there is no such notebook; mend the line")
-    title = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]).splitlines()[0]
+    title = "".join(_read(paths.NOTEBOOKS / f"{stem}.ipynb")["cells"][0]["source"]).splitlines()[0]
     return f"{title}\n\nThis copy of the book was built from the preset `{preset.name}`, which does not run this notebook.\n"
 
 
@@ -194,63 +296,6 @@ def _launch_cell(address: str, branch: str, stem: str) -> dict[str, Any]:
     else:
         link = f"[Open in Binder](https://mybinder.org/v2/gh/{repository}/{branch}?urlpath=lab/tree/notebooks/{stem}.ipynb)"
     return {"cell_type": "markdown", "id": "launch", "metadata": {}, "source": link}
-
-
-def _fragments(preset: Preset, missing: list[str]) -> dict[str, str]:
-    """The tables of the status page, by file name."""
-    try:
-        records = load_records(paths.runs_root() / preset.name, allow_smoke=True)
-    except RecordError:
-        records = []
-    days = sorted({record.created[:10] for record in records})
-    about = [
-        ("Preset", f"`{preset.name}`: {preset.about}"),
-        ("Seeds", ", ".join(map(str, preset.seeds))),
-        ("Device", "; ".join(sorted({record.device for record in records}))),
-        ("Day", " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""),
-        ("Commit", ", ".join(sorted({_commit(record) for record in records}))),
-        ("Notebooks not in this run", ", ".join(f"`{stem}`" for stem in missing) or "none"),
-    ]
-    times = durations(preset.name)
-    versions = {name: v for record in records for name, v in record.versions.items()} or package_versions()
-    return {
-        "run": _table(("what", "this book"), about),
-        "times": _table(
-            ("notebook", "time"), [*((name, clock(s)) for name, s in times), ("all, one after another", clock(sum(s for _, s in times)))]
-        ),
-        "versions": _table(("package", "version"), [(name, v) for name, v in versions.items() if v != "not installed"]),
-        "records": _table(("kind", "run", "seeds", "records", "time", "peak memory"), _record_rows(records)),
-    }
-
-
-def _record_rows(records: list[Record]) -> list[tuple[str, ...]]:
-    """One row a run: a run's evaluations, one record for each step, exam and shot, are added up."""
-    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        run = record.name.split("__")[1] if "__" in record.name else record.name
-        groups[record.kind, run].append(record)
-    return [
-        (
-            kind,
-            f"`{run}`",
-            str(len({r.seed for r in group})),
-            str(len(group)),
-            clock(sum(r.wall_seconds for r in group)),
-            f"{max(r.peak_memory_bytes for r in group) / 2**30:.1f} GiB",
-        )
-        for (kind, run), group in sorted(groups.items())
-    ]
-
-
-def _commit(record: Record) -> str:
-    if not record.git_commit:
-        return "outside git"
-    return f"`{record.git_commit[:10]}`" + (" with changes" if record.git_dirty else "")
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _texts(value: Any) -> Iterator[str]:

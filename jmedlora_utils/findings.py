@@ -279,17 +279,18 @@ def untaught_at_chance(frame: pd.DataFrame, run: str, condition: Condition = HEA
     return interval(rows["accuracy"] - rows["chance"])
 
 
-def evaluate_claims(frame: pd.DataFrame, condition: Condition = HEADLINE) -> list[Finding]:
+def evaluate_claims(frame: pd.DataFrame, condition: Condition = HEADLINE, tests: pd.DataFrame | None = None) -> list[Finding]:
     """Applies the rule to every claim.
 
     Args:
         frame: Per-question outcomes, see `tables.outcomes`.
         condition: The headline condition, or another to see whether the verdicts hold there.
+        tests: `paired_tests` of the condition's metric, where they are at hand.
 
     Returns:
         One finding a claim, in the order of `CLAIMS`; `NOT_MEASURED` where a model it needs was not run.
     """
-    tests = paired_tests(frame, condition.metric)
+    tests = paired_tests(frame, condition.metric) if tests is None else tests
     makers = (_claim_gain, _claim_size, _claim_language, _claim_metrics)
     found = []
     for claim, make in zip(CLAIMS, makers, strict=True):
@@ -421,9 +422,10 @@ def robustness(frame: pd.DataFrame) -> pd.DataFrame:
         "held-out phrasing": Condition(facts="taught_held_out_phrasing"),
         "strict scorer": Condition(metric="strict_accuracy"),
     }
+    tests = {metric: paired_tests(frame, metric) for metric in {c.metric for c in variants.values()}}
     rows = []
     for name, condition in variants.items():
-        verdicts = {f"claim {f.claim.number}": f.verdict for f in evaluate_claims(frame, condition)}
+        verdicts = {f"claim {f.claim.number}": f.verdict for f in evaluate_claims(frame, condition, tests[condition.metric])}
         rows.append({"condition": name, **verdicts})
     return pd.DataFrame(rows)
 

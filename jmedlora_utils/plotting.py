@@ -213,6 +213,62 @@ def dot_intervals(
     return figure
 
 
+def story(lines: pd.DataFrame, gains: pd.DataFrame, styles: Mapping[str, LineStyle], chance: float) -> Figure:
+    """The study at a glance: groups of facts along tuning (left), and the gain of each base (right).
+
+    Args:
+        lines: One model; columns `facts` (keys of `FACTS`), `steps`, `value`, `low`, `high` (shares, 0 to 1).
+        gains: One row a base, smallest first; columns `base`, `value`, `low`, `high` (differences of shares, -1 to 1).
+        styles: See `base_styles`.
+        chance: Chance level on taught facts, 0 to 1.
+    """
+    figure, axes = new_figure(width=7.6, height=4.1, columns=2, width_ratios=[1.5, 1])
+    left, right = axes[0]
+    steps = sorted(lines["steps"].unique())
+    shown = [f for f in FACTS if f in set(lines["facts"])]
+    for rank, group in enumerate(shown):
+        name, colour, marker = FACTS[group]
+        rows = lines[lines["facts"] == group].sort_values("steps")
+        x = rows["steps"].map(steps.index).to_numpy(float) + 0.04 * (rank - (len(shown) - 1) / 2)
+        _interval_line(left, x, rows, LineStyle(colour, marker, "-"), name)
+    chance_line(left, chance)
+    left.set_xticks(range(len(steps)), [str(step) for step in steps])
+    left.set(xlabel="Tuning steps (0 = base model)", ylabel="Accuracy (%)")
+    percent_axis(left, high=103)
+    for place, (_, row) in enumerate(gains.iterrows()):
+        style, errors = styles[row["base"]], _errors(pd.DataFrame([row]))
+        right.errorbar(100 * row["value"], place, xerr=errors, fmt=style.marker, color=style.colour, capsize=3)
+    right.axvline(0, color=PALETTE["black"], linewidth=0.9)
+    right.set_yticks(range(len(gains)), gains["base"])
+    right.set_ylim(-0.6, len(gains) - 0.4)
+    right.set_xlabel("Gain on taught facts (points)")
+    legend_above(figure, left, columns=3)
+    return figure
+
+
+def sources(frame: pd.DataFrame, families: Mapping[str, str]) -> Figure:
+    """Published scores, one panel a family that may be compared within itself.
+
+    Args:
+        frame: Columns `family` (a key of `families`), `system`, `percent` (0 to 100; rows without a number are not drawn).
+        families: Family to title, in order.
+    """
+    drawn = frame.dropna(subset=["percent"])
+    shown = [family for family in families if family in set(drawn["family"])]
+    counts = [int((drawn["family"] == family).sum()) for family in shown]
+    sizes = {"height_ratios": [count + 1.2 for count in counts], "sharex": True}
+    figure, axes = new_figure(height=0.55 * len(shown) + 0.23 * sum(counts), rows=len(shown), **sizes)
+    for rank, family in enumerate(shown):
+        ax, rows = axes[rank, 0], drawn[drawn["family"] == family].reset_index(drop=True)
+        ax.plot(rows["percent"], rows.index, linestyle="", marker=MARKERS[rank % len(MARKERS)], color=PALETTE[CYCLE[rank % len(CYCLE)]])
+        ax.set_yticks(rows.index, rows["system"], fontsize=9)
+        ax.set_ylim(-0.7, len(rows) - 0.3)
+        ax.set_title(families[family], loc="right", fontsize=9.5, pad=4)
+        percent_axis(ax, axis="x")
+    axes[-1, 0].set_xlabel("Published score (%)")
+    return figure
+
+
 def gain_by_size(gains: pd.DataFrame, styles: Mapping[str, LineStyle], label: str = "Gain on taught facts (points)") -> Figure:
     """Gain over the base against model size, with intervals; a Japanese-centric base stands beside the ladder.
 

@@ -111,10 +111,18 @@ def load_study(preset: str, source: str = "committed") -> Study:
     Raises:
         TableError: `source` is unknown, or its results are missing.
     """
+    return read_evidence(evidence_folder(preset)) if is_committed(preset, source) else read_runs(preset)
+
+
+def is_committed(preset: str, source: str) -> bool:
+    """Whether `load_study` reads committed evidence for these two.
+
+    Raises:
+        TableError: `source` is unknown.
+    """
     if source not in SOURCES:
         raise TableError(f"source {source!r} is not one of {', '.join(SOURCES)}")
-    committed = source == "committed" or (source == "auto" and (evidence_folder(preset) / "evidence.json").is_file())
-    return read_evidence(evidence_folder(preset)) if committed else read_runs(preset)
+    return source == "committed" or (source == "auto" and (evidence_folder(preset) / "evidence.json").is_file())
 
 
 def evidence_folder(preset: str) -> Path:
@@ -148,6 +156,8 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
             found = load_records(workspace.root, allow_smoke=True)
         except RecordError as error:
             raise TableError(f"preset {preset!r}, seed {seed}: {error}") from error
+        # The same weights loaded in another way are compared on notebook 30's own page; here they would count twice.
+        found = [r for r in found if not r.config.get("variant_of")]
         named = [r for r in found if _is_named(r, settings, planned)]
         left_out += len(found) - len(named)
         found, exams = named, {}
@@ -200,7 +210,7 @@ def _score(workspace: paths.Workspace, record: Record, records: Sequence[Record]
     from jmedlora_utils import evaluation, metrics
 
     exam = record.config["exam"]
-    questions, _ = evaluation.load_exam(exam, workspace)
+    questions = evaluation.exam_of(record, workspace)
     answers_file = workspace.answers / f"{record.name.removeprefix('30_evaluate__')}.jsonl"
     answers = {row["id"]: row["response"] for row in read_jsonl(answers_file)}
     asked = [q for q in questions if q.id in answers]
@@ -209,7 +219,9 @@ def _score(workspace: paths.Workspace, record: Record, records: Sequence[Record]
     responses = [answers[q.id] for q in asked]
     scores = metrics.score_frame(asked, responses, scorers=("journal", "strict")).set_index(["scorer", "id"])
     table = question_frame(asked)
-    exams.setdefault(exam, question_frame(questions, texts=True).assign(seed=record.seed))
+    if exam not in exams:
+        # For reading, the choices stand as printed, whatever order a run asked them in.
+        exams[exam] = question_frame(evaluation.load_exam(exam, workspace)[0], texts=True).assign(seed=record.seed)
     for column, (scorer, name) in METRICS.items():
         table[column] = scores.loc[scorer][name].reindex(table["id"]).to_numpy(float)
     base = record.config["base"]

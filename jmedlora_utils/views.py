@@ -6,6 +6,7 @@ Every number comes from a `tables.Study`; no number of a page is typed.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,43 @@ from jmedlora_utils.findings import Condition, Finding
 from jmedlora_utils.tables import Study, percent
 
 PUBLISHED = paths.RESULTS / "published"
+# Presets larger than the mini study, with what each would tell.
+LARGER = {
+    "midi": "the same study on one graphics card",
+    "paper": "the paper's settings",
+    "paper-sizes": "the paper's settings on three sizes",
+    "paper-adapters": "the authors' released adapters",
+    "modern": "current open models",
+}
+# Families of published scores: rows of one family may be compared with each other, rows of two families may not.
+FAMILIES = {
+    "gestalt": "A. Gestalt accuracy, text questions of 2018-2022, the author's harness",
+    "letters": "B. Marks by letters, text questions of 2018-2021",
+    "points5": "C. Points of the whole examination, 2018-2022",
+    "points4": "D. Points of the whole examination, 2018-2021",
+    "unknown": "E. Metric or questions not stated: compare with nothing",
+    "ours": "F. This project",
+}
+CLAIMS_JA = (
+    "指示チューニングによって、医学知識は部分的に取り込まれる",
+    "効果は大きいモデルほど強い",
+    "英語中心のモデルの調整は有望で、日本語中心のモデルは限られている",
+    "Exact match は厳しく、Accuracy は寛容である",
+)
+PARTS_JA = {
+    "gain": "教えた事実の正答率の伸び",
+    "shortfall": "使わなかった言い回しで残る誤り",
+    "size": "最大と最小のモデルの伸びの差",
+    "English-centric gain": "英語中心のモデルの伸び",
+    "language": "英語中心と日本語中心の伸びの差",
+    "leniency": "Accuracy と Exact match の差",
+}
+VERDICTS_JA = {
+    findings.SUPPORTED: "支持される",
+    findings.NOT_SUPPORTED: "支持されない",
+    findings.UNDECIDED: "この規模では判定できない",
+    findings.NOT_MEASURED: "測っていない",
+}
 METHOD_NAMES = {
     "none": "base",
     "lora": "LoRA",
@@ -49,6 +87,11 @@ HEADINGS = {
     "reverse": "right by Exact match only",
     "percent": "%",
     "subset": "questions",
+    "family": "comparable within",
+    "published": "published",
+    "miniature": "the miniature, points [95 %]",
+    "larger": "larger runs",
+    "where": "",
     "kind": "step",
     "name": "what",
     "share": "share (%)",
@@ -99,17 +142,70 @@ def claims_table(found: Sequence[Finding]) -> pd.DataFrame:
     return view
 
 
-def claim_sentence(finding: Finding) -> str:
-    """The verdict on one claim with its numbers, in Markdown."""
-    parts = "; ".join(f"{p.name} {percent(*p.effect, signed=True)} points ({p.models}): {p.verdict}" for p in finding.parts)
-    reason = f" Why: {finding.reason}." if finding.reason else ""
-    return f"**Claim {finding.claim.number}: {finding.verdict}.** {parts[:1].upper()}{parts[1:]}{'.' if parts else ''}{reason}"
+def glance_table(found: Sequence[Finding]) -> pd.DataFrame:
+    """One row a claim: what was published, the effects in the miniature, larger runs or the words "not run", the verdict."""
+    published, larger = _published_claims(), larger_findings()
+    rows = []
+    for finding in found:
+        number = finding.claim.number
+        measured = [f"`{name}`: {_effects(others[number - 1])}" for name, others in larger.items()]
+        measured += [] if any(name.startswith("paper") for name in larger) else ["at the paper's size: not run"]
+        rows.append(
+            {
+                "claim": f"{number}. {finding.claim.title}",
+                "published": published.loc[number, "published_value"],
+                "miniature": _effects(finding),
+                "larger": "; ".join(measured),
+                "verdict": f"**{finding.verdict}**",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
-def published_claim(number: int) -> str:
-    """What was published for a claim, with its source, in Markdown."""
-    row = pd.read_csv(PUBLISHED / "claims.csv").set_index("claim").loc[number]
-    return f"**Published:** {row['published_value']} ({row['source']}). {row['note'][:1].upper()}{row['note'][1:]}."
+def claim_card(finding: Finding, study: Study) -> pd.DataFrame:
+    """One claim from end to end: published, miniature, each larger preset or "not run", verdict; with what each rests on."""
+    published, larger = _published_claims().loc[finding.claim.number], larger_findings()
+    note = f"{published['note'][:1].upper()}{published['note'][1:]}"
+    rows = [("published", published["published_value"], f"{published['source']}. {note}")]
+    for part in finding.parts:
+        basis = f"`{part.models}`, {study.preset}, {_seeds(study)}: {part.verdict}"
+        basis += f", Holm's p {p_text(part.p)}" if part.p is not None else ""
+        rows.append((f"miniature, {part.name}", f"{percent(*part.effect, signed=True)} points", basis))
+    for name, about in LARGER.items():
+        if name in larger:
+            other = larger[name][finding.claim.number - 1]
+            rows.append((f"`{name}`", _effects(other), f"{about}: {other.verdict}"))
+    missing = ", ".join(f"`{name}`" for name in LARGER if name not in larger)
+    rows += [("at a larger size", "not run", f"no record of {missing}")] if missing else []
+    rows.append(("**verdict**", f"**{finding.verdict}**", finding.reason or "by the rule below, from the miniature alone"))
+    return pd.DataFrame(rows, columns=["where", "result", "basis"])
+
+
+def larger_findings() -> dict[str, list[Finding]]:
+    """The verdicts on every preset of `LARGER` that has committed evidence."""
+    there = [name for name in LARGER if (tables.evidence_folder(name) / "evidence.json").is_file()]
+    return {name: findings.evaluate_claims(tables.read_evidence(tables.evidence_folder(name)).outcomes) for name in there}
+
+
+def verdicts_ja(found: Sequence[Finding]) -> list[tuple[str, str, str]]:
+    """Claim, effects and verdict in Japanese, one row a claim."""
+    rows = []
+    for finding, title in zip(found, CLAIMS_JA, strict=True):
+        effects = "<br>".join(f"{PARTS_JA[p.name]} {percent(*p.effect, signed=True)}" for p in finding.parts)
+        rows.append((f"{finding.claim.number}. {title}", effects, f"**{VERDICTS_JA[finding.verdict]}**"))
+    return rows
+
+
+def _effects(finding: Finding) -> str:
+    return "; ".join(f"{p.name} {percent(*p.effect, signed=True)}" for p in finding.parts) or finding.reason
+
+
+def _seeds(study: Study) -> str:
+    return f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
+
+
+def _published_claims() -> pd.DataFrame:
+    return pd.read_csv(PUBLISHED / "claims.csv").set_index("claim")
 
 
 def rule_text() -> str:
@@ -303,6 +399,102 @@ def control_table(study: Study) -> tuple[pd.DataFrame, str]:
     return view[["run", "exam", "n", "chance", "value", "covers", "p"]].reset_index(drop=True), sentence
 
 
+def largest(study: Study) -> str:
+    """The LoRA run on the largest English-centric base."""
+    tuned = findings.runs(study.outcomes)
+    return str(tuned[tuned["centric"] == "english"].iloc[-1]["run"])
+
+
+def story_frame(study: Study) -> pd.DataFrame:
+    """Accuracy of the largest run by group of facts and step, 0-shot; untaught facts in the trained phrasing, as the rule says."""
+    frame = study.outcomes
+    own = frame[(frame["run"] == largest(study)) & (frame["shots"] == 0)]
+    return tables.estimates(own[(own["facts"] != "untaught") | (own["exam"] == "mini_trained")], ["facts", "steps"])
+
+
+def story_caption(study: Study) -> str:
+    """What the figure of the introduction shows, with its numbers."""
+    at = _late_values(study)
+    each = ", ".join(f"`{row.base}` {percent(row.value, signed=True)}" for row in gains_frame(study).itertuples())
+    return (
+        f"The miniature at a glance. Left: the largest English-centric base before tuning (step 0) and along LoRA tuning "
+        f"(`{largest(study)}`). Taught facts go from {at['taught'][0]} % to {at['taught'][1]} % at the late step, in words that tuning "
+        f"never used to {at['taught_held_out_phrasing'][1]} %. Untaught facts, the control, end at {at['untaught'][1]} %, where guessing "
+        f"earns {percent(chance(study, 'untaught'))} %. The general exam goes from {at['general'][0]} % to {at['general'][1]} %. "
+        f"Right: the gain on taught facts of each base, in points: {each}. Bars are 95 % intervals over questions and {_seeds(study)}."
+    )
+
+
+def _late_values(study: Study) -> dict[str, tuple[str, str]]:
+    """Group of facts to Accuracy in percent before tuning and at the late step, for the largest run."""
+    frame, late = story_frame(study), findings.step_of(study.outcomes, largest(study), findings.HEADLINE.step_rank)
+    value = frame.set_index(["facts", "steps"])["value"]
+    return {facts: (percent(value[facts, 0]), percent(value[facts, late])) for facts in frame["facts"].unique()}
+
+
+def summary_ja(study: Study) -> str:
+    """The main numbers of the miniature in Japanese sentences."""
+    at = _late_values(study)
+    return (
+        "最大の英語中心モデルでは、LoRA による調整のあと、教えた事実の正答率(Accuracy)は "
+        f"{at['taught'][0]} % から {at['taught'][1]} % になり、調整で使わなかった言い回しでは "
+        f"{at['taught_held_out_phrasing'][1]} % でした。教えていない事実は {at['untaught'][1]} % で、"
+        f"当て推量の水準は {percent(chance(study, 'untaught'))} % です。"
+        f"一般の試験は {at['general'][0]} % から {at['general'][1]} % になりました。\n\n"
+        f"シードの数は {len(study.seeds)}、測定日は {study.about['created'][:10]}、装置は {study.about['device']} です。"
+    )
+
+
+def seen_steps(study: Study) -> str:
+    """What the figure of steps shows, in numbers."""
+    frame, runs = steps_frame(study), findings.runs(study.outcomes)
+    late = [findings.step_of(study.outcomes, run, findings.HEADLINE.step_rank) for run in runs["run"]]
+    at = frame[frame["steps"] == frame["base"].astype(str).map(dict(zip(runs["base"].astype(str), late, strict=True)))]
+    before = frame.loc[frame["steps"] == 0, "value"]
+    each = "; ".join(f"`{row.base}` {percent(row.value, row.low, row.high)} %" for row in at.sort_values("value").itertuples())
+    return (
+        f"Before tuning the bases score {percent(before.min())} % to {percent(before.max())} %; blind picks earn "
+        f"{percent(chance(study))} %. At the late step: {each}."
+    )
+
+
+def seen_facts(study: Study) -> str:
+    """What the figure of groups shows for the largest run, in numbers."""
+    at, names = _late_values(study), {"taught": "taught facts", "taught_held_out_phrasing": "the same in other words"}
+    names |= {"untaught": "untaught facts", "general": "the general exam"}
+    each = "; ".join(f"{name} {at[facts][0]} % → {at[facts][1]} %" for facts, name in names.items())
+    return f"`{largest(study)}`, before tuning and at the late step: {each}. Blind picks earn {percent(chance(study))} %."
+
+
+def seen_size(study: Study) -> str:
+    """What the figure of sizes shows, in numbers."""
+    each = [
+        f"`{row.base}` ({row.size_params:,.0f} parameters) {percent(row.value, row.low, row.high, signed=True)}"
+        for row in gains_frame(study).itertuples()
+    ]
+    return f"Gains in points: {'; '.join(each)}."
+
+
+def seen_fertility(study: Study) -> str:
+    """What the figure of fertility shows, in numbers."""
+    value = fertility_frame(study).set_index(["tokenizer", "language"])["tokens_per_character"]
+    japanese = {kind: value[kind, "ja"] for kind in value.index.get_level_values("tokenizer").unique()}
+    each = "; ".join(f"{kind} {tokens:.2f}" for kind, tokens in japanese.items())
+    return f"Tokens a character of Japanese text: {each}."
+
+
+def seen_forgetting(study: Study) -> str:
+    """What the figure of forgetting shows, in numbers."""
+    frame = forgetting_frame(study)
+    last = frame.loc[frame.groupby("run", sort=False)["steps"].idxmax()].sort_values("value")
+    start = frame.loc[frame["steps"] == 0, "value"]
+    most, least = last.iloc[0], last.iloc[-1]
+    return (
+        f"Before tuning every model of the figure has {percent(start.min())} % or more. At the last step most is lost by `{most['run']}` "
+        f"({percent(most['value'])} % left) and least by `{least['run']}` ({percent(least['value'])} %)."
+    )
+
+
 def leniency_table(study: Study) -> pd.DataFrame:
     """Exact match against Accuracy of the late LoRA answers on taught facts, and how many of the answers in between are near."""
     rows = []
@@ -346,17 +538,81 @@ def robustness_view(study: Study) -> pd.DataFrame:
     return findings.robustness(study.outcomes)
 
 
-def sources_table() -> pd.DataFrame:
-    """IgakuQA scores in Japanese from every source, percent only, with the metric and the questions of each."""
+def sources_frame() -> pd.DataFrame:
+    """IgakuQA scores in Japanese from every source, in percent, with the metric and the questions of each.
+
+    Points of single years are put together and divided by the points of those years.
+
+    Returns:
+        Columns `family` (key of `FAMILIES`), `system`, `percent` (NaN where nothing was run), `metric`, `subset`, `source`,
+        `note`; families in their order, best system last.
+    """
     reported = pd.read_csv(PUBLISHED / "reported.csv", keep_default_na=False)
-    igaku = reported[reported["exam"].str.startswith("IgakuQA") & (reported["language"] == "ja") & (reported["unit"] == "%")]
-    order = {group: i for i, group in enumerate(("chance", "paper", "leaderboard", "follow-up", "exam points", "re-scored"))}
-    shown = igaku[igaku["group"].isin(order)]
-    pooled = _pool_years(shown[shown["group"] == "re-scored"])
-    shown = pd.concat([shown[shown["group"] != "re-scored"], pooled])
-    shown = shown.sort_values("group", key=lambda g: g.map(order), kind="stable")
-    shown = shown.rename(columns={"value": "percent"})
-    return shown[["system", "percent", "metric", "subset", "source", "note"]].reset_index(drop=True)
+    igaku = reported[reported["exam"].str.startswith("IgakuQA") & (reported["language"] == "ja")]
+    shares = igaku[(igaku["unit"] == "%") & ~igaku["group"].isin(["re-scored", "leaderboard shuffled"])]
+    shares = shares.assign(family=shares["subset"].map(_family), percent=shares["value"].astype(float))
+    letters = _pool_years(igaku[igaku["group"] == "re-scored"]).assign(family="letters")
+    points = igaku[igaku["unit"] == "points"]
+    earlier = points[~points["exam"].str.endswith("2022")]
+    ours = pd.DataFrame([{"family": "ours", "system": "any model", "note": "the examination has been put to none of our models"}])
+    found = pd.concat([shares, letters, _points(points, "points5"), _points(earlier, "points4"), _own_card(), ours])
+    found = found.assign(order=found["family"].map(list(FAMILIES).index)).sort_values(["order", "percent"], kind="stable")
+    shown = found[["family", "system", "percent", "metric", "subset", "source", "note"]]
+    return shown.fillna(dict.fromkeys(("metric", "subset", "source", "note"), "")).reset_index(drop=True)
+
+
+def sources_table() -> pd.DataFrame:
+    """`sources_frame`, ready to print: the family once, in its first row."""
+    frame = sources_frame()
+    score = frame["percent"].map(lambda value: "not run" if np.isnan(value) else f"{value:.1f}")
+    family = frame["family"].map(FAMILIES).where(~frame["family"].duplicated(), "")
+    return frame.assign(percent=score, family=family)
+
+
+def sources_warning() -> str:
+    """Which published numbers must not be set against each other, and why, in Markdown."""
+    value = sources_frame().drop_duplicates(["family", "system"]).set_index(["family", "system"])["percent"]
+    stated = next(percent for (family, system), percent in value.items() if family == "unknown" and system.startswith("JMedLoRA"))
+    both = sorted({system for family, system in value.index if family == "letters"} - {"student-majority"})
+    apart = "; ".join(f"{name} {value['letters', name]:.1f} % by letters and {value['points4', name]:.1f} % of the points" for name in both)
+    return (
+        f":::{{warning}}\n**Compare within a family only.** The paper's own number, {stated:.1f} %, stands in family E: neither its "
+        "metric nor its questions are stated. So no other row, of any family, may be set against it, and no difference between it and a "
+        "later model is an effect of size, method or data. Families A and B ask nearly the same kind of question, and differ in years "
+        "and in how an answer is read. Families C and D add the questions on images and the weights of the examination. The same "
+        f"answers earn different percentages in different families: {apart}.\n:::"
+    )
+
+
+def _family(subset: str) -> str:
+    if subset.startswith("IgakuQA text-only"):
+        return "gestalt"
+    return "points5" if subset.startswith("all 2,000") else "unknown"
+
+
+def _points(rows: pd.DataFrame, family: str) -> pd.DataFrame:
+    """Points of single years as a share of the points of those years."""
+    marks = pd.read_csv(paths.PACKAGE_DATA / "pass_marks.csv")
+    full = (marks["required_max"] + marks["general_max"]).groupby(marks["year"]).sum()
+    found = []
+    for system, group in rows.groupby("system", sort=False):
+        years = group["exam"].map(lambda exam: int(re.search(r"\d{4}$", exam).group()))
+        total = int(full[years].sum())
+        source, value = group["source"].iloc[0], 100 * group["value"].astype(float).sum() / total
+        row = {"system": system, "percent": value, "metric": f"points of {total:,}", "subset": "all items", "source": source}
+        found.append(row | {"family": family, "note": "years put together here"})
+    return pd.DataFrame(found)
+
+
+def _own_card() -> pd.DataFrame:
+    """Points of the answers published with IgakuQA, as notebook 31 marks them."""
+    card = pd.read_csv(PUBLISHED / "exam_card.csv").replace({"system": {"translate_chatgpt-en": "chatgpt-en"}})
+    rows = []
+    for system, row in card.groupby("system", sort=False)[["points", "max_points"]].sum().iterrows():
+        share, metric = 100 * row["points"] / row["max_points"], f"points of {row['max_points']:,.0f}"
+        rows.append({"family": "points4", "system": system, "percent": share, "metric": metric})
+    made = {"subset": "all items", "source": "IgakuQA baseline_results, re-scored here (notebook 31)", "note": "years put together here"}
+    return pd.DataFrame(rows).assign(**made)
 
 
 def _pool_years(rows: pd.DataFrame) -> pd.DataFrame:
@@ -365,11 +621,9 @@ def _pool_years(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for system, group in rows.groupby("system", sort=False):
         weight = n.loc[group.index]
-        value = (group["value"].astype(float) * weight).sum() / weight.sum()
-        first = group.iloc[0].to_dict()
-        found.append(
-            first | {"system": system, "value": f"{value:.1f}", "subset": f"text-only, five choices, 2018-2021, {weight.sum():,} items"}
-        )
+        value = float((group["value"].astype(float) * weight).sum() / weight.sum())
+        subset = f"text-only, five choices, 2018-2021, {weight.sum():,} items"
+        found.append(group.iloc[0].to_dict() | {"system": system, "percent": value, "metric": "marks by letters", "subset": subset})
     return pd.DataFrame(found)
 
 
@@ -414,18 +668,6 @@ def fresh_run(study: Study) -> Study | None:
         return None
     preset = study.preset.removesuffix("-seeds")
     return tables.read_runs(preset) if list((paths.runs_root() / preset).glob("seed*/records/30_*.json")) else None
-
-
-def paper_scale() -> str:
-    """One sentence on the presets larger than the mini study: which have records, and which were not run."""
-    presets = ("paper", "modern", "midi")
-    there = [name for name in presets if (paths.RESULTS / name / "evidence.json").is_file()]
-    missing = [f"`{name}`" for name in presets if name not in there]
-    said = f"Committed records exist for: {', '.join(there)}. " if there else ""
-    if not missing:
-        return said
-    named = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
-    return f"{said}**Not run:** the preset{'s' if len(missing) > 1 else ''} {named}."
 
 
 def _late_means(study: Study, run: str, facts: str, exam: str) -> pd.Series:

@@ -38,6 +38,8 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setattr(paths, "PRESETS", project.notebooks / "presets")
     monkeypatch.setattr(book, "STAGING", project.root / "_book")
     monkeypatch.setenv("JMEDLORA_RUNS", str(project.root / "runs"))
+    includes = "\n".join(f"```{{include}} _generated/{name}.md\n```" for name in ("run", "times", "records"))
+    (project.root / "book" / "status.md").write_text(f"# Status\n\n{includes}\n")
     config.declared_parameters.cache_clear()
     for step in workflow.steps(config.load_preset("mini")):
         executed(step.target)
@@ -48,7 +50,7 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 def test_the_book_is_staged_from_the_executed_copies(here: Project) -> None:
     folder = book.stage("mini")
     names = sorted(p.name for p in (folder / "notebooks").iterdir())
-    executed_copies = ["10_prepare_instructions.ipynb", "20_tune_lora.ipynb", "30_evaluate_exam.ipynb"]
+    executed_copies = ["10_prepare_instructions.ipynb", "20_tune_lora.ipynb"]  # 30 stands in no table of contents here
     assert [name for name in names if name.endswith(".ipynb")] == executed_copies
     text = (folder / "notebooks" / "20_tune_lora.ipynb").read_text()
     assert "done" in text
@@ -121,16 +123,53 @@ def test_launch_buttons_stay_off_until_there_is_an_address(here: Project) -> Non
 
 def test_the_status_tables_come_from_the_records(here: Project) -> None:
     folder = paths.Workspace("mini", 1).records
-    write_record(folder, Record("tune", "20_tune__a", "mini", 1, wall_seconds=61, peak_memory_bytes=2**30, git_commit="abcdef0123456789"))
+    made = Record("tune", "20_tune__a", "mini", 1, wall_seconds=61, peak_memory_bytes=2**30, git_commit="abcdef0123456789")
+    write_record(folder, made)
     for step in (0, 10):
         write_record(folder, Record("evaluate", f"30_evaluate__a__step{step}__x__0shot", "mini", 1, wall_seconds=2, git_commit="abc"))
     generated = book.stage("mini") / "book" / "_generated"
     assert (generated / "records.md").read_text().splitlines()[2:] == [
-        "| evaluate | `a` | 1 | 2 | 4 s | 0.0 GiB |",
-        "| tune | `a` | 1 | 1 | 1 min 01 s | 1.0 GiB |",
+        f"| evaluate | `a` | 1 | 2 | 4 s | 0.0 GiB | {made.device} | {made.created[:10]} |",
+        f"| tune | `a` | 1 | 1 | 1 min 01 s | 1.0 GiB | {made.device} | {made.created[:10]} |",
     ]
     assert "`abcdef0123`" in (generated / "run.md").read_text()
     assert "| all, one after another | 8 s |" in (generated / "times.md").read_text()
+
+
+def test_only_fragments_that_a_page_includes_are_made_and_unknown_ones_are_refused(here: Project) -> None:
+    generated = book.stage("mini") / "book" / "_generated"
+    assert {path.stem for path in generated.iterdir()} == {"run", "times", "records"}
+    (here.root / "book" / "intro.md").write_text("# Title\n\n```{include} _generated/stroy.md\n```\n")
+    with pytest.raises(BookError, match=r"intro\.md includes _generated/stroy\.md, which nothing makes; known: .*story"):
+        book.stage("mini")
+
+
+def test_a_book_of_evidence_that_is_not_there_is_refused(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "RESULTS", here.root / "book" / "results")
+    with pytest.raises(BookError, match=r"evidence\.json is missing; `make reproduce` builds the book from a run instead"):
+        book.build()
+
+
+def test_a_notebook_that_evidence_cannot_run_is_shown_as_code(here: Project) -> None:
+    notebook = book._as_code("20_tune_lora")
+    assert "**Code only.**" in notebook["cells"][1]["source"]
+    assert [c["source"] for c in notebook["cells"] if c["cell_type"] == "code"][-1] == "print('rank', rank)"
+
+
+def test_figures_and_tables_of_analysis_pages_get_a_line_of_evidence() -> None:
+    def cell(name: str, shown: str = "", **metadata: object) -> dict[str, Any]:
+        output = {"output_type": "display_data", "metadata": {}, "data": {"text/markdown": [shown]}}
+        return {"cell_type": "code", "id": name, "metadata": metadata, "source": "", "outputs": [output]}
+
+    cells = [cell("words", "no table"), cell("numbers", ":::{table} Numbers\n:name: tab-x\n:::"), cell("drawn", mystnb={"figure": {}})]
+    cells.append(cell("named", mystnb={"figure": {}}, evidence=["published/reported.csv"]))
+    lined = book.with_evidence({"cells": cells}, "40_findings", {"preset": "smoke", "source": "run"})["cells"]
+    added = {c["id"]: c["source"] for c in lined if c["cell_type"] == "markdown"}
+    assert list(added) == ["numbers-evidence", "drawn-evidence", "named-evidence"]
+    assert "`runs/smoke/`" in added["drawn-evidence"] and "{ref}`listed here <run-records>`" in added["numbers-evidence"]
+    assert "{download}`published/reported.csv </book/results/published/reported.csv>`" in added["named-evidence"]
+    assert all("{doc}`40_findings </notebooks/40_findings>`" in line for line in added.values())
+    assert book.with_evidence({"cells": cells}, "20_tune_lora", {}) == {"cells": cells}
 
 
 def test_trap_1_a_warning_fails_the_build_and_the_old_book_stays(here: Project) -> None:

@@ -1,0 +1,91 @@
+"""What findings pages keep to: no typed number in prose, and evidence behind every figure and table."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from jmedlora_utils import pages, paths
+
+FINDINGS = sorted(pages.EVIDENCE_OF)
+# Citations, roles, code, links, list numbers, claims and notebooks by number, names of models and methods, years, and the level of
+# every interval are no findings.
+ALLOWED = re.compile(
+    "|".join(
+        [
+            r"```[\s\S]*?```",
+            r"\{[\w:]+\}`[^`]*`",
+            r"`[^`]*`",
+            r"\]\([^)]*\)",
+            r"^\s*\d\. ",
+            r"claims? \d(?:(?:,| and| to) \d)*",
+            r"notebooks? \d\d",
+            r"\b[01]-shot\b",
+            r"\bstep 0\b",
+            r"\b4-bit\b",
+            r"95 %",
+            r"\bSHA-256\b",
+            r"\b(?:19|20)\d\d(?:[-–〜](?:19|20)\d\d)?年?",
+            r"\bGPT-\d\w*",
+            r"\bLlama[- ]?\d(?: \d+B)?",
+            r"\b[A-Z]\w*-\d+B\b",
+        ]
+    ),
+    re.IGNORECASE | re.MULTILINE,
+)
+# Settings and the ends of a scale, typed where the code has them as defaults.
+SETTINGS = {
+    ("41_metrics", "changes-why"): ("100 is the right value", "0 is"),
+    ("41_metrics", "power-why"): ("Power is 80 %, the level 5 %",),
+}
+
+
+def prose() -> list[tuple[str, str, str]]:
+    found = []
+    for stem in FINDINGS:
+        if (paths.NOTEBOOKS / f"{stem}.ipynb").is_file():
+            cells = json.loads((paths.NOTEBOOKS / f"{stem}.ipynb").read_text(encoding="utf-8"))["cells"]
+            found += [(stem, c["id"], "".join(c["source"])) for c in cells if c["cell_type"] == "markdown"]
+    for page in ("intro", "summary_ja"):
+        found.append((page, "page", (paths.BOOK / f"{page}.md").read_text(encoding="utf-8")))
+    return found
+
+
+def test_no_number_is_typed_in_the_prose_of_findings_pages() -> None:
+    typed = []
+    for page, cell, text in prose():
+        for setting in SETTINGS.get((page, cell), ()):
+            assert setting in text.replace("\n", " "), f"{page}, {cell}: the setting is gone; take it from the list"
+            text = text.replace("\n", " ").replace(setting, "")
+        typed += [f"{page}, {cell}: {line.strip()}" for line in ALLOWED.sub("", text).splitlines() if re.search(r"\d", line)]
+    assert not typed, "a number of a finding must come from the records"
+
+
+def test_the_contract_sees_a_typed_number() -> None:
+    for text in ("accuracy rises by 12 points", "a gain of 3.5 %", "half, or 50 %", "正答率は 93 % でした"):
+        assert re.search(r"\d", ALLOWED.sub("", text)), text
+    for text in ("Claims 1 to 3 of {cite:t}`a2024`", "Llama 2 70B and OpenCALM-7B in 2018-2021, 0-shot", "1. The first", "`rank 64`"):
+        assert not re.search(r"\d", ALLOWED.sub("", text)), text
+
+
+def test_the_method_page_states_no_score() -> None:
+    assert not re.search(r"\d\s?%", (paths.BOOK / "method.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("stem", FINDINGS)
+def test_every_figure_and_table_rests_on_evidence_that_exists(stem: str) -> None:
+    path = paths.NOTEBOOKS / f"{stem}.ipynb"
+    if not path.is_file():
+        pytest.skip(f"there is no notebook {stem}")
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    entries = {entry for cell in cells for entry in cell["metadata"].get("evidence", [])} | set(pages.EVIDENCE_OF[stem])
+    for entry in entries:
+        where = paths.ROOT if entry.startswith("jmedlora_utils/") else paths.RESULTS
+        assert entry in ("outcomes", "records") or (where / entry).exists(), f"{stem}: evidence {entry!r} is not there"
+
+
+def test_every_analysis_notebook_names_its_evidence() -> None:
+    analysis = {path.stem for path in paths.NOTEBOOKS.glob("[345]*.ipynb")} - {"30_evaluate_exam"}
+    assert analysis <= set(FINDINGS)

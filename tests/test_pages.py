@@ -1,0 +1,96 @@
+"""What prose pages include: every fragment has a maker, and says what it should with and without evidence or examination."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pandas as pd
+import pytest
+
+from jmedlora_utils import pages, paths, tables, views
+
+
+def test_every_include_of_a_page_has_a_maker_and_every_maker_a_page() -> None:
+    named = {n for page in paths.BOOK.glob("*.md") for n in re.findall(r"_generated/(\w+)\.md", page.read_text(encoding="utf-8"))}
+    assert named == {*pages.FRAGMENTS, *pages.STATUS}
+
+
+def test_the_settings_of_the_paper_come_from_the_committed_table(tmp_path) -> None:
+    whole = pages.paper_settings(tmp_path)
+    assert "| learning rate | 5e-5 | 2e-4 |" in whole and "journal Table 1" in whole
+    assert "learning rate" not in pages.models(tmp_path) and "| r | 8 | 64 |" in pages.models(tmp_path)
+
+
+def test_without_the_examination_an_invented_question_stands_in_and_the_page_says_so(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
+    assert "`make exams` fetches them" in pages.question(tmp_path) and "鱗条病" in pages.question(tmp_path)
+    assert pages.prompt(tmp_path).startswith("```text\n") and pages.prompt(tmp_path).endswith("### 応答:\n```")
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_the_five_responses_earn_what_the_page_says_of_them(tmp_path, monkeypatch, real) -> None:
+    if real and not os.environ.get("JMEDLORA_DATA"):
+        pytest.skip("JMEDLORA_DATA is not set")
+    if not real:
+        monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
+    assert pages.example()[1] is real
+    rows = [line.split("|")[-4:-1] for line in pages.responses(tmp_path).splitlines()[2:]]
+    earned = [[int(cell) for cell in row][:2] for row in rows]
+    assert earned == [[1, 1], [0, 1], [0, 1], [0, 0], [0, 0]]
+    assert int(rows[-1][2]) == 1, "`strict` reads the letter"
+
+
+def test_every_folder_of_evidence_is_listed_with_files_that_exist() -> None:
+    listed = pages.evidence_lists(None)
+    for folder in (p for p in paths.RESULTS.iterdir() if any(f.name != "README.md" for f in p.rglob("*") if f.is_file())):
+        assert f"(evidence-{folder.name})=" in listed
+    files = re.findall(r"</book/results/([^>]+)>", listed)
+    assert files and all((paths.RESULTS / name).is_file() for name in files)
+
+
+def test_committed_evidence_is_linked_and_a_run_is_named(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(tables, "evidence_folder", lambda preset: tmp_path / "mini")
+    run = pages.evidence_line("40_findings", ["outcomes"], {"preset": "mini", "source": "auto"})
+    assert "`runs/mini/`" in run
+    (tmp_path / "mini").mkdir()
+    (tmp_path / "mini" / "evidence.json").write_text("{}")
+    line = pages.evidence_line(
+        "42_cost", ["outcomes", "records", "jmedlora_utils/planner.py", "metrics/"], {"preset": "mini", "source": "auto"}
+    )
+    assert "</book/results/mini/summary.csv>" in line and "<evidence-mini>" in line
+    assert "counted by `jmedlora_utils/planner.py`" in line and "{ref}`results/metrics/ <evidence-metrics>`" in line
+
+
+def test_without_evidence_the_pages_say_so(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(tables, "evidence_folder", lambda preset: tmp_path)
+    assert pages.story(tmp_path) == pages.verdicts(tmp_path) == pages.NO_EVIDENCE
+    assert "含まれていません" in pages.verdicts_ja(tmp_path)
+
+
+# --- other people's numbers -----------------------------------------------------------------------------------------
+
+
+def test_every_reported_score_in_japanese_stands_in_one_family() -> None:
+    reported = pd.read_csv(views.PUBLISHED / "reported.csv", keep_default_na=False)
+    igaku = reported[reported["exam"].str.startswith("IgakuQA") & (reported["language"] == "ja") & (reported["unit"] == "%")]
+    wanted = igaku[~igaku["group"].isin(["re-scored", "leaderboard shuffled"])]
+    shown = views.sources_frame()
+    assert (shown["family"].isin(["gestalt", "unknown"]).sum() + 3) == len(wanted)  # three are points of the whole examination
+    assert set(igaku.loc[igaku["group"] == "re-scored", "system"]) == set(shown.loc[shown["family"] == "letters", "system"])
+    assert shown.loc[shown["family"] == "ours", "percent"].isna().all()
+    assert set(shown["family"]) == set(views.FAMILIES)
+
+
+def test_points_are_shares_of_the_points_of_their_years() -> None:
+    value = views.sources_frame().drop_duplicates(["family", "system"]).set_index(["family", "system"])["percent"]
+    assert value["points5", "Preferred-MedSwallow-70B"] == pytest.approx(100 * (407 + 390 + 391 + 393 + 395) / 2485)
+    assert value["points4", "gpt4"] == pytest.approx(100 * (382 + 385 + 387 + 398) / 1991)
+    assert value["letters", "gpt4"] == pytest.approx(100 * (230 + 240 + 238 + 248) / 1158, abs=0.01)
+
+
+def test_a_score_of_unknown_metric_is_never_put_beside_another_family() -> None:
+    frame = views.sources_frame()
+    assert set(frame.loc[frame["system"].str.startswith("JMedLoRA"), "family"]) == {"unknown"}
+    said = views.sources_warning()
+    assert "33.1 %" in said and "may be set against it" in said and "gpt4 82.6 % by letters and 78.0 % of the points" in said
