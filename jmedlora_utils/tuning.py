@@ -7,163 +7,23 @@ processes (see `launch.py`).
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jmedlora_utils import attention, encoding, models, packing, paths, processes, prompts
-from jmedlora_utils.records import Meter, Record, RecordError, read_record, sha256_file, sha256_text, write_record, write_text
+from jmedlora_utils import attention, encoding, models, packing, paths, processes, prompts, run_folder
+from jmedlora_utils.records import Meter, Record, RecordError, write_record
 from jmedlora_utils.registry import ModelEntry, RegistryError
+from jmedlora_utils.run_folder import kept_checkpoints, weights_sha256
+from jmedlora_utils.tune_settings import TuneError, TuneSettings
 
-METHODS = ("lora", "qlora", "full")
-SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
-OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit")
-PRETRAIN = ("", "articles")
-RESUME_FILES = ("optimizer.pt", "optimizer.bin", "pytorch_model_fsdp.bin", "scheduler.pt", "trainer_state.json", "rng_state*.pth")
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")
-# Settings that do not shape the result.
-PASSING = ("report_to", "device", "checkpoint_every")
-
-
-class TuneError(ValueError):
-    """A setting that is not allowed, or a run that cannot be right; names the setting and the mend."""
-
-
-@dataclass(frozen=True)
-class TuneSettings:
-    """Everything that shapes a tuned model.
-
-    Attributes:
-        base: Base model: base of the workspace, folder, registry name or hub id (`name@commit` pins it).
-        method: `lora`; `qlora` (the base in NF4); `full` (every parameter, the ceiling).
-        template: Prompt template, see `prompts.TEMPLATES`.
-        rank: Rank r of the adapter.
-        alpha: The update is scaled by alpha / r.
-        dropout: Dropout on the adapter's input.
-        target_modules: Layers that get an adapter; empty for every linear layer of the blocks.
-        train_embeddings: Whether the token embeddings, input and output, are trained in full beside the adapter (peft's
-            `modules_to_save`). The paper adapts linear layers only; tiny bases know their rare words too badly for that.
-        learning_rate: Peak learning rate.
-        schedule: One of `SCHEDULES`.
-        warmup_steps: Steps over which the rate rises; refused with `constant`, which ignores it.
-        optimizer: One of `OPTIMIZERS`.
-        weight_decay: Of AdamW.
-        max_grad_norm: Gradients are clipped to this norm; 0 for never.
-        batch_size: Records at once on one device.
-        gradient_accumulation: Batches per optimizer step.
-        max_steps: Optimizer steps.
-        save_steps: Steps whose checkpoint is kept for evaluation; the last is always kept.
-        checkpoint_every: Steps between checkpoints for resuming; 0 for none but the kept ones.
-        max_length: Most tokens of a row.
-        too_long: `error` or `exclude` for longer ones; nothing is cut.
-        length_grouped: Whether rows of like length share a batch.
-        packing: Whether the records of a batch are packed into few rows of up to `max_length` tokens, none of which sees another. Order,
-            batch and loss stay those of the unpacked run; only padding goes.
-        attn_implementation: Attention kernel, one of `attention.KERNELS`.
-        dtype: Of the base's weights that are not quantised. `full` with bfloat16 keeps float32 weights and computes in bfloat16.
-        gradient_checkpointing: Trades time for memory.
-        pretrain_on: `articles` for continued pretraining before tuning (the paper's third variant): all parameters,
-            next-token loss; its result is saved as a new base beside the adapter.
-        pretrain_steps: Steps of it.
-        pretrain_learning_rate: Learning rate of it.
-        seed: Set before the adapter is created; it fixes adapter, order and dropout.
-        report_to: Trackers of the Trainer (`wandb`, `tensorboard` ...); `none` sends nothing anywhere.
-        device: `auto` or `cpu`.
-    """
-
-    base: str
-    method: str = "lora"
-    template: str = "alpaca_ja"
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] = ()
-    train_embeddings: bool = False
-    learning_rate: float = 2e-4
-    schedule: str = "linear"
-    warmup_steps: int = 0
-    optimizer: str = "adamw_torch_fused"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    batch_size: int = 8
-    gradient_accumulation: int = 1
-    max_steps: int = 100
-    save_steps: tuple[int, ...] = ()
-    checkpoint_every: int = 0
-    max_length: int = 512
-    too_long: str = "error"
-    length_grouped: bool = True
-    packing: bool = False
-    attn_implementation: str = "auto"
-    dtype: str = "float32"
-    gradient_checkpointing: bool = False
-    pretrain_on: str = ""
-    pretrain_steps: int = 0
-    pretrain_learning_rate: float = 1e-4
-    seed: int = 1
-    report_to: str = "none"
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "target_modules", tuple(self.target_modules))
-        object.__setattr__(self, "save_steps", tuple(sorted(set(self.save_steps) - {0})))
-        for name, allowed in (
-            ("method", METHODS),
-            ("schedule", SCHEDULES),
-            ("optimizer", OPTIMIZERS),
-            ("dtype", ("float32", "bfloat16")),
-            ("too_long", prompts.TOO_LONG),
-            ("pretrain_on", PRETRAIN),
-            ("attn_implementation", attention.KERNELS),
-            ("device", ("auto", "cpu")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise TuneError(f"{name} is {getattr(self, name)!r}; it takes one of {', '.join(repr(a) for a in allowed)}")
-        prompts.get_template(self.template)
-        for name in ("rank", "alpha", "learning_rate", "batch_size", "gradient_accumulation", "max_steps", "pretrain_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise TuneError(f"{name} is {getattr(self, name)!r}; it must be above 0")
-        for name in ("warmup_steps", "checkpoint_every", "weight_decay", "max_grad_norm", "pretrain_steps"):
-            if getattr(self, name) < 0:
-                raise TuneError(f"{name} is {getattr(self, name)!r}; it must not be below 0")
-        if not 0 <= self.dropout < 1:
-            raise TuneError(f"dropout is {self.dropout}; it must lie between 0 and 1")
-        if self.max_length < 2:
-            raise TuneError(f"max_length is {self.max_length}; a row needs a prompt and an answer")
-        if self.save_steps and not 0 < self.save_steps[0] <= self.save_steps[-1] <= self.max_steps:
-            raise TuneError(f"save_steps {list(self.save_steps)} must lie between 1 and max_steps ({self.max_steps})")
-        if self.schedule == "constant" and self.warmup_steps:
-            raise TuneError("schedule 'constant' ignores warmup_steps; use 'constant_with_warmup'")
-        if bool(self.pretrain_on) != bool(self.pretrain_steps):
-            raise TuneError("pretrain_on and pretrain_steps go together: set both or none")
-        if self.pretrain_on and self.method == "qlora":
-            raise TuneError("pretrain_on trains every parameter, which a 4-bit base cannot; use method 'lora'")
-        if processes.sharded():
-            self._check_sharded()
-
-    def _check_sharded(self) -> None:
-        if self.method == "full" or self.pretrain_on:
-            raise TuneError("under FSDP only adapters are trained here; use DDP (launch_config 'ddp') for method 'full' and pretrain_on")
-        if self.optimizer in ("paged_adamw_8bit", "adamw_bnb_8bit"):
-            raise TuneError(
-                f"optimizer {self.optimizer!r} cannot be saved under FSDP, so the run could not resume; use 'paged_adamw_32bit'"
-            )
-        if self.gradient_checkpointing and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "") != "true":
-            raise TuneError(
-                "FSDP does its own checkpointing; give `accelerate launch` --fsdp_activation_checkpointing true, as notebook 20 does"
-            )
-
-    def kept_steps(self) -> tuple[int, ...]:
-        """Steps whose checkpoint is kept."""
-        return tuple(sorted({*self.save_steps, self.max_steps}))
 
 
 def tune(
@@ -195,9 +55,9 @@ def tune(
     record_path = workspace.records / f"20_tune__{run_name}.json"
     base = models.find_base(settings.base, workspace)
     records = encoding.read_instructions(train_file)
-    identity = _identity(settings, base, [train_file, *([articles_file] if settings.pretrain_on else [])])
-    with _alone(folder):
-        if done := processes.from_main(lambda: _begin(folder, record_path, identity)):
+    identity = run_folder.identity_of(settings, base, [train_file, *([articles_file] if settings.pretrain_on else [])])
+    with run_folder.alone(folder):
+        if done := processes.from_main(lambda: run_folder.begin(folder, record_path, identity)):
             return done
         record = _train(settings, run_name, workspace, base, records, articles_file, folder, identity)
         processes.from_main(lambda: _finish(workspace, folder, record))
@@ -471,21 +331,6 @@ def training_arguments(settings: TuneSettings, folder: Path, cpu: bool) -> Any:
     return arguments
 
 
-def kept_checkpoints(folder: Path) -> dict[int, Path]:
-    """Checkpoints of a run by step, whole models (`full`) and adapters alike."""
-    found = {}
-    for path in folder.glob("checkpoint-*"):
-        step = path.name.removeprefix("checkpoint-")
-        if step.isdigit() and ((path / "adapter_config.json").is_file() or (path / "config.json").is_file()):
-            found[int(step)] = path
-    return dict(sorted(found.items()))
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 over the weight files of a checkpoint."""
-    return sha256_text("".join(sha256_file(p) for p in sorted(folder.glob("*.safetensors"))))
-
-
 def find_finished(
     settings: TuneSettings, run_name: str, workspace: paths.Workspace, count: int = 1, sharded: bool = False
 ) -> Record | None:
@@ -502,99 +347,16 @@ def find_finished(
         TuneError: Another number of processes trained it.
     """
     files = [workspace.data / "instructions" / "train.jsonl", *([workspace.data / "articles.jsonl"] if settings.pretrain_on else [])]
-    identity = _identity(settings, models.find_base(settings.base, workspace), files)
+    identity = run_folder.identity_of(settings, models.find_base(settings.base, workspace), files)
     identity["processes"] = {"count": count, "sharded": sharded}
-    return finished(workspace.adapters / run_name, workspace.records / f"20_tune__{run_name}.json", identity)
-
-
-def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record | None:
-    """The record of this very run if it is finished: same settings, data and base, all kept checkpoints there.
-
-    Raises:
-        TuneError: All is the same but the number of processes.
-    """
-    stored = _stored_identity(folder)
-    if stored is None:
-        return None
-    there = {str(step) for step in kept_checkpoints(folder)}
-    if stored | {"processes": identity["processes"]} == identity != stored and there:
-        made, now = stored["processes"], identity["processes"]
-        raise TuneError(
-            f"{folder.name}: its checkpoints were made by {_in_words(made)}, this run has {_in_words(now)}; the rows of a step and the "
-            f"optimizer's state would not fit. Start it with num_processes={made['count']} again, or give it another run_name"
-        )
-    if stored != identity or not record_path.is_file():
-        return None
-    record = read_record(record_path)
-    return record if record.status == "done" and set(record.metrics["weights_sha256"]) <= there else None
-
-
-def _in_words(made_by: dict[str, Any]) -> str:
-    count = made_by["count"]
-    return f"{count} process{'es' if count > 1 else ''}{' under FSDP' if made_by['sharded'] else ''}"
-
-
-def _identity(settings: TuneSettings, base: ModelEntry, files: Sequence[Path]) -> dict[str, Any]:
-    """What makes two runs the same run."""
-    config = json.loads(json.dumps(asdict(settings)))
-    return {
-        "settings": {k: v for k, v in config.items() if k not in PASSING},
-        "data": {path.name: sha256_file(path) for path in files},
-        "base": models.fingerprint(base),
-        "processes": {"count": processes.count(), "sharded": processes.sharded()},
-    }
-
-
-def _stored_identity(folder: Path) -> dict[str, Any] | None:
-    """What the run in this folder said of itself; settings that are younger than it have their defaults."""
-    marker = folder / "run.json"
-    if not marker.is_file():
-        return None
-    stored = json.loads(marker.read_text(encoding="utf-8"))
-    defaults = {f.name: f.default for f in fields(TuneSettings) if f.default is not MISSING and f.name not in PASSING}
-    stored["settings"] = json.loads(json.dumps(defaults)) | stored.get("settings", {})
-    return {"processes": {"count": 1, "sharded": False}} | stored
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second process off this run: one that survived a killed notebook, say.
-
-    Raises:
-        TuneError: Another process is training it.
-    """
-    if not processes.is_main():
-        yield
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TuneError(f"{folder.name}: another process is training this run; wait for it, or stop it") from error
-        yield
-
-
-def _begin(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record | None:
-    """The record of a finished run, or None with the folder made this run's: what another run left is moved aside, never deleted."""
-    if done := finished(folder, record_path, identity):
-        return done
-    marker = folder / "run.json"
-    if folder.exists() and _stored_identity(folder) != identity:
-        aside = folder.parent / ".superseded"
-        aside.mkdir(exist_ok=True)
-        number = sum(p.name.startswith(f"{folder.name}.") for p in aside.iterdir())
-        folder.rename(aside / f"{folder.name}.{number}")
-    if not marker.is_file():
-        write_text(marker, json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
-    return None
+    return run_folder.finished(workspace.adapters / run_name, workspace.records / f"20_tune__{run_name}.json", identity)
 
 
 def _finish(workspace: paths.Workspace, folder: Path, record: Record) -> None:
-    """Writes the record, then drops what only resuming needs: optimizer, scheduler, random states."""
+    """Writes the record, then drops what only resuming needs."""
     write_record(workspace.records, record)
     for checkpoint in kept_checkpoints(folder).values():
-        _strip(checkpoint)
+        run_folder.strip(checkpoint)
 
 
 def _pretrain(settings: TuneSettings, base: ModelEntry, articles_file: Path, folder: Path) -> tuple[ModelEntry, list[dict[str, float]]]:
@@ -629,13 +391,7 @@ def _keep_pretrained(last: Path, series: list[dict[str, float]], result: Path) -
     work = last.parent
     os.replace(last, result)
     shutil.rmtree(work)
-    _strip(result)
-
-
-def _strip(checkpoint: Path) -> None:
-    for pattern in RESUME_FILES:
-        for path in checkpoint.glob(pattern):
-            path.unlink()
+    run_folder.strip(result)
 
 
 def _tail_mean(series: Sequence[dict[str, float]]) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jmedlora_utils import launch, paths, tuning
+from jmedlora_utils import launch, paths, run_folder, tuning
 from jmedlora_utils.records import read_record
 from jmedlora_utils.tuning import TuneError
 from tests import tiny
@@ -56,10 +56,9 @@ def test_two_processes_equal_one_with_doubled_accumulation(tmp_path, monkeypatch
         tuning.tune(plan, "two", workspace)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "paged_adamw_32bit"])
-def test_fsdp_with_nf4_gives_the_losses_of_one_process(tmp_path, monkeypatch, optimizer: str) -> None:
+def test_fsdp_with_nf4_gives_the_losses_of_one_process(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
-    plan = replace(TWO, method="qlora", optimizer=optimizer, save_steps=(), gradient_checkpointing=optimizer == "adamw_torch_fused")
+    plan = replace(TWO, method="qlora", optimizer="paged_adamw_32bit", save_steps=(), gradient_checkpointing=True)
     one = tuning.tune(replace(plan, gradient_accumulation=2), "one", workspace)
     two = launch.tune(plan, "two", workspace, num_processes=2, launch_config="fsdp2_nf4")
     assert losses(two) == pytest.approx(losses(one), abs=3e-4)
@@ -118,7 +117,7 @@ def test_an_error_of_the_processes_is_the_error_of_the_notebook(tmp_path, monkey
 
 def test_a_second_process_on_the_same_run_is_refused(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
-    with tuning._alone(workspace.adapters / "run"), pytest.raises(TuneError, match="another process is training this run"):
+    with run_folder.alone(workspace.adapters / "run"), pytest.raises(TuneError, match="another process is training this run"):
         tuning.tune(TWO, "run", workspace)
 
 
@@ -184,3 +183,15 @@ def test_an_interrupted_notebook_stops_its_processes(tmp_path, monkeypatch) -> N
     with pytest.raises(KeyboardInterrupt):
         launch._run([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log")
     assert started[0].poll() is not None and os.path.exists(tmp_path / "log")
+
+
+def test_notebook_20_tunes_in_two_processes(tmp_path, monkeypatch) -> None:
+    from tests.executed import execute
+
+    workspace = tiny.make_workspace(tmp_path / "runs", monkeypatch, "llama")
+    run = {"run_name": "two", "base": "llama", "max_steps": 2, "save_steps": [2], "num_processes": 2, "packing": True}
+    shown = execute("20_tune_lora", tmp_path / "20.ipynb", monkeypatch, **run)
+    assert "processes: 2" in shown and "tab-tune-cut" in shown and "attention: sdpa" in shown
+    record = read_record(workspace.records / "20_tune__two.json")
+    assert record.config["processes"] == {"count": 2, "sharded": False} and record.config["packing"] is True
+    assert (workspace.logs / "20_tune__two.launch.log").is_file()
