@@ -18,6 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # Named after what it installs and where torch comes from: a change of a pin or of TORCH_INDEX installs again, nothing else does.
 INDEX := $(shell printf %s '$(TORCH_INDEX)' | cksum | cut -d ' ' -f 1)
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)-$(INDEX)
+BOOK_STAMP := $(VENV)/.book-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 # pip takes the CUDA build of the package index where it does not reach the CPU index. Read, not imported: the dependencies come later.
 CPU_TORCH := import importlib.util as u, runpy, sys; at = u.find_spec("torch").submodule_search_locations[0]; \
 cuda = runpy.run_path(at + "/version.py")["cuda"]; sys.exit(cuda and "error: pip found no CPU build of torch at $(TORCH_INDEX) and took \
@@ -38,8 +39,9 @@ reproduce: $(STAMP)  ## run a preset through every notebook and build the book
 test: $(STAMP)  ## everything that CI checks
 	@bash .ci/checks
 
-book: $(STAMP)  ## build the book from the last run of a preset
-	@$(BIN)/python -m jmedlora_utils book --preset $(PRESET)
+# The book of committed evidence needs no torch: the full installation serves where it is there, else the book's own packages.
+book: $(or $(wildcard $(STAMP)),$(BOOK_STAMP))  ## build the book from committed evidence; with PRESET=, from that preset's last run
+	@$(BIN)/python -m jmedlora_utils book --jobs $(JOBS) $(if $(filter file,$(origin PRESET)),,--preset $(PRESET))
 
 plan: $(STAMP)  ## print what a preset would run, and what it takes on a card (CARD=24, 48, 80 or 141)
 	@$(BIN)/python -m jmedlora_utils plan --preset $(PRESET)
@@ -72,9 +74,11 @@ clean:  ## remove the environment, the runs and the book
 	rm -rf $(VENV) $(VENV)-pins runs _book _build .snakemake .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find jmedlora_utils tests -name __pycache__ -prune -exec rm -rf {} +
 
-$(STAMP):
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: Python 3.11 or later is needed; name one with PYTHON=")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+
+$(STAMP): | $(BIN)/python
 	@echo "Installing the pins into $(VENV) (about 5 minutes the first time) ..."
 	@start=$$(date +%s) \
 	  && $(PIP) --no-deps --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
@@ -83,3 +87,7 @@ $(STAMP):
 	  && $(PIP) --editable '.[dev]' \
 	  && rm -f $(VENV)/.installed-* \
 	  && echo $$(($$(date +%s) - start)) > $@
+
+$(BOOK_STAMP): | $(BIN)/python
+	@echo "Installing the packages of the book into $(VENV), without torch (about 2 minutes the first time) ..."
+	@$(PIP) --editable '.[book]' && rm -f $(VENV)/.book-* && touch $@
