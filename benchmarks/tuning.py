@@ -1,6 +1,7 @@
 """How fast tuning is: this project beside a loop in the manner of qlora.py and TRL's SFTTrainer, in one process on one CPU.
 
-    python -m venv bench && bench/bin/pip install -e '.[train]' -c constraints.txt -r benchmarks/requirements.txt
+    python -m venv bench && bench/bin/pip install -e '.[train]' -c constraints.txt
+    bench/bin/pip install -r benchmarks/requirements.txt
     bench/bin/python benchmarks/tuning.py          # minutes, on an idle machine; writes benchmarks/results/tuning.json
     bench/bin/python benchmarks/tuning.py --quick  # one repetition of everything, nothing written: proves the script
 
