@@ -101,6 +101,24 @@ def test_prices_stand_beside_gains():
     assert draw(plotting.gain_by_minutes(frame)).get_xlim()[0] == 0
 
 
+def test_the_story_shows_groups_of_facts_and_the_gain_of_each_base():
+    lines = estimates(facts=["taught", "taught", "untaught", "untaught"], steps=[0, 80, 0, 80], value=[0.2, 0.9, 0.2, 0.2])
+    gains = estimates(base=["en-small", "ja-medium"], value=[0.3, 0.1])
+    figure = plotting.story(lines, gains, plotting.base_styles(BASES), 0.175)
+    left = draw(figure)
+    assert [t.get_text() for t in left.get_xticklabels()] == ["0", "80"]
+    assert [t.get_text() for t in figure.axes[1].get_yticklabels()] == ["en-small", "ja-medium"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["taught, trained phrasing", "untaught (control)", "chance"]
+
+
+def test_published_scores_stand_in_one_panel_a_family_and_rows_without_a_number_in_none():
+    frame = pd.DataFrame({"family": ["a", "a", "b", "c"], "system": ["x", "y", "x", "z"], "percent": [10.0, 20.0, 30.0, float("nan")]})
+    figure = plotting.sources(frame, {"a": "First", "b": "Second", "c": "Third"})
+    draw(figure)
+    assert [ax.get_title(loc="right") for ax in figure.axes] == ["First", "Second"]
+    assert [list(ax.lines[0].get_xdata()) for ax in figure.axes] == [[10.0, 20.0], [30.0]]
+
+
 @pytest.mark.parametrize(("n", "label"), [(159_000, "159k"), (1_960_000, "1.96M"), (7e9, "7B"), (12, "12")])
 def test_sizes_are_short(n, label):
     assert plotting.size_label(n) == label
