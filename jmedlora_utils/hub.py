@@ -84,8 +84,8 @@ def fetch(preset_name: str) -> list[tuple[ModelEntry, Path]]:
         HubError: A model may not be fetched or is not there, the disk is too small, or the network fails. What has been
             downloaded stays, and the next call goes on from there.
     """
-    from httpx import HTTPError
     from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HTTPError
 
     wanted = [look_up(entry) for entry in models_of(config.load_preset(preset_name))]
     cache = Path(constants.HF_HUB_CACHE)
@@ -111,9 +111,8 @@ def look_up(entry: ModelEntry) -> Wanted:
     Raises:
         HubError: The hub has no such model or commit, refuses it, or cannot be reached; or the model has no weights there.
     """
-    from httpx import HTTPError
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     page = f"https://huggingface.co/{entry.hub_id}"
     try:

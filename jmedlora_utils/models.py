@@ -247,7 +247,7 @@ def _load_error(what: str, name: str, error: Exception) -> ModelError:
         mend = "the hub knows no such id (or it is private): check the spelling"
     elif isinstance(error, OSError) and not Path(name).exists():
         mend = (
-            "the hub cannot be reached and the model is not in the local cache: fetch it on a machine with network, or give a local folder"
+            "the hub cannot be reached and the model is not in the local cache: fetch it on a machine with network (make fetch), or give a local folder"
         )
     else:
         mend = "check the folder and the installed versions"
