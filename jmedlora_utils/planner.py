@@ -98,6 +98,7 @@ class PlannedRun:
         seconds: On the chosen card.
         measured: Whether the rate behind `seconds` was measured.
         download: Bytes to fetch for this run alone.
+        base_download: Those of them that are the base, which other runs on it share.
         disk: Bytes that the run writes.
         notes: What has to be done before it starts.
     """
@@ -111,6 +112,7 @@ class PlannedRun:
     seconds: float
     measured: bool
     download: int
+    base_download: int
     disk: int
     notes: tuple[str, ...] = ()
 
@@ -232,6 +234,7 @@ def _plan_tuning(run: config.Run, base: ModelEntry, card: int, rates: dict[tuple
         seconds=tokens / rate if rate else tuning_seconds(wanted, tokens, CARDS[card]),
         measured=rate is not None,
         download=base.download_bytes(),
+        base_download=base.download_bytes(),
         disk=kept * 4 * trained + 8 * trained,
         notes=_notes(base),
     )
@@ -273,6 +276,7 @@ def _plan_evaluation(run: config.Run, base: ModelEntry, card: int, rates: dict[t
         seconds=prompts * TOKENS_PER_ANSWER / rate if rate else generation_seconds(base, quantisation, prompts, batch, CARDS[card]),
         measured=rate is not None,
         download=download,
+        base_download=base.download_bytes(),
         disk=0,
         notes=tuple(notes),
     )
@@ -449,8 +453,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Every base of this preset is trained here by notebook 19 and needs no GPU; nothing to plan.")
         return 0
     print(plan_frame(planned, card).to_markdown(index=False))
-    shared = {item.base: registry.resolve(item.base).download_bytes() for item in planned}
-    adapters = sum(item.download for item in planned) - sum(shared[item.base] for item in planned)
+    shared = {item.base: item.base_download for item in planned}
+    adapters = sum(item.download - item.base_download for item in planned)
     disk = sum(shared.values()) + adapters + sum(item.disk for item in planned)
     hours = sum(item.seconds for item in planned) / 3600
     print(f"\nIn all: {hours:.0f} h on one {CARDS[card].name}; {disk / GB:.0f} GB of disk (each base fetched once).")

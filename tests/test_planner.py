@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from jmedlora_utils import config, memory, planner, registry
+from jmedlora_utils import config, memory, paths, planner, registry
 from jmedlora_utils.records import Record, write_record
 
 
@@ -74,6 +75,19 @@ def test_the_command_prints_the_matrix_and_its_status_says_whether_all_fits(caps
 def test_a_preset_of_bases_trained_here_needs_no_plan(capsys: pytest.CaptureFixture[str]):
     assert planner.main(["--preset", "mini"]) == 0
     assert "nothing to plan" in capsys.readouterr().out
+
+
+def test_a_base_in_a_local_folder_is_planned_and_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    sizes = {"vocab_size": 500, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "config.json").write_text(json.dumps({"model_type": "llama", **sizes}), encoding="utf-8")
+    base = str(tmp_path / "small")
+    run = {"tune": {"base": base}, "evaluate": {"base": base, "adapter": "ward"}}
+    (tmp_path / "ward.yaml").write_text(json.dumps({"runs": {"ward": run}}), encoding="utf-8")
+    monkeypatch.setattr(paths, "PRESETS", tmp_path)
+    assert planner.main(["--preset", "ward", "--card", "24"]) == 0
+    assert "each base fetched once" in capsys.readouterr().out
+    assert [p.download for p in planner.plan_preset("ward", 24, tmp_path)] == [0, 0]
 
 
 def test_an_unpinned_model_and_a_gated_one_are_named_before_a_run(no_records: Path):
