@@ -105,16 +105,21 @@ def plan(preset_name: str) -> list[Step]:
     """
     found = steps(load_preset(preset_name))
     for step in found:
-        card = {
-            "notebook": step.job.notebook,
-            "parameters": step.job.parameters,
-            "notebook_sha256": _notebook_hash(step.job.notebook),
-            "package_sha256": _package_hash(step.job.notebook),
-        }
-        text = json.dumps(card, ensure_ascii=False, indent=1) + "\n"
-        if not step.card.is_file() or step.card.read_text(encoding="utf-8") != text:
-            write_text(step.card, text)
+        write_card(step)
     return found
+
+
+def write_card(step: Step) -> None:
+    """Brings a step's job card up to date; a card that says the same already keeps its age."""
+    card = {
+        "notebook": step.job.notebook,
+        "parameters": step.job.parameters,
+        "notebook_sha256": _notebook_hash(step.job.notebook),
+        "package_sha256": _package_hash(step.job.notebook),
+    }
+    text = json.dumps(card, ensure_ascii=False, indent=1) + "\n"
+    if not step.card.is_file() or step.card.read_text(encoding="utf-8") != text:
+        write_text(step.card, text)
 
 
 def is_stale(step: Step) -> bool:
@@ -159,6 +164,7 @@ def run_step(step: Step, threads: int | None = None) -> float:
     for folder in (step.target.parent, step.log.parent):
         folder.mkdir(parents=True, exist_ok=True)
     failed.unlink(missing_ok=True)
+    write_card(step)
     _prepare_environment(threads or step.threads)
     start = time.perf_counter()
     with _log_to(step.log), _heartbeat(step, start):

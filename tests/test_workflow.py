@@ -172,6 +172,15 @@ def test_the_runner_refuses_an_undeclared_parameter(project: Project) -> None:
     assert not (project.root / "runs").exists()
 
 
+def test_a_notebook_run_alone_is_not_run_again_by_reproduce(project: Project) -> None:
+    alone = project.run("jmedlora_utils", "run", "--preset", "mini", "--output", "10_prepare_instructions", "--seed", "1")
+    assert "1 of 3 notebooks" in alone.stdout
+    rest = project.run("jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1")
+    assert rest.returncode == 0, rest.stdout + rest.stderr
+    assert "start  10_prepare_instructions" not in rest.stdout
+    assert "3 of 3 notebooks" in rest.stdout
+
+
 def test_a_killed_run_goes_on(project: Project) -> None:
     """SIGKILL of the whole run in the middle of a notebook; the next call needs no unlocking."""
     common = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\nrank = 4  # rank\n'
