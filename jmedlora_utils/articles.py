@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from jmedlora_utils import paths
 from jmedlora_utils.curation import normalise
 from jmedlora_utils.records import RecordError, iter_jsonl
 
@@ -38,13 +39,15 @@ def load_articles(path: Path | str) -> tuple[list[Article], dict[str, int]]:
     """
     if not str(path):
         raise ArticleError("parameter articles_path is empty; name a folder of .txt or .md files or a JSONL (book/own_articles.md)")
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         found = list(_read_folder(path))
     elif path.is_file():
         found = list(_read_lines(path))
     else:
-        raise ArticleError(f"parameter articles_path: {path} is neither a folder nor a file; give a folder of .txt or .md files or a JSONL")
+        looked = "" if path.is_absolute() else f" (looked for below {paths.relative(Path.cwd())}/; write the whole path)"
+        mend = "give a folder of .txt or .md files or a JSONL"
+        raise ArticleError(f"parameter articles_path: {path} is neither a folder nor a file{looked}; {mend}")
     kept: dict[str, Article] = {}
     for article in found:
         if article.text.strip():

@@ -239,7 +239,10 @@ def require_device(device: str) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            raise ConfigError("this preset needs a CUDA GPU and torch sees none; use PRESET=mini, or run it on the machine with the card")
+            raise ConfigError(
+                "this preset needs a CUDA GPU and torch sees none; use PRESET=mini, run it on the machine with the card, or write a preset "
+                "of your own without 'device: cuda' (book/own_articles.md prints one)"
+            )
 
 
 def _read_preset(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:

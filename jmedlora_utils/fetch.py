@@ -171,5 +171,6 @@ def _by_hand(folder: Path, missing: Sequence[str], why: str) -> str:
         f"Missing:\n{shown}\nSources:\n{sources}\n"
         "By hand: on a machine with a network, clone the two repositories at these commits, copy the folders "
         f"{' and '.join(roots)} over, and name the folder that holds them: export JMEDLORA_DATA=/path/to/data "
-        f"(now {os.environ.get('JMEDLORA_DATA', 'not set')}). They are verified when read."
+        f"(now {os.environ.get('JMEDLORA_DATA', 'not set')}). They are verified when read. "
+        "A year that you cannot get can be left out: the parameters years and check_years name the years."
     )

@@ -56,6 +56,8 @@ def test_broken_jsonl_names_file_line_and_mend(tmp_path, content, message):
 def test_folders_without_texts_and_other_encodings_say_so(tmp_path):
     with pytest.raises(ArticleError, match=r"parameter articles_path: .* is neither a folder nor a file"):
         load_articles(tmp_path / "missing")
+    with pytest.raises(ArticleError, match=r"articles_path: missing is neither .*looked for below .*write the whole path"):
+        load_articles("missing")
     with pytest.raises(ArticleError, match="it is empty"):
         load_articles(tmp_path)
     (tmp_path / "a.docx").write_bytes(b"PK")
@@ -80,3 +82,10 @@ def test_a_long_text_is_cut_between_paragraphs():
     paragraphs = [f"第{i}段落。" * 8 + "\n\n" for i in range(4)]
     assert split_text("".join(paragraphs), 90) == ["".join(paragraphs[:2]), "".join(paragraphs[2:])]
     assert split_text("短い。", 90) == ["短い。"]
+
+
+def test_the_home_folder_can_be_written_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "ward").mkdir()
+    (tmp_path / "ward" / "a.txt").write_text("夜間のしびれ。", encoding="utf-8")
+    assert [a.id for a in load_articles("~/ward")[0]] == ["a.txt"]
