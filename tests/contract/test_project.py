@@ -81,8 +81,6 @@ def test_the_installed_packages_are_the_pinned_ones() -> None:
 
     for requirement in requirements():
         name = name_of(requirement)
-        if name == "snakemake-executor-plugin-slurm":
-            continue
         assert importlib.metadata.version(name).split("+")[0] == pins()[name], f"{name}: run `make test` to install the pins"
 
 
