@@ -30,28 +30,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from jmedlora_utils import encoding, exams, models, packing, records, truncation, tuning
 from jmedlora_utils.encoding import Row
 
-# Before torch is imported, which happens in functions only.
 THREADS = 2
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(THREADS)
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ["JMEDLORA_PROGRESS"] = "0"
-
 ROWS, BATCH, MAX_LENGTH, SEED = 128, 8, 1024, 1
-TEMPLATE = "alpaca_ja"
 RESULTS = Path(__file__).resolve().parent / "results"
 LOSS_TOLERANCE = 2e-3
 BF16_TOLERANCE = 3e-2
 GOAL = 2.5
 
 
-def make_records() -> tuple[list[dict[str, Any]], str]:
+def make_records(template: str) -> tuple[list[dict[str, Any]], str]:
     """Training records and where they come from: IgakuQA where `JMEDLORA_DATA` names it, else invented ones as long."""
     rng = random.Random(SEED)
     if folder := os.environ.get("JMEDLORA_DATA"):
         questions = [q for q in exams.load_igakuqa(folder, [2018, 2019, 2020]) if q.gold and q.choices and q.text_only]
-        return truncation.exam_records(rng.sample(questions, ROWS), TEMPLATE), "IgakuQA 2018-2020"
+        return truncation.exam_records(rng.sample(questions, ROWS), template), "IgakuQA 2018-2020"
     syllables = "アイウエオカキクケコサシスセソタチツテトナニヌネノ患者治療検査病薬心肺肝腎"
 
     def text(length: int) -> str:
@@ -92,13 +84,13 @@ def make_base(texts: Sequence[str], folder: Path) -> Path:
 class Bench:
     """The base, the rows, and the arms over them."""
 
-    def __init__(self, folder: Path) -> None:
-        made, self.source = make_records()
+    def __init__(self, folder: Path, template: str) -> None:
+        made, self.source = make_records(template)
         self.folder = folder
         texts = [f"{r['instruction']}\n{r['input']}\n{r['output']}" for r in made]
         self.base = models.find_base(str(make_base(texts, folder / "base")))
         self.tokenizer = models.load_tokenizer(self.base)
-        self.rows, self.audit = encoding.encode_records(made, self.tokenizer, TEMPLATE, MAX_LENGTH, "exclude")
+        self.rows, self.audit = encoding.encode_records(made, self.tokenizer, template, MAX_LENGTH, "exclude")
         self.settings = tuning.TuneSettings(
             str(folder / "base"), rank=64, alpha=16, batch_size=BATCH, max_length=MAX_LENGTH, learning_rate=2e-4, seed=SEED, device="cpu"
         )
@@ -116,7 +108,7 @@ class Bench:
         return tuning.training_arguments(replace(self.settings, max_steps=steps), self.folder / "out", cpu=True)
 
     def ours(self, rows: Sequence[Row], packed: bool) -> Any:
-        """Length-grouped order, logits for supervised tokens; padded or packed."""
+        """Logits for supervised tokens; rows of like length together and padded, or rows in random order and packed."""
         from jmedlora_utils.response_trainer import OrderedRows, ResponseTrainer
 
         class Unsaved(ResponseTrainer):
@@ -130,7 +122,7 @@ class Bench:
         else:
             collator = encoding.Collator(self.tokenizer.pad_token_id)
         steps = len(rows) // BATCH
-        order = encoding.data_order([len(r.ids) for r in rows], steps, BATCH, SEED)
+        order = encoding.data_order([len(r.ids) for r in rows], steps, BATCH, SEED, grouped=not packed)
         data = OrderedRows(rows, order)
         return Unsaved(model=model, args=self.arguments(steps), train_dataset=data, keep_steps=(), checkpoint_every=0, collator=collator)
 
@@ -232,10 +224,20 @@ def assert_equal_first_step(arms: dict[str, Arm], rows: Sequence[Row]) -> dict[s
     return first
 
 
+def quiet_and_pinned() -> None:
+    """Sets what has to be set before torch is imported, which happens in functions only."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(THREADS)
+    os.environ["JMEDLORA_PROGRESS"] = "0"
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+
+
 def main() -> int:
+    quiet_and_pinned()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=5, help="runs of each arm; the fastest counts")
     parser.add_argument("--quick", action="store_true", help="one repetition, nothing written")
+    parser.add_argument("--template", default="plain_ja", help="prompt template; a longer one makes rows more alike in length")
     parser.add_argument("--without-trl", action="store_true", help="leave TRL's arms out")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where the record goes")
     chosen = parser.parse_args()
@@ -250,7 +252,7 @@ def main() -> int:
     meter = records.Meter()
     repeats = 1 if chosen.quick else chosen.repeats
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder))
+        bench = Bench(Path(folder), chosen.template)
         arms = make_arms(bench, with_trl)
         first = assert_equal_first_step(arms, bench.rows)  # and a warm-up
         seconds: dict[str, list[float]] = {name: [] for name in arms}
@@ -283,10 +285,18 @@ def main() -> int:
     print(f"goal ({GOAL} times the qlora.py-like loop, ahead of every setting of TRL): {'reached' if reached else 'NOT reached'}")
     record = records.Record(
         kind="benchmark",
-        name="tuning",
+        name="tuning" if chosen.template == "plain_ja" else f"tuning__{chosen.template}",
         preset="",
         seed=SEED,
-        config={"rows": len(lengths), "batch": BATCH, "rank": 64, "threads": THREADS, "repeats": repeats, "data": bench.source},
+        config={
+            "rows": len(lengths),
+            "batch": BATCH,
+            "rank": 64,
+            "threads": THREADS,
+            "repeats": repeats,
+            "data": bench.source,
+            "template": chosen.template,
+        },
         metrics={
             "arms": arms_table,
             "all_seconds": seconds,

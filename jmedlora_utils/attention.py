@@ -19,7 +19,7 @@ def choose(wanted: str, dtype: str, model_config: Any, on_cpu: bool) -> str | No
         wanted: One of `KERNELS`; `auto` takes FlashAttention 2 where package, card, dtype and model allow it.
         dtype: In which attention computes.
         model_config: Of the model to load.
-        on_cpu: Whether the model computes on the CPU.
+        on_cpu: Whether the model computes on the CPU, be it at first.
 
     Raises:
         AttentionError: FlashAttention is asked for and cannot run.
@@ -41,7 +41,7 @@ def flash_obstacle(dtype: str, model_config: Any, on_cpu: bool) -> str:
     from transformers.utils import is_flash_attn_2_available
 
     if on_cpu or not torch.cuda.is_available():
-        return "the model computes on a CPU"
+        return "the model computes on a CPU, or starts there (FSDP)"
     if torch.cuda.get_device_capability()[0] < 8:
         return "the card is older than Ampere"
     if dtype == "float32":

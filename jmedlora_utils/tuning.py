@@ -135,12 +135,13 @@ def build_model(settings: TuneSettings, base: ModelEntry) -> Any:
     mixed = settings.method == "full" and settings.dtype == "bfloat16"
     device = processes.local_device(settings.device)
     model_config = AutoConfig.from_pretrained(base.location, revision=base.revision)
+    on_cpu = settings.device == "cpu" or processes.sharded()  # sharded weights are tried on the CPU before they are divided
     model, _ = models.load_base(
         base,
         quantisation="nf4" if settings.method == "qlora" else "none",
         dtype="float32" if mixed else settings.dtype,
         device=device,
-        attention=attention.choose(settings.attn_implementation, settings.dtype, model_config, on_cpu=settings.device == "cpu"),
+        attention=attention.choose(settings.attn_implementation, settings.dtype, model_config, on_cpu),
         quant_storage="bfloat16" if processes.sharded() else "uint8",
     )
     if settings.method == "full":
