@@ -442,7 +442,8 @@ def bars(view: View) -> Figure:
         ax.scatter(q.breakdown, range(len(labels)), s=30, **look)
     ax.set_yticks(range(len(labels)), labels)
     for tick, letter in zip(ax.get_yticklabels(), q.letters, strict=True):
-        tick.set_fontweight("bold" if letter in q.gold else "normal")
+        if letter in q.gold:
+            tick.set_color(plotting.PALETTE["blue"])  # the Japanese font has no bold face
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("Gestalt distance to the answer (higher is closer)")

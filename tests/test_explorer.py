@@ -187,8 +187,8 @@ def test_the_figure_has_a_bar_for_each_choice_and_answer() -> None:
     widths = sorted(round(p.get_width(), 2) for p in ax.patches)
     assert len(widths) == 10
     assert widths[-2:] == [1.0, 1.0]
-    bold = [t.get_text() for t in ax.get_yticklabels() if t.get_fontweight() == "bold"]
-    assert len(bold) == 1 and bold[0].startswith("b  青い薬")
+    gold = [t.get_text() for t in ax.get_yticklabels() if t.get_color() == plotting.PALETTE["blue"]]
+    assert len(gold) == 1 and gold[0].startswith("b  青い薬")
     assert "b 1.00" in explorer.alt(panel.view())
 
 
