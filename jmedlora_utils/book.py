@@ -128,7 +128,7 @@ def _gather(source: Source) -> Path:
     """Lays pages, table of contents and notebooks out as in the repository, under the same names, so that links hold."""
     folder = STAGING / source.name
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(paths.BOOK, folder / "book", ignore=shutil.ignore_patterns("README.md"))
+    shutil.copytree(paths.BOOK, folder / "book")
     config = yaml.safe_load((paths.ROOT / "_config.yml").read_text(encoding="utf-8"))
     address, branch = config["repository"]["url"], config["repository"]["branch"]
     for stem in source.listed:
