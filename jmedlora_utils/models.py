@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jmedlora_utils import paths, registry
+from jmedlora_utils import hub, paths, registry
 from jmedlora_utils.notebook import quiet
 from jmedlora_utils.records import sha256_file
 from jmedlora_utils.registry import ModelEntry
@@ -54,9 +54,11 @@ def load_tokenizer(entry: ModelEntry) -> Any:
 
     Raises:
         ModelError: It cannot be found or loaded.
+        registry.RegistryError: A hub model has no pinned revision, or is gated and no token is set.
     """
     from transformers import AutoTokenizer
 
+    _check_hub(entry)
     try:
         tokenizer = AutoTokenizer.from_pretrained(entry.location, revision=entry.revision)
     except (OSError, ValueError) as error:
@@ -121,14 +123,13 @@ def load_base(
     return model.eval(), tokenizer
 
 
-def _check_hub(entry: ModelEntry, quantisation: str, card_bytes: int) -> None:
+def _check_hub(entry: ModelEntry, quantisation: str = "none", card_bytes: int = 0) -> None:
     """Refuses before a download what cannot work; a model in the hub's local cache needs no token."""
     if entry.local:
         return
-    from huggingface_hub import get_token, try_to_load_from_cache
+    from huggingface_hub import get_token
 
-    cached = isinstance(try_to_load_from_cache(entry.hub_id, "config.json", revision=entry.revision), str)
-    registry.check(entry, token=get_token(), local=cached, card_bytes=card_bytes, quantisation=quantisation)
+    registry.check(entry, token=get_token(), local=hub.is_cached(entry), card_bytes=card_bytes, quantisation=quantisation)
 
 
 def nf4_config(storage: str = "uint8") -> Any:
@@ -149,12 +150,13 @@ def find_adapter(name_or_path: str) -> ModelEntry:
     """What is known of an adapter: a folder with an adapter_config.json, a registry name or a hub id.
 
     Raises:
-        registry.RegistryError: It is none of them.
+        registry.RegistryError: It is none of them, or a hub adapter has no pinned revision, or is gated and no token is set.
         ModelError: A folder holds a model, not an adapter.
     """
     entry = registry.resolve(name_or_path)
     if entry.local and entry.kind != "adapter":
         raise ModelError(f"{name_or_path!r} holds no adapter_config.json; give a folder such as adapters/<run>/checkpoint-<step>")
+    _check_hub(entry)
     return entry
 
 
@@ -247,7 +249,8 @@ def _load_error(what: str, name: str, error: Exception) -> ModelError:
         mend = "the hub knows no such id (or it is private): check the spelling"
     elif isinstance(error, OSError) and not Path(name).exists():
         mend = (
-            "the hub cannot be reached and the model is not in the local cache: fetch it on a machine with network (make fetch), or give a local folder"
+            "the hub cannot be reached and the model is not in the local cache: fetch it on a machine with network (make fetch), "
+            "or give a local folder"
         )
     else:
         mend = "check the folder and the installed versions"

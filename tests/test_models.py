@@ -57,6 +57,31 @@ def test_a_hub_model_without_a_pinned_revision_is_refused_before_any_download() 
         models.load_base("someone/some-model")
 
 
+def test_a_tokenizer_and_an_adapter_without_a_pinned_revision_are_refused_too(monkeypatch) -> None:
+    import socket
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(RegistryError, match="swallow-70b-instruct: its revision is unknown"):
+        models.load_tokenizer(models.find_base("swallow-70b-instruct"))
+    with pytest.raises(RegistryError, match="someone/some-adapter: its revision is unknown"):
+        models.find_adapter("someone/some-adapter")
+
+
+def test_a_model_too_large_for_the_card_is_refused_before_any_download(monkeypatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (24 << 30, 24 << 30))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
+    with pytest.raises(
+        RegistryError, match=r"llama-2-70b-chat: its weights take 138\.0 GB \(none\), the card has 25\.8 GB; use quantisation nf4 or"
+    ):
+        models.load_base("llama-2-70b-chat")
+
+
 def test_no_network_says_where_to_get_the_model(monkeypatch) -> None:
     import huggingface_hub.constants
 
