@@ -85,7 +85,7 @@ def _evidence(entry: str, parameters: dict[str, Any]) -> str:
             return f"{{ref}}`records of the study <{LABEL}{folder}>`"
         return f"{_download(f'{folder}/summary.csv')}; {{ref}}`outcomes of every question, and records <{LABEL}{folder}>`"
     if entry.startswith("jmedlora_utils/"):
-        return f"counted by `{entry}`"
+        return f"the code, `{entry}`"
     if entry.endswith("/"):
         return f"{{ref}}`results/{entry} <{LABEL}{entry.strip('/')}>`"
     return _download(entry)
@@ -228,7 +228,7 @@ def story(folder: Path) -> str:
     figure = plotting.story(views.story_frame(study), views.gains_frame(study), plotting.base_styles(study.outcomes), views.chance(study))
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "story.png", metadata={"Software": None})
-    alt = "Left: accuracy of the largest model by tuning steps for four groups of facts. Right: gain on taught facts for each base model."
+    alt = "Above: accuracy of the largest model by tuning steps for four groups of facts. Below: gain on taught facts for each base model."
     caption = views.story_caption(study)
     line = evidence_line("40_findings", ("outcomes",), {"preset": MINI, "source": "committed"})
     return f":::{{figure}} {folder.name}/story.png\n:name: fig-story\n:alt: {alt}\n\n{caption}\n:::\n\n{line}"

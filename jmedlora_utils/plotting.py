@@ -214,7 +214,7 @@ def dot_intervals(
 
 
 def story(lines: pd.DataFrame, gains: pd.DataFrame, styles: Mapping[str, LineStyle], chance: float) -> Figure:
-    """The study at a glance: groups of facts along tuning (left), and the gain of each base (right).
+    """The study at a glance: groups of facts along tuning (above), and the gain of each base (below).
 
     Args:
         lines: One model; columns `facts` (keys of `FACTS`), `steps`, `value`, `low`, `high` (shares, 0 to 1).
@@ -222,27 +222,27 @@ def story(lines: pd.DataFrame, gains: pd.DataFrame, styles: Mapping[str, LineSty
         styles: See `base_styles`.
         chance: Chance level on taught facts, 0 to 1.
     """
-    figure, axes = new_figure(width=7.6, height=4.1, columns=2, width_ratios=[1.5, 1])
-    left, right = axes[0]
+    figure, axes = new_figure(height=5.6, rows=2, height_ratios=[2.1, 1])
+    above, below = axes[:, 0]
     steps = sorted(lines["steps"].unique())
     shown = [f for f in FACTS if f in set(lines["facts"])]
     for rank, group in enumerate(shown):
         name, colour, marker = FACTS[group]
         rows = lines[lines["facts"] == group].sort_values("steps")
         x = rows["steps"].map(steps.index).to_numpy(float) + 0.04 * (rank - (len(shown) - 1) / 2)
-        _interval_line(left, x, rows, LineStyle(colour, marker, "-"), name)
-    chance_line(left, chance)
-    left.set_xticks(range(len(steps)), [str(step) for step in steps])
-    left.set(xlabel="Tuning steps (0 = base model)", ylabel="Accuracy (%)")
-    percent_axis(left, high=103)
+        _interval_line(above, x, rows, LineStyle(colour, marker, "-"), name)
+    chance_line(above, chance)
+    above.set_xticks(range(len(steps)), [str(step) for step in steps])
+    above.set(xlabel="Tuning steps (0 = base model)", ylabel="Accuracy (%)")
+    percent_axis(above, high=103)
     for place, (_, row) in enumerate(gains.iterrows()):
         style, errors = styles[row["base"]], _errors(pd.DataFrame([row]))
-        right.errorbar(100 * row["value"], place, xerr=errors, fmt=style.marker, color=style.colour, capsize=3)
-    right.axvline(0, color=PALETTE["black"], linewidth=0.9)
-    right.set_yticks(range(len(gains)), gains["base"])
-    right.set_ylim(-0.6, len(gains) - 0.4)
-    right.set_xlabel("Gain on taught facts (points)")
-    legend_above(figure, left, columns=3)
+        below.errorbar(100 * row["value"], place, xerr=errors, fmt=style.marker, color=style.colour, capsize=3)
+    below.axvline(0, color=PALETTE["black"], linewidth=0.9)
+    below.set_yticks(range(len(gains)), gains["base"])
+    below.set_ylim(-0.6, len(gains) - 0.4)
+    below.set_xlabel("Gain on taught facts (points)")
+    legend_above(figure, above, columns=2)
     return figure
 
 

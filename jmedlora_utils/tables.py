@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -379,7 +380,7 @@ def markdown(frame: pd.DataFrame, columns: dict[str, str] | None = None) -> str:
     """
     columns = columns or {str(c): str(c) for c in frame.columns}
     shown = frame[list(columns)]
-    right = [pd.api.types.is_numeric_dtype(shown[c]) or shown[c].map(_looks_numeric).all() for c in shown.columns]
+    right = [pd.api.types.is_numeric_dtype(shown[c]) or _holds_numbers(shown[c]) for c in shown.columns]
     lines = ["| " + " | ".join(columns.values()) + " |", "|" + "|".join("---:" if r else ":---" for r in right) + "|"]
     lines += ["| " + " | ".join(_cell(v) for v in row) + " |" for row in shown.itertuples(index=False)]
     return "\n".join(lines)
@@ -525,8 +526,11 @@ def _metric_order(column: pd.Series) -> pd.Series:
     return column.map({m: i for i, m in enumerate(METRICS)}) if column.name == "metric" else column
 
 
-def _looks_numeric(value: Any) -> bool:
-    return isinstance(value, str) and value[:1] in "+-0123456789" and value[:1] != ""
+def _holds_numbers(column: pd.Series) -> bool:
+    """Whether every text is a number, an interval, a pair of counts or a p value; or says that there is none."""
+    texts = [str(value) for value in column if value is not None]
+    numbers = [bool(re.fullmatch(r"(< )?[+-]?\d[\d.,\s%/\[\]+-]*", text)) for text in texts]
+    return any(numbers) and all(number or text in ("", "not run") for number, text in zip(numbers, texts, strict=True))
 
 
 def _cell(value: Any) -> str:

@@ -417,11 +417,11 @@ def story_caption(study: Study) -> str:
     at = _late_values(study)
     each = ", ".join(f"`{row.base}` {percent(row.value, signed=True)}" for row in gains_frame(study).itertuples())
     return (
-        f"The miniature at a glance. Left: the largest English-centric base before tuning (step 0) and along LoRA tuning "
+        f"The miniature at a glance. Above: the largest English-centric base before tuning (step 0) and along LoRA tuning "
         f"(`{largest(study)}`). Taught facts go from {at['taught'][0]} % to {at['taught'][1]} % at the late step, in words that tuning "
         f"never used to {at['taught_held_out_phrasing'][1]} %. Untaught facts, the control, end at {at['untaught'][1]} %, where guessing "
         f"earns {percent(chance(study, 'untaught'))} %. The general exam goes from {at['general'][0]} % to {at['general'][1]} %. "
-        f"Right: the gain on taught facts of each base, in points: {each}. Bars are 95 % intervals over questions and {_seeds(study)}."
+        f"Below: the gain on taught facts of each base, in points: {each}. Bars are 95 % intervals over questions and {_seeds(study)}."
     )
 
 

@@ -59,7 +59,7 @@ def test_committed_evidence_is_linked_and_a_run_is_named(monkeypatch, tmp_path) 
         "42_cost", ["outcomes", "records", "jmedlora_utils/planner.py", "metrics/"], {"preset": "mini", "source": "auto"}
     )
     assert "</book/results/mini/summary.csv>" in line and "<evidence-mini>" in line
-    assert "counted by `jmedlora_utils/planner.py`" in line and "{ref}`results/metrics/ <evidence-metrics>`" in line
+    assert "the code, `jmedlora_utils/planner.py`" in line and "{ref}`results/metrics/ <evidence-metrics>`" in line
 
 
 def test_without_evidence_the_pages_say_so(monkeypatch, tmp_path) -> None:
