@@ -197,6 +197,9 @@ def make_arms(bench: Bench, with_trl: bool) -> dict[str, Arm]:
 
 def run(trainer: Any) -> tuple[float, list[float]]:
     """Seconds of training, and the loss of each step."""
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
     start = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - start

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jmedlora_utils import exams, models, paths, prompts
@@ -97,7 +96,7 @@ def kept_characters(text: str, tokenizer: Any, tokens: int) -> int:
 
 def choice_ends(prompt: str, record: Mapping[str, Any]) -> list[int]:
     """Where each choice of a record ends in its prompt, in characters."""
-    ends, position = [], prompt.rfind(record["input"])
+    ends, position = [], max(0, prompt.rfind(record["input"]))
     for choice in record.get("choices", ()):
         position = prompt.index(choice, position) + len(choice)
         ends.append(position)
@@ -146,7 +145,7 @@ def workspace_frame(
 ) -> pd.DataFrame:
     """The audit of a run: its base's tokenizer and those of the workspace's bases, its records and the workspace's exams.
 
-    Bases with one and the same tokenizer share a row.
+    Bases with one and the same tokenizer share a row, and so do the parts of one exam.
     """
     entries = [models.find_base(base, workspace)]
     entries += [models.find_base(p.parent.name, workspace) for p in sorted(workspace.bases.glob("*/config.json"))]
@@ -159,14 +158,10 @@ def workspace_frame(
         if entry.name not in by_vocabulary.setdefault(key, []):
             by_vocabulary[key].append(entry.name)
     tokenizers = {", ".join(names): loaded[key] for key, names in by_vocabulary.items()}
-    data = {"instruction records": records} | {
-        f"exam {file.stem}": exam_records(_answerable(file), template) for file in sorted((workspace.data / "exams").glob("*.jsonl"))
-    }
+    data = {"instruction records": list(records)}
+    for file in sorted((workspace.data / "exams").glob("*.jsonl")):
+        data.setdefault(f"exam {file.stem.split('_')[0]}", []).extend(exam_records(exams.read_exam(file), template))
     return audit_frame(tokenizers, {what: found for what, found in data.items() if found}, template, max_length)
-
-
-def _answerable(file: Path) -> list[Question]:
-    return [q for q in exams.read_exam(file) if q.gold or q.number]
 
 
 def _vocabulary(tokenizer: Any) -> str:

@@ -76,7 +76,7 @@ def test_the_table_of_a_workspace_names_each_tokenizer_once(tmp_path, monkeypatc
     tiny.make_checkpoint(workspace.bases / "twin", "llama", seed=3)
     frame = truncation.workspace_frame(workspace, "llama", tiny.make_records(5), "plain_ja", 256)
     assert list(dict.fromkeys(frame["tokenizer"])) == ["llama, twin", "gpt_neox"]
-    assert set(frame["data"]) == {"instruction records", *(f"exam mini_{e}" for e in ("trained", "heldout", "general", "shots"))}
+    assert set(frame["data"]) == {"instruction records", "exam mini"} and frame["records"].max() == 4 * 24
     assert (frame["damaged"] == 0).all() and (frame["left_out"] == 0).all() and (frame["records"] > 0).all()
 
 
