@@ -66,7 +66,7 @@ def build(preset_name: str = "", html: Path = HTML, jobs: int = 2) -> Path:
     log = write_text(STAGING / f"{staged.name}.log", plain(done.stdout + done.stderr))
     built = work / "_build" / "html"
     if done.returncode != 0 or not (built / "index.html").is_file():
-        said = [line for line in log.read_text(encoding="utf-8").splitlines() if re.search(r"WARNING|ERROR|Error", line)]
+        said = [line for line in log.read_text(encoding="utf-8").splitlines() if re.search(r"WARNING|ERROR|CRITICAL|Error", line)]
         raise BookError("\n".join(["the book did not build without warnings:", *said[:20], f"full output in {paths.relative(log)}"]))
     write_text(built / ".staged", digest)
     html.parent.mkdir(parents=True, exist_ok=True)
