@@ -28,7 +28,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ABSENT:
         (folder / "blocked" / name).mkdir(parents=True)
         (folder / "blocked" / name / "__init__.py").write_text(f"raise ImportError('{name} is not here')\n", encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": str(folder / "blocked"), "JMEDLORA_RUNS": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, (str(folder / "blocked"), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path, "JMEDLORA_RUNS": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
     environment.pop("JMEDLORA_DATA", None)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "jmedlora_utils", "book", "--html", str(folder / "html")]
