@@ -269,6 +269,19 @@ def test_the_optimizers_of_bitsandbytes_run(workspace, optimizer: str) -> None:
     assert len(losses(tuning.tune(replace(QUICK, optimizer=optimizer, max_steps=2), "run", workspace))) == 2
 
 
+def test_bfloat16_follows_float32_and_trains_the_adapter_in_float32(workspace) -> None:
+    plain, half = (tuning.tune(replace(QUICK, dtype=d, max_steps=2), d, workspace) for d in ("float32", "bfloat16"))
+    assert losses(half) == pytest.approx(losses(plain), abs=5e-2) and losses(half) != losses(plain)
+    model = tuning.build_model(replace(QUICK, dtype="bfloat16"), models.find_base("llama", workspace))
+    assert {str(p.dtype) for p in model.parameters() if p.requires_grad} == {"torch.float32"}
+    assert {str(p.dtype) for p in model.parameters() if not p.requires_grad} == {"torch.bfloat16"}
+
+
+def test_trackers_are_off_unless_one_is_named(tmp_path) -> None:
+    assert tuning.training_arguments(QUICK, tmp_path, cpu=True).report_to == []
+    assert tuning.training_arguments(replace(QUICK, report_to="tensorboard"), tmp_path, cpu=True).report_to == ["tensorboard"]
+
+
 def test_trap_52_an_optimizer_that_fsdp_cannot_save_is_refused(monkeypatch) -> None:
     replace(QUICK, optimizer="paged_adamw_8bit")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
