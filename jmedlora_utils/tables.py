@@ -47,6 +47,7 @@ EVIDENCE_KINDS = ("prepare", "pretrain", "tune")
 SERIES_POINTS = 60
 CONDITION = ["seed", "run", "base", "size_params", "centric", "method", "steps", "shots"]
 QUESTION = ["exam", "facts", "id", "category", "n_select", "chance"]
+FORMS = ["seed", "run", "steps", "shots", "exam", "n_select", "n", "as_asked", "right"]
 BANNERS = {
     "smoke": "smoke: a test of the code with a toy of a toy. Nothing on this page is evidence.",
 }
@@ -67,6 +68,7 @@ class Study:
         records: Records of preparing, pretraining and tuning.
         examples: Answers kept for reading: seed, run, steps, exam, id, response.
         questions: Exam questions, one row a seed, exam and id.
+        forms: Answers on untaught facts by whether they have the form asked for: the columns `FORMS`.
         about: Device, dates and commit of the run; `evaluate_seconds`: run name to seconds, mean over seeds; `left_out`:
             records found beside the run that the preset does not name.
     """
@@ -77,6 +79,7 @@ class Study:
     records: list[Record]
     examples: pd.DataFrame
     questions: pd.DataFrame
+    forms: pd.DataFrame
     about: dict[str, Any]
 
     @property
@@ -149,7 +152,7 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
     """
     settings = load_preset(preset)
     planned, left_out = evaluations(settings), 0
-    records, evaluated, outcomes, examples, questions = [], [], [], [], []
+    records, evaluated, outcomes, examples, questions, forms = [], [], [], [], [], []
     wanted = tuple(seeds) or settings.seeds
     for seed in wanted:
         workspace = paths.Workspace(preset, seed)
@@ -164,7 +167,8 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
         found, exams = named, {}
         for record in (r for r in found if r.kind == "evaluate"):
             scored = _score(workspace, record, found, exams)
-            outcomes.append(scored.drop(columns="response"))
+            outcomes.append(scored.drop(columns=["response", "as_asked"]))
+            forms.append(_forms(scored))
             if int(record.config["shots"]) == 0:
                 examples.append(scored[["seed", "run", "steps", "exam", "id", "response"]])
         records += [r for r in found if r.kind in EVIDENCE_KINDS]
@@ -180,7 +184,8 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
         "left_out": left_out,
     }
     frame = compact(pd.concat(outcomes, ignore_index=True))
-    return Study(preset, "run", frame, records, pd.concat(examples, ignore_index=True), pd.concat(questions, ignore_index=True), about)
+    read = [pd.concat(found, ignore_index=True) for found in (examples, questions, forms)]
+    return Study(preset, "run", frame, records, *read, about)
 
 
 def evaluations(preset: Preset) -> set[tuple[str, int, str, int]]:
@@ -225,6 +230,8 @@ def _score(workspace: paths.Workspace, record: Record, records: Sequence[Record]
         exams[exam] = question_frame(evaluation.load_exam(exam, workspace)[0], texts=True).assign(seed=record.seed)
     for column, (scorer, name) in METRICS.items():
         table[column] = scores.loc[scorer][name].reindex(table["id"]).to_numpy(float)
+    read = scores.loc["strict"].reindex(table["id"])
+    as_asked = read["readable"].to_numpy(bool) & (read["picked"].map(_letters).to_numpy() == table["n_select"].to_numpy())
     base = record.config["base"]
     size, centric = base_facts(records, base)
     run = record.config["run_name"]
@@ -232,7 +239,18 @@ def _score(workspace: paths.Workspace, record: Record, records: Sequence[Record]
     condition = (record.seed, run, base, size, centric, method, int(record.config["step"]), int(record.config["shots"]))
     for column, value in zip(CONDITION, condition, strict=True):
         table[column] = value
-    return table.assign(response=responses)[[*CONDITION, *QUESTION, *METRICS, "response"]]
+    return table.assign(response=responses, as_asked=as_asked)[[*CONDITION, *QUESTION, *METRICS, "response", "as_asked"]]
+
+
+def _letters(picked: str) -> int:
+    return len(picked.split(",")) if picked else 0
+
+
+def _forms(scored: pd.DataFrame) -> pd.DataFrame:
+    """Of the answers on untaught facts, those that name as many listed choices as asked, and the right ones among them (`FORMS`)."""
+    untaught = scored[scored["facts"] == "untaught"]
+    given = untaught.assign(n=1, right=untaught["as_asked"] & (untaught["strict_accuracy"] == 1))
+    return given.groupby(FORMS[:-3], as_index=False)[FORMS[-3:]].sum()
 
 
 def question_frame(questions: Sequence[Any], texts: bool = False) -> pd.DataFrame:
@@ -326,7 +344,8 @@ def estimates(outcomes: pd.DataFrame, by: Sequence[str], metric: str = "accuracy
     rows = []
     for key, group in outcomes.groupby(list(by), observed=True):
         found = statistics.mean_interval([g.to_numpy(float) for _, g in group.groupby("seed")[metric]])
-        rows.append({**dict(zip(by, key, strict=True)), **found._asdict(), "n": len(group)})
+        low, high = max(found.low, 0.0), min(found.high, 1.0)  # Student's interval knows no ends of a scale
+        rows.append({**dict(zip(by, key, strict=True)), "value": found.value, "low": low, "high": high, "n": len(group)})
     return pd.DataFrame(rows, columns=[*by, "value", "low", "high", "n"])
 
 
@@ -429,6 +448,7 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = ()) -
     for old in folder.glob("seed*"):
         shutil.rmtree(old)
     written = [write_text(folder / "summary.csv", summary(study.outcomes).to_csv(index=False, float_format="%.6g"))]
+    written.append(write_text(folder / "forms.csv", study.forms.to_csv(index=False)))
     for record in study.records:
         written.append(write_record(folder / f"seed{record.seed}" / "records", trimmed(record)))
     for seed in study.seeds:
@@ -468,7 +488,8 @@ def read_evidence(folder: Path) -> Study:
             examples.append(pd.DataFrame(read_jsonl(here / "examples.jsonl")).assign(seed=seed))
     records = [read_record(p) for p in sorted(folder.glob("seed*/records/*.json"))]
     frame = compact(pd.concat(outcomes, ignore_index=True))
-    return Study(about["preset"], "committed", frame, records, pd.concat(examples), pd.concat(questions), about)
+    forms = pd.read_csv(folder / "forms.csv")
+    return Study(about["preset"], "committed", frame, records, pd.concat(examples), pd.concat(questions), forms, about)
 
 
 def trimmed(record: Record) -> Record:

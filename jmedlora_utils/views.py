@@ -6,6 +6,7 @@ Every number comes from a `tables.Study`; no number of a page is typed.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 
@@ -399,6 +400,28 @@ def control_table(study: Study) -> tuple[pd.DataFrame, str]:
     return view[["run", "exam", "n", "chance", "value", "covers", "p"]].reset_index(drop=True), sentence
 
 
+def forms_table(study: Study) -> pd.DataFrame:
+    """Answers on untaught facts over every condition: how many have the form asked for, and how many of these are right.
+
+    An answer that names another number of listed choices than asked for cannot be right, so a model with many of them falls below chance
+    without knowing less. The interval is over seeds (`findings.interval`).
+    """
+    rows = []
+    for n_select, group in study.forms.groupby("n_select"):
+        seeds = group.groupby("seed")[["n", "as_asked", "right"]].sum()
+        right = pd.concat(
+            {seed: pd.Series([1.0] * row.right + [0.0] * (row.as_asked - row.right)) for seed, row in seeds.iterrows()}, names=["seed"]
+        )
+        chance = 1 / math.comb(toyworld.N_CHOICES, int(n_select))
+        row = {
+            "choices to name": n_select,
+            "answers": group["n"].sum(),
+            "of the form asked for": percent(group["as_asked"].sum() / group["n"].sum()),
+        }
+        rows.append(row | {"of these right": percent(*findings.interval(right)), "chance": percent(chance)})
+    return pd.DataFrame(rows)
+
+
 def largest(study: Study) -> str:
     """The LoRA run on the largest English-centric base."""
     tuned = findings.runs(study.outcomes)
@@ -643,7 +666,10 @@ def minutes_sentence(study: Study) -> str:
     spent = tables.costs(study.records).groupby("kind")["seconds"].sum()
     spent["evaluate"] = sum(study.about["evaluate_seconds"].values())
     each = ", ".join(f"{kind} {seconds / 60:.1f}" for kind, seconds in spent.sort_values(ascending=False).items())
-    return f"One seed takes {spent.sum() / 60:.1f} minutes of work when nothing else runs beside it ({each})."
+    return (
+        f"In these records one seed took {spent.sum() / 60:.1f} minutes of work, one step after another ({each}). What else the machine did "
+        "beside it is not recorded, so this is an upper bound."
+    )
 
 
 def agreement_table(study: Study, fresh: Study) -> pd.DataFrame:

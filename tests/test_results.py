@@ -35,7 +35,7 @@ def exams(study):
 
 
 def _rest(study):
-    return study.records, study.examples, study.questions, study.about
+    return study.records, study.examples, study.questions, study.forms, study.about
 
 
 def test_every_model_step_and_shot_has_a_row_with_every_metric(study) -> None:

@@ -163,7 +163,7 @@ def test_smoke_is_no_evidence(tmp_path):
 
 def test_real_exam_texts_are_never_frozen(made, tmp_path, monkeypatch):
     foreign = made.study.outcomes.assign(exam="igakuqa_2018")
-    monkeypatch.setattr(tables, "read_runs", lambda preset, seeds=(): tables.Study(preset, "run", foreign, [], None, None, {}))
+    monkeypatch.setattr(tables, "read_runs", lambda preset, seeds=(): tables.Study(preset, "run", foreign, [], None, None, None, {}))
     monkeypatch.setattr(tables, "load_preset", lambda name: SimpleNamespace(seeds=(1, 2), show="en-large_lora"))
     with pytest.raises(tables.TableError, match="may not be committed"):
         tables.freeze("mini-seeds", tmp_path)
@@ -221,6 +221,7 @@ def test_answers_to_other_questions_are_refused(made):
 def test_estimates_cover_seeds_and_questions(made):
     found = tables.estimates(made.study.outcomes, ["run", "steps", "shots", "facts"])
     assert ((found["low"] <= found["value"]) & (found["value"] <= found["high"])).all()
+    assert found["low"].min() >= 0 and found["high"].max() <= 1, "an interval of shares left the scale"
     assert found["n"].sum() == len(made.study.outcomes)
 
 
