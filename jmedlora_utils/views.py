@@ -667,8 +667,8 @@ def minutes_sentence(study: Study) -> str:
     spent["evaluate"] = sum(study.about["evaluate_seconds"].values())
     each = ", ".join(f"{kind} {seconds / 60:.1f}" for kind, seconds in spent.sort_values(ascending=False).items())
     return (
-        f"In these records one seed took {spent.sum() / 60:.1f} minutes of work, one step after another ({each}). What else the machine did "
-        "beside it is not recorded, so this is an upper bound."
+        f"In these records one seed took {spent.sum() / 60:.1f} minutes of work, one step after another ({each}). What else the machine "
+        "did beside it is not recorded, so this is an upper bound."
     )
 
 
