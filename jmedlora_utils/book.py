@@ -32,6 +32,7 @@ GENERATED = "_generated"
 EVIDENCE = "evidence"
 BIBLIOGRAPHY = paths.BOOK / "references.bib"
 COLAB_NOTEBOOKS = ("20_", "30_")
+LIBRARY_WARNING = re.compile(r"^[^\n]*/site-packages/[^\n]*:\d+: \w*Warning: [^\n]*(?:\n  [^\n]*)?\n?", re.MULTILINE)
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|Users|private|work|workspace|mnt|opt|var)/[\w.~-][^\s'\"<>)]*")
 
 
@@ -199,11 +200,20 @@ def clean_notebook(path: Path) -> dict[str, Any]:
         for output in cell["outputs"]:
             if output["output_type"] == "error":
                 raise BookError(f"{where}: the code raised {output['ename']}; mend it and run the notebook again")
+        cell["outputs"] = [output for output in map(_without_library_warnings, cell["outputs"]) if output]
         cell["outputs"] = _map_text(cell["outputs"], lambda text: text.replace(f"{paths.ROOT}/", ""))
         for text in _texts(cell["outputs"]):
             if found := MACHINE_PATH.search(text):
                 raise BookError(f"{where}: the output shows a path of this machine, {found.group()!r}; print paths.relative(path)")
     return notebook
+
+
+def _without_library_warnings(output: dict[str, Any]) -> dict[str, Any] | None:
+    """The output without warnings of installed packages, which name paths of the machine; None where nothing is left."""
+    if output.get("name") != "stderr":
+        return output
+    text = LIBRARY_WARNING.sub("", "".join(output["text"]))
+    return output | {"text": text} if text.strip() else None
 
 
 def with_evidence(notebook: dict[str, Any], stem: str, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -35,13 +35,15 @@ def groups(study: Study) -> list[str]:
 def score_table(study: Study, group: str) -> pd.DataFrame:
     """One group of questions in the journal's layout: a row a model, steps and shots, a column a metric; means over seeds.
 
-    Accuracy has its 95 % interval. `Exact match`, `Gestalt score` and `Accuracy` follow the journal's formulas.
+    Accuracy has its 95 % interval (Wilson's for one seed). `Exact match`, `Gestalt score` and `Accuracy` follow the journal's formulas.
     """
     frame = study.outcomes[study.outcomes["facts"] == group]
     rows = []
     keys = ["size_params", "run", "base", "method", "steps", "shots"]
     for (_, run, base, method, steps, shots), found in frame.groupby(keys, observed=True, sort=True):
-        interval = statistics.mean_interval([g.to_numpy(float) for _, g in found.groupby("seed")["accuracy"]])
+        seeds = [g.to_numpy(float) for _, g in found.groupby("seed")["accuracy"]]
+        # Of one seed, the share of right answers: a bootstrap of none right would be a point.
+        interval = statistics.mean_interval(seeds) if len(seeds) > 1 else statistics.wilson(float(seeds[0].sum()), len(seeds[0]))
         rows.append(
             {
                 "run": run,

@@ -107,6 +107,18 @@ def test_the_folder_of_the_repository_is_cut_and_other_folders_are_refused(tmp_p
         book.clean_notebook(executed(tmp_path / "c.ipynb", output=table))
 
 
+def test_warnings_of_installed_packages_stay_out_of_the_book_and_nothing_else_does(tmp_path: Path) -> None:
+    folder = "/" + "opt/env/lib/python3.11/site-packages/bitsandbytes/optim"
+    warned = f'{folder}/optimizer.py:509: UserWarning: Paged optimizers are not supported on CPU.\n  state["a"] = b\n'
+    noise = {"output_type": "stream", "name": "stderr", "text": [warned]}
+    assert book.clean_notebook(executed(tmp_path / "a.ipynb", output=noise))["cells"][-1]["outputs"] == []
+    own = noise | {"text": [warned, "something else\n"]}
+    assert book.clean_notebook(executed(tmp_path / "b.ipynb", output=own))["cells"][-1]["outputs"][0]["text"] == "something else\n"
+    printed = {"output_type": "stream", "name": "stdout", "text": [warned]}
+    with pytest.raises(BookError, match="path of this machine"):
+        book.clean_notebook(executed(tmp_path / "c.ipynb", output=printed))
+
+
 def test_launch_buttons_stay_off_until_there_is_an_address(here: Project) -> None:
     folder = book.stage("mini")
     assert "Colab" not in (folder / "notebooks" / "20_tune_lora.ipynb").read_text()

@@ -82,6 +82,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(not os.environ.get("JMEDLORA_DATA"), reason="JMEDLORA_DATA names no copy of the public exams")
+@pytest.mark.timeout(2400)
 def test_the_paper_preset_runs_to_its_book_on_tiny_checkpoints_of_the_same_architectures(copy: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(copy), "JMEDLORA_MODELS": str(copy / "models.yaml"), "HF_HUB_OFFLINE": "1"}
     environment = {k: v for k, v in environment.items() if k not in ("JMEDLORA_RUNS", "HF_TOKEN")}
@@ -92,7 +93,7 @@ def test_the_paper_preset_runs_to_its_book_on_tiny_checkpoints_of_the_same_archi
         own = {"articles_path": str(copy / "articles.jsonl"), "endpoint": server.url, "generator": "tiny"}
         smaller["prepare"]["10_prepare_instructions"] |= own
         (copy / "notebooks" / "presets" / "paper.yaml").write_text(yaml.safe_dump(smaller), encoding="utf-8")
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=800)
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     root = copy / "runs" / "paper"
 
@@ -125,5 +126,5 @@ def test_the_paper_preset_runs_to_its_book_on_tiny_checkpoints_of_the_same_archi
     card = (root / "seed1" / "adapters" / "llama-2-70b_qlora" / "checkpoint-3" / "README.md").read_text(encoding="utf-8")
     assert "base_model: meta-llama/Llama-2-70b-chat-hf" in card and "| jjsimqa | 1 | 3 | 6 |" in card
 
-    again = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    again = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert again.returncode == 0 and "start" not in again.stdout, again.stdout + again.stderr
