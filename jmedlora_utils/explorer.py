@@ -373,6 +373,7 @@ STYLE = """<style>
 .jm-card table { border-collapse: collapse; margin: 0.5em 0; }
 .jm-card th, .jm-card td { padding: 0.2em 0.7em; text-align: left; border-bottom: 1px solid rgba(128, 128, 128, 0.5); }
 .jm-card td.jm-number { text-align: right; font-variant-numeric: tabular-nums; }
+.jm-card td.jm-choice { min-width: 9em; }
 .jm-card tr.jm-gold { font-weight: 700; }
 .jm-card .jm-foot { font-size: 0.85em; }
 </style>"""
@@ -384,10 +385,10 @@ def card(view: View) -> str:
     about = " · ".join(html.escape(part) for part in (q.exam, q.id, q.section, q.category) if part)
     lines = [f'<div class="jm-card" data-question="{html.escape(q.id)}">', STYLE, f"<p>{about}</p>"]
     lines.append(f'<p class="jm-stem">{_text(q.text)}</p>')
-    for side in sides:
+    for name, side in zip(_names(sides), sides, strict=True):
         said = f"「{_text(side.response)}」" if side.response.strip() else "(an empty answer)"
         cut = " (cut at the token limit)" if side.cut else ""
-        lines.append(f"<p>{html.escape(side.label)}: {said}{cut}: <strong>{side.verdict}</strong></p>")
+        lines.append(f"<p>{name.capitalize()} ({html.escape(side.label)}): {said}{cut}: <strong>{side.verdict}</strong></p>")
     lines.append(f'<div class="jm-table">{_choices(view, sides)}</div>')
     if q.student_accuracy is not None:
         lines.append(f"<p>{q.student_accuracy:.0%} of the students were right.</p>")
@@ -399,11 +400,11 @@ def card(view: View) -> str:
 
 def _choices(view: View, sides: Sequence[Side]) -> str:
     q = view.question
-    heads = ["", "choice", "", *(f"distance: {side.label}" for side in sides)] + (["students"] if q.breakdown else [])
+    heads = ["", "choice", "", *(f"distance {name}" for name in _names(sides))] + (["students"] if q.breakdown else [])
     rows = ["<tr>" + "".join(f'<th scope="col">{html.escape(head)}</th>' for head in heads) + "</tr>"]
     for rank, (letter, choice) in enumerate(zip(q.letters, q.choices, strict=True)):
         notes = [note for note, holds in (("gold", letter in q.gold), ("prohibited", letter in q.prohibited)) if holds]
-        cells = [f"<td>{letter}</td><td>{_text(choice)}</td><td>{', '.join(notes)}</td>"]
+        cells = [f'<td>{letter}</td><td class="jm-choice">{_text(choice)}</td><td>{", ".join(notes)}</td>']
         for side in sides:
             taken = " (taken)" if letter in side.taken else ""
             cells.append(f'<td class="jm-number">{side.distances[rank]:.2f}{taken}</td>')
@@ -411,6 +412,11 @@ def _choices(view: View, sides: Sequence[Side]) -> str:
             cells.append(f'<td class="jm-number">{q.breakdown[rank]:.1%}</td>')
         rows.append(f'<tr class="{"jm-gold" if letter in q.gold else "jm-other"}">{"".join(cells)}</tr>')
     return f"<table>{''.join(rows)}</table>"
+
+
+def _names(sides: Sequence[Side]) -> list[str]:
+    """What the two answers are called on the card; one alone is just now."""
+    return ["before", "now"][-len(sides) :]
 
 
 def _foot(view: View, sides: Sequence[Side]) -> str:

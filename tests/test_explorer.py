@@ -152,7 +152,10 @@ def test_the_card_shows_everything_and_lets_nothing_of_an_answer_act() -> None:
     assert "prohibited" in text
     assert '<td class="jm-number">60.0%</td>' in text
     panel.pick("model", "other")
-    assert re.search(r"<td>d</td><td>黒い薬</td><td>prohibited</td>[^\n]*?1\.00 \(taken\)</td><td class=.jm-number.>15\.0%", panel.card())
+    assert re.search(
+        r"<td>d</td><td class=.jm-choice.>黒い薬</td><td>prohibited</td>[^\n]*?1\.00 \(taken\)</td><td class=.jm-number.>15\.0%",
+        panel.card(),
+    )
     assert panel.matching("prohibited") == ["q1"]
 
 
