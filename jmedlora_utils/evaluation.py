@@ -360,9 +360,10 @@ class Sitting:
         whole = all(len(rows or ()) == len(self.paper.asked) for rows in found.values())
         if whole:
             return self._write(files, {what: rows or [] for what, rows in found.items()}, meter, cost, tokenizer)
-        own = {what: [r for r in rows or () if r["key"] in set(self.parts[what].keys)] for what, rows in found.items()}
-        files = {what: shards.shard_path(file, index, of) for what, file in files.items()}
-        record = self._record({w: f for w, f in files.items() if f.is_file()}, self.parts[""].paper, own, meter, tokenizer)
+        mine = {what: [r for r in rows or () if r["key"] in set(self.parts[what].keys)] for what, rows in found.items()}
+        named = {what: shards.shard_path(file, index, of) for what, file in files.items()}
+        named = {what: file if file.is_file() else files[what] for what, file in named.items()}
+        record = self._record(named, self.parts[""].paper, mine, meter, tokenizer)
         return replace(record, config=record.config | {"shard": f"{index} of {of}"})
 
     def _ask(self, source: Source, what: str, path: Path, meter: Meter) -> list[dict[str, Any]]:
@@ -593,6 +594,11 @@ def exclusion_table(records: Sequence[Record]) -> pd.DataFrame:
         left_out = "; ".join(f"{n} {why}" for why, n in r.counts["excluded"].items() if n) or "none"
         rows.append({**{k: r.config[k] for k in ("exam", "shots", "step")}, "asked": r.counts["questions"], "left out": left_out})
     return pd.DataFrame(rows)
+
+
+def likelihood_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Accuracy by log-likelihood, see `likelihood.table`; empty where it was not asked for."""
+    return likelihood.table(records)
 
 
 def position_table(records: Sequence[Record], workspace: paths.Workspace) -> pd.DataFrame:

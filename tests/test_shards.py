@@ -1,0 +1,192 @@
+"""Shards: put together they are one run, byte for byte; what does not belong together is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from jmedlora_utils import evaluation, generation, models, paths, shards
+from jmedlora_utils.evaluation import EvalSettings, EvaluationError
+from tests import tiny
+
+ASK = EvalSettings(base="llama", shots=(0, 1), template="plain_ja", batch_size=4, likelihood=True)
+STEM = "base__step0__mini_trained__0shot"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder of runs with a base and an exam; its answers are those of one unsplit run."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        workspace = tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, "llama")
+        records = evaluation.evaluate(ASK, "base", workspace)
+        yield workspace.answers, records, paths.runs_root()
+
+
+@pytest.fixture
+def fresh(home, tmp_path, monkeypatch):
+    """The same, with nothing answered yet."""
+    shutil.copytree(home[2], tmp_path / "runs", ignore=shutil.ignore_patterns("answers", "records"))
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / "runs"))
+    return paths.Workspace("smoke", 1)
+
+
+def whole(answers) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in answers.iterdir() if ".shard" not in f.name}
+
+
+@pytest.mark.parametrize("order", [(0,), (1, 0), (2, 0, 1)], ids=lambda order: f"{len(order)} shards")
+def test_the_union_of_shards_is_one_run_byte_for_byte(home, fresh, order: tuple[int, ...]) -> None:
+    answers, expected, _ = home
+    for n, index in enumerate(order, start=1):
+        records = evaluation.evaluate(replace(ASK, shard_index=index, num_shards=len(order)), "base", fresh)
+        if n < len(order):
+            assert not whole(fresh.answers) and not fresh.records.exists(), "no record before the whole is there"
+            assert {r.config["shard"] for r in records} == {f"{index} of {len(order)}"}
+            assert 0 < records[0].counts["questions"] < 24
+            questions, responses = evaluation.asked_questions(records[0], fresh)
+            assert records[0].metrics["strict"] == evaluation.score_groups(questions, responses)["strict"]
+            for table in (evaluation.accuracy_table, evaluation.scorer_table, evaluation.position_table, evaluation.example_table):
+                assert len(table(records, fresh)), "the page of a shard shows its own questions"
+    assert whole(fresh.answers) == whole(answers)
+    assert [r.comparable() for r in records] == [r.comparable() for r in expected]
+    assert {f.name for f in fresh.records.iterdir()} == {f"{r.name}.json" for r in expected}
+
+
+def test_the_union_of_shards_holds_each_row_as_one_run_wrote_it(home, fresh) -> None:
+    for index in (0, 1):
+        evaluation.evaluate(replace(ASK, shard_index=index, num_shards=2, shots=(0,)), "base", fresh)
+    lines = [(fresh.answers / f"{STEM}.shard{i}of2.jsonl").read_bytes().splitlines() for i in (0, 1)]
+    assert len(lines[0]) == len(lines[1]) == 12 and sorted(lines[0] + lines[1]) == sorted(
+        (home[0] / f"{STEM}.jsonl").read_bytes().splitlines()
+    )
+
+
+KILLED = """
+import os, signal, sys
+from jmedlora_utils import evaluation, generation, paths
+from dataclasses import replace
+from tests.test_shards import ASK
+inner = generation.generate
+def dies(*args, **kwargs):
+    dies.calls += 1
+    if dies.calls > 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return inner(*args, **kwargs)
+dies.calls = 0
+generation.generate = dies
+evaluation.evaluate(replace(ASK, shard_index=1, num_shards=2), "base", paths.Workspace("smoke", 1))
+"""
+
+
+def test_a_killed_shard_goes_on_and_the_union_is_the_same(home, fresh) -> None:
+    evaluation.evaluate(replace(ASK, shard_index=0, num_shards=2), "base", fresh)
+    environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1", "JMEDLORA_PROGRESS": "0"}
+    command = [sys.executable, "-W", "ignore", "-c", KILLED]
+    died = subprocess.run(command, env=environment, cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    partial = fresh.answers / f"{STEM}.shard1of2.jsonl.partial"
+    assert partial.read_bytes().count(b"\n") == 8, "two batches of four were kept"
+    records = evaluation.evaluate(replace(ASK, shard_index=1, num_shards=2), "base", fresh)
+    assert whole(fresh.answers) == whole(home[0]) and [r.comparable() for r in records] == [r.comparable() for r in home[1]]
+
+
+def test_a_done_shard_loads_nothing_and_costs_are_added(fresh, monkeypatch) -> None:
+    ask = replace(ASK, shots=(0,), likelihood=False)
+    evaluation.evaluate(replace(ask, shard_index=0, num_shards=2), "base", fresh)
+    note = json.loads((fresh.answers / f"{STEM}.shard0of2.json").read_text(encoding="utf-8"))
+    [record] = evaluation.evaluate(replace(ask, shard_index=1, num_shards=2), "base", fresh)
+    assert record.timing["generate"] > note["cost"]["timing"]["generate"] > 0
+    monkeypatch.setattr(models, "load_base", lambda *a, **k: pytest.fail("loaded"))
+    for settings in (replace(ask, shard_index=0, num_shards=2), ask):
+        assert evaluation.evaluate(settings, "base", fresh) == [record]
+
+
+def test_the_last_to_end_merges_what_ended_meanwhile(home, fresh, monkeypatch) -> None:
+    """Both shards ran at once: the other ends while this one asks its last exam, so this one finds it at the end."""
+    other, inner, calls = replace(ASK, shard_index=1, num_shards=2), generation.generate, []
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:  # the first exam of shard 0 is done
+            monkeypatch.setattr(generation, "generate", inner)
+            evaluation.evaluate(other, "base", fresh)
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(generation, "generate", slow)
+    records = evaluation.evaluate(replace(ASK, num_shards=2), "base", fresh)
+    assert not [r for r in records if "shard" in r.config] and whole(fresh.answers) == whole(home[0])
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+def merge(folder) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jmedlora_utils.shards", "merge", str(folder)]
+    return subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=False)
+
+
+def test_shards_carried_to_one_folder_are_merged_by_hand_and_incomplete_ones_refused(home, fresh, tmp_path) -> None:
+    for index in (0, 1):
+        evaluation.evaluate(replace(ASK, shard_index=index, num_shards=2), "base", fresh)
+        carried = tmp_path / "carried"
+        carried.mkdir(exist_ok=True)
+        for file in fresh.answers.glob("*.shard*"):
+            shutil.copy(file, carried)
+        done = merge(carried)
+        if index == 0:
+            assert done.returncode == 1
+            assert "1 of 2 shards are not done, first base__step0__mini_trained__0shot.shard1of2.jsonl" in done.stderr
+            assert "run notebook 30 with shard_index=1, num_shards=2" in done.stderr and not whole(carried)
+    assert done.returncode == 0 and whole(carried) == whole(home[0])
+
+
+def test_mixed_shards_are_refused(fresh, tmp_path) -> None:
+    ask = replace(ASK, shots=(0,), likelihood=False, num_shards=2)
+    evaluation.evaluate(ask, "base", fresh)
+    # The other shard was asked with another answer budget: its keys are others, so notebook 30 waits and the merge refuses.
+    [record] = evaluation.evaluate(replace(ask, shard_index=1, max_new_tokens=3), "base", fresh)
+    assert record.config["shard"] == "1 of 2" and not whole(fresh.answers)
+    with pytest.raises(shards.ShardError, match=r"shard1of2.jsonl was written with other settings"):
+        shards.merge(fresh.answers / f"{STEM}.jsonl", 2)
+    evaluation.evaluate(replace(ask, num_shards=3), "base", fresh)
+    with pytest.raises(shards.ShardError, match="splits into 2 and 3 shards lie side by side"):
+        shards.merge_folder(fresh.answers)
+    with pytest.raises(shards.ShardError, match="no finished shard in it"):
+        shards.merge_folder(tmp_path / "nowhere")
+
+
+def test_a_shard_with_a_row_twice_or_gone_is_refused(fresh) -> None:
+    ask = replace(ASK, shots=(0,), likelihood=False, num_shards=2)
+    for index in (0, 1):
+        evaluation.evaluate(replace(ask, shard_index=index), "base", fresh)
+    first, second = ((fresh.answers / f"{STEM}.shard{i}of2.jsonl") for i in (0, 1))
+    rows = second.read_text(encoding="utf-8").splitlines(keepends=True)
+    second.write_text("".join(rows[:-1]), encoding="utf-8")
+    with pytest.raises(shards.ShardError, match="1 of 24 answers are in no shard"):
+        shards.merge(fresh.answers / f"{STEM}.jsonl", 2)
+    second.write_text("".join(rows) + first.read_text(encoding="utf-8").splitlines(keepends=True)[0], encoding="utf-8")
+    with pytest.raises(shards.ShardError, match="is in another shard too"):
+        shards.merge(fresh.answers / f"{STEM}.jsonl", 2)
+
+
+def test_shards_that_cannot_be_are_refused(fresh) -> None:
+    with pytest.raises(EvaluationError, match="num_shards is 7, but 'mini_trained' has only 6 batches of 4"):
+        evaluation.evaluate(replace(ASK, num_shards=7), "base", fresh)
+    for index, of in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(EvaluationError, match=f"shard_index is {index} of num_shards {of}"):
+            replace(ASK, shard_index=index, num_shards=of)
+
+
+def test_the_notice_says_what_the_page_speaks_of(home, fresh) -> None:
+    assert evaluation.shard_notice(ASK, home[1]) == ""
+    for index, said in ((1, "2 of 2 evaluations wait for others"), (0, "All 2 shards are done and merged")):
+        settings = replace(ASK, shard_index=index, num_shards=2)
+        assert said in evaluation.shard_notice(settings, evaluation.evaluate(settings, "base", fresh))
