@@ -23,7 +23,7 @@ LABEL = "evidence-"
 RUN_RECORDS = "run-records"
 MINI = "mini"
 # What the figures and tables of a page rest on, where a cell does not say it itself: `outcomes` and `records` are those of the
-# study, a name with a slash lies below book/results, and a name of the package is code.
+# study, committed or run; `run` is always the run; a name with a slash lies below book/results, and a name of the package is code.
 EVIDENCE_OF: dict[str, tuple[str, ...]] = {
     "31_score_published": ("published/",),
     "32_scores": ("outcomes",),
@@ -76,11 +76,11 @@ def evidence_line(stem: str, entries: Sequence[str], parameters: dict[str, Any])
 def _evidence(entry: str, parameters: dict[str, Any]) -> str:
     from jmedlora_utils import tables
 
-    if entry in ("outcomes", "records"):
+    if entry in ("outcomes", "records", "run"):
         preset = parameters["preset"]
-        folder = tables.evidence_folder(preset).name
-        if not tables.is_committed(preset, parameters.get("source", "auto")):
+        if entry == "run" or not tables.is_committed(preset, parameters.get("source", "auto")):
             return f"answers and records of this run, `runs/{preset}/` ({{ref}}`listed here <{RUN_RECORDS}>`)"
+        folder = tables.evidence_folder(preset).name
         if entry == "records":
             return f"{{ref}}`records of the study <{LABEL}{folder}>`"
         return f"{_download(f'{folder}/summary.csv')}; {{ref}}`outcomes of every question, and records <{LABEL}{folder}>`"
