@@ -175,7 +175,8 @@ class Explorer:
         return [(s.label, s) for s in sorted(others, key=rank)] + [("nothing", None)]
 
     def _show_options(self) -> list[tuple[str, Any]]:
-        return [(f"{label} ({len(self.matching(name))})", name) for name, label in FILTERS.items()]
+        labels = {name: label.partition(":") for name, label in FILTERS.items()}
+        return [(f"{head} ({len(self.matching(name))}){colon}{rest}", name) for name, (head, colon, rest) in labels.items()]
 
     def _question_options(self) -> list[tuple[str, Any]]:
         known = self._questions()
