@@ -55,14 +55,14 @@ def main() -> int:
                     f"error: the preset did not finish; logs of the jobs in {paths.relative(paths.runs_root() / 'slurm')}", file=sys.stderr
                 )
                 return 1
-        version = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, check=False).stdout.strip()
+        asked = subprocess.run(["sbatch", "--version"], env=os.environ | environment, capture_output=True, text=True, check=False)
     commit, dirty = git_state()
     record = {
         "preset": options.preset,
         "notebooks": len(workflow.steps(config.load_preset(options.preset))),
         "day": f"{datetime.now(UTC):%Y-%m-%d}",
         "node": f"{cores} cores, {memory_mb:,} MB for jobs",
-        "versions": {"slurm": version.removeprefix("slurm-wlm "), **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "versions": {"slurm": asked.stdout.split()[-1], **{name: importlib.metadata.version(name) for name in PACKAGES}},
         "git_commit": commit,
         "git_dirty": dirty,
         "seconds": {"first run, with the book": seconds[0], "second run": seconds[1]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -96,6 +97,15 @@ def test_the_profile_retries_and_keeps_logs() -> None:
     profile = yaml.safe_load((PROFILE / "config.yaml").read_text(encoding="utf-8"))
     assert profile["executor"] == "slurm" and profile["retries"] >= 1 and profile["slurm-keep-successful-logs"] is True
     assert profile["rerun-triggers"] == ["mtime"]
+
+
+def test_the_committed_record_of_a_real_cluster_says_what_the_page_says() -> None:
+    record = json.loads((paths.RESULTS / "cluster" / "cluster.json").read_text(encoding="utf-8"))
+    shown = (paths.RESULTS / "cluster" / "shown.md").read_text(encoding="utf-8")
+    assert len(record["jobs"]) == len({job["rule"] for job in record["jobs"]}) == record["notebooks"]
+    assert {job["state"] for job in record["jobs"]} == {"COMPLETED"} and record["jobs submitted by the second run"] == 0
+    assert f"{len(record['jobs'])} jobs, {len(record['jobs'])} of them `COMPLETED`" in shown
+    assert record["git_commit"] and not record["git_dirty"] and record["versions"]["slurm"]
 
 
 @pytest.mark.skipif(bool(slurm.why_no_slurm()), reason=slurm.why_no_slurm() or "-")
