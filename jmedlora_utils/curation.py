@@ -156,7 +156,8 @@ def split_by_article(records: Sequence[Row], heldout_share: float = 0.1, seed: i
     articles = sorted({r["article"] for r in records}, key=lambda article: sha256_text(f"{seed}\n{article}"))
     count = max(round(heldout_share * len(articles)), 1) if heldout_share else 0
     if count >= len(articles) and articles:
-        raise CurationError(f"parameter heldout_share: {len(articles)} article(s) cannot be split; add articles or set it to 0")
+        why = f"only {len(articles)} article(s) have a record left after dropping repetitions and the rest, too few to hold one out"
+        raise CurationError(f"parameter heldout_share: {why}; add articles, take a model that writes better, or set it to 0")
     chosen = set(articles[:count])
     return [r for r in records if r["article"] not in chosen], [r for r in records if r["article"] in chosen]
 
