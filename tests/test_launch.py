@@ -111,8 +111,8 @@ def test_trap_45_killed_processes_started_again_end_the_same(tmp_path, monkeypat
 
 def test_an_error_of_the_processes_is_the_error_of_the_notebook(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
-    with pytest.raises(TuneError, match=r"run: the 2 processes ended with status \d+: record r\d+ has \d+ tokens, max_length is 20"):
-        launch.tune(replace(TWO, max_length=20), "run", workspace, 2)
+    with pytest.raises(TuneError, match=r"run: the 2 processes ended with status \d+: record r\d+ has \d+ tokens, max_length is 5"):
+        launch.tune(replace(TWO, max_length=5), "run", workspace, 2)
 
 
 def test_a_second_process_on_the_same_run_is_refused(tmp_path, monkeypatch) -> None:
