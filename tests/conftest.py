@@ -44,7 +44,7 @@ class Project:
         self.preset = self.notebooks / "presets" / "mini.yaml"
         self.preset.parent.mkdir(parents=True)
         shutil.copytree(paths.ROOT / "jmedlora_utils", root / "jmedlora_utils", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("Snakefile", "constraints.txt", "_config.yml"):
+        for name in ("Snakefile", "constraints.txt", "_config.yml", "CITATION.cff"):
             shutil.copy(paths.ROOT / name, root)
         shutil.copytree(paths.BOOK / "_static", root / "book" / "_static")
         (root / "book" / "references.bib").touch()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import pytest
 
@@ -60,8 +62,37 @@ def test_page_fits_and_is_whole(browser, address: str, shots: Path, page: str, d
     assert not nameless, f"figures without an alternative text: {nameless}"
 
 
-def test_japanese_has_glyphs(browser, address: str) -> None:
-    """Tofu is one box for every character: two different characters must not paint the same pixels."""
+@pytest.fixture(scope="session")
+def characters(html: Path) -> str:
+    """Every character beyond ASCII that stands in an article."""
+    found: set[str] = set()
+    for page in PAGES:
+        source = (HTML / page).read_text(encoding="utf-8")
+        found |= {c for c in unescape(re.sub(r"<(script|style)[\s\S]*?</\1>|<[^>]*>", "", source)) if c > "~" and c.isprintable()}
+    return "".join(sorted(found))
+
+
+def test_every_character_of_the_book_has_a_glyph(browser, address: str, characters: str) -> None:
+    """A character that no font has is painted like one that no font can have."""
+    assert {"禁", "肢", "薬", "。"} <= set(characters)
+    look(browser, f"{address}/book/intro.html", 800, 600)
+    missing = browser.execute_script(
+        """
+        const family = getComputedStyle(document.body).fontFamily;
+        const canvas = document.createElement("canvas"); canvas.width = canvas.height = 40;
+        const p = canvas.getContext("2d", { willReadFrequently: true });
+        const paint = (text) => { p.clearRect(0, 0, 40, 40); p.font = "24px " + family; p.fillText(text, 4, 30);
+            return p.getImageData(0, 0, 40, 40).data.join(); };
+        const boxes = new Set(["\\uFFFF", "\\u{10FFFE}", "\\u{E0FFE}", "\\uFDD0"].map(paint));
+        return [...arguments[0]].filter((c) => boxes.has(paint(c)));
+        """,
+        characters,
+    )
+    assert not missing, f"no font has {missing} (Debian: fonts-noto-cjk)"
+
+
+def test_tofu_would_be_seen(browser, address: str) -> None:
+    """Two different characters do not paint the same pixels, as boxes would."""
     look(browser, f"{address}/book/intro.html", 800, 600)
     same = browser.execute_script(
         """
@@ -73,6 +104,39 @@ def test_japanese_has_glyphs(browser, address: str) -> None:
         """
     )
     assert not same, "no Japanese font (Debian: fonts-noto-cjk)"
+
+
+@pytest.mark.parametrize(
+    ("words", "page"), [("Glossary", "glossary"), ("status of this book", "status"), ("要約", "summary_ja"), ("日本語の要約", "summary_ja")]
+)
+def test_search_finds_a_page_by_a_word_of_its_title(browser, address: str, words: str, page: str) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    browser.get(f"{address}/search.html?q={quote(words)}")
+    found = "return [...document.querySelectorAll('#search-results li a')].map((a) => a.href)"
+    WebDriverWait(browser, 20).until(lambda b: b.execute_script(found))
+    hits = browser.execute_script(found)
+    assert any(f"/book/{page}.html" in hit for hit in hits[:3]), hits[:5]
+
+
+@pytest.mark.parametrize("words", ["禁忌", "禁忌肢", "指示データ", "医師国家試験"])
+def test_search_finds_japanese_words_of_a_page(browser, address: str, words: str) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    browser.get(f"{address}/search.html?q={quote(words)}")
+    found = "return [...document.querySelectorAll('#search-results li a')].map((a) => a.href)"
+    WebDriverWait(browser, 20).until(lambda b: b.execute_script(found))
+    assert any("/book/glossary.html" in hit for hit in browser.execute_script(found))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_figures_and_tables_are_numbered_and_captioned(html: Path, page: str) -> None:
+    source = (HTML / page).read_text(encoding="utf-8")
+    figures = re.findall(r"<figure[\s\S]*?</figure>", source)
+    bare = [f[:80] for f in figures if 'class="caption-number"' not in f]
+    assert not bare, "a figure without a number"
+    tables = re.findall(r"<caption>[\s\S]*?</caption>", source)
+    assert not [t for t in tables if 'class="caption-number"' not in t], "a table's caption without a number"
 
 
 class Links(HTMLParser):
