@@ -105,8 +105,10 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         if not self.generator.strip():
-            raise InstructionError("parameter generator is empty; give the name of the model as the endpoint lists it. The paper's records are not "
-                "public, so records come from your own articles: book/own_articles.md shows how")
+            raise InstructionError(
+                "parameter generator is empty; give the name of the model as the endpoint lists it. The paper's records are "
+                "not public, so records come from your own articles: book/own_articles.md shows how"
+            )
         if self.language not in PROMPTS:
             raise InstructionError(f"parameter language is {self.language!r}; it must be one of {', '.join(PROMPTS)}")
         for name in ("pairs_per_article", "max_text_chars", "max_tokens", "concurrency", "timeout_seconds"):
