@@ -72,8 +72,9 @@ class Copy:
         self.root = root
         for folder in ("jmedlora_utils", "notebooks", "book"):
             shutil.copytree(paths.ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-        for name in ("Makefile", "Snakefile", "_toc.yml", "_config.yml", "constraints.txt", "pyproject.toml"):
-            shutil.copy(paths.ROOT / name, root)
+        for path in paths.ROOT.iterdir():
+            if path.is_file():
+                shutil.copy(path, root)
         (root / ".venv").symlink_to(sys.prefix)
         # What `make` leaves when it has installed; so it installs nothing into the environment of these tests.
         (root / "installed").write_text("0\n", encoding="utf-8")
