@@ -66,7 +66,7 @@ def copy(tmp_path: Path) -> Path:
     root = tmp_path / "project"
     for folder in ("jmedlora_utils", "notebooks", "book"):
         shutil.copytree(paths.ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    for name in ("Snakefile", "_toc.yml", "_config.yml", "constraints.txt", "pyproject.toml"):
+    for name in ("Snakefile", "_toc.yml", "_config.yml", "constraints.txt", "pyproject.toml", "CITATION.cff"):
         shutil.copy(paths.ROOT / name, root)
     presets = root / "notebooks" / "presets"
     (presets / "paper.yaml").rename(presets / "published.yaml")
