@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from jmedlora_utils import evaluation, exams, fetch, generation, metrics, models, paths, prompts, tuning
+from jmedlora_utils import evaluation, exams, fetch, generation, metrics, models, paths, prompts, subjects, tuning
 from jmedlora_utils.evaluation import EvalSettings, EvaluationError
+from jmedlora_utils.records import sha256_text
 from jmedlora_utils.tuning import TuneSettings
 from tests import tiny
 from tests.exam_fixtures import data_dir, needs_data
@@ -106,6 +107,25 @@ def test_batches_are_sorted_and_the_prefix_leaves_a_token() -> None:
     assert generation.common_prefix([[1, 2]]) == []
 
 
+IMPORTS = """
+import os, sys
+from jmedlora_utils import evaluation, likelihood, models, notebook, registry, tuning, variants
+loaded = sorted(m for m in sys.modules if m in ("torch", "transformers", "huggingface_hub"))
+assert not loaded, loaded
+os.environ["HF_HOME"] = sys.argv[1]
+notebook.start("smoke")
+from huggingface_hub import constants
+assert constants.HF_HOME == sys.argv[1] and constants.HF_HUB_CACHE.startswith(sys.argv[1]), constants.HF_HUB_CACHE
+"""
+
+
+def test_trap_23_the_hubs_folder_can_still_be_named_after_the_package_is_imported(tmp_path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_", "TRANSFORMERS_"))}
+    command = [sys.executable, "-W", "ignore", "-c", IMPORTS, str(tmp_path / "home")]
+    done = subprocess.run(command, env=environment, cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 # --- evaluation -----------------------------------------------------------------------------------------------------
 
 
@@ -135,12 +155,54 @@ def test_trap_37_one_answer_a_question_and_trap_22_every_condition_in_the_key(as
     assert len(found) == 8
 
 
+def test_a_default_run_keeps_the_keys_and_settings_it_always_had(asked, tuned) -> None:
+    """Answers made before the later settings existed are found again, and their records stay as they are."""
+    tokenizer = models.load_tokenizer(models.find_base("llama", tuned))
+    paper = evaluation.prepare(ASK, "mini_trained", 0, tokenizer, 512, tuned)
+    settings = replace(ASK, quantisation="none")
+    whole = sha256_text("".join(sha256_text(a.prompt) for a in paper.asked))
+    first = paper.asked[0]
+    how = ["model", "none", "float32", 8, paper.max_new_tokens, "mini_trained", whole, first.question.id, sha256_text(first.prompt)]
+    assert evaluation.answer_keys(paper, settings, "model")[0] == sha256_text(json.dumps(how))[:32]
+    recorded = "base adapter template quantisation dtype batch_size limit max_new_tokens margin too_long shot_seed"
+    assert list(asked[0].config["settings"]) == recorded.split()
+    rows = (tuned.answers / "run__step0__mini_trained__0shot.jsonl").read_text(encoding="utf-8").splitlines()
+    columns = "key id exam section shots step prompt_sha256 response finish n_new_tokens"
+    assert list(json.loads(rows[0])) == columns.split()
+    assert list(asked[0].metrics) == list(metrics.SCORERS) and "variant_of" not in asked[0].config
+
+
 def test_step_zero_is_the_base(asked, tuned) -> None:
     model, tokenizer = models.load_base("llama", workspace=tuned)
     paper = evaluation.prepare(ASK, "mini_trained", 0, tokenizer, 512, tuned)
     texts = [a.text for a in generation.generate(model, tokenizer, [a.ids for a in paper.asked], paper.max_new_tokens)]
     rows = (tuned.answers / "run__step0__mini_trained__0shot.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(r)["response"] for r in rows] == texts
+
+
+def test_trap_36_a_failure_is_no_answer_and_an_answer_is_never_altered(tuned, monkeypatch) -> None:
+    ask = replace(ASK, adapter="", steps=(0,), shots=(0,), limit=2, batch_size=1)
+    odd = ["　ａ、Ｂ。 ", "Timeout: 答えは\tａ\u200bです…"]
+    said = iter([*odd[:1], None])
+
+    def write(batch: Any, budget: int) -> list[generation.Answer]:
+        text = next(said)
+        if text is None:
+            raise TimeoutError("the machine went away")
+        return [generation.Answer(text, "stop", 3)]
+
+    monkeypatch.setattr(subjects.Loader, "load", lambda self, step, probe: None)
+    monkeypatch.setattr(subjects.Loader, "writer", lambda self, rows: write)
+    with pytest.raises(TimeoutError):
+        evaluation.evaluate(ask, "odd", tuned)
+    assert not list(tuned.answers.glob("odd__*.jsonl")) and not list(tuned.records.glob("*odd__*")), "what failed is no answer"
+    said = iter(odd[1:])
+    [record] = evaluation.evaluate(ask, "odd", tuned)
+    file = tuned.answers / "odd__step0__mini_trained__0shot.jsonl"
+    assert sorted(json.loads(line)["response"] for line in file.read_text(encoding="utf-8").splitlines()) == sorted(odd)
+    before = file.read_bytes()
+    evaluation.scorer_table([record], tuned)
+    assert evaluation.evaluate(ask, "odd", tuned) == [record] and file.read_bytes() == before, "scoring writes no text"
 
 
 def test_whole_models_are_evaluated_step_by_step(tuned) -> None:
