@@ -404,21 +404,20 @@ def forms_table(study: Study) -> pd.DataFrame:
     """Answers on untaught facts over every condition: how many have the form asked for, and how many of these are right.
 
     An answer that names another number of listed choices than asked for cannot be right, so a model with many of them falls below chance
-    without knowing less. The interval is over seeds (`findings.interval`).
+    without knowing less. The interval is over seeds (`statistics.mean_interval`).
     """
     rows = []
     for n_select, group in study.forms.groupby("n_select"):
-        seeds = group.groupby("seed")[["n", "as_asked", "right"]].sum()
-        right = pd.concat(
-            {seed: pd.Series([1.0] * row.right + [0.0] * (row.as_asked - row.right)) for seed, row in seeds.iterrows()}, names=["seed"]
-        )
-        chance = 1 / math.comb(toyworld.N_CHOICES, int(n_select))
+        seeds = group.groupby("seed")[["as_asked", "right"]].sum().query("as_asked > 0")
+        outcomes = [np.repeat([1.0, 0.0], [row.right, row.as_asked - row.right]) for row in seeds.itertuples()]
         row = {
             "choices to name": n_select,
             "answers": group["n"].sum(),
             "of the form asked for": percent(group["as_asked"].sum() / group["n"].sum()),
+            "of these right": percent(*statistics.mean_interval(outcomes)) if outcomes else "no such answer",
+            "chance": percent(1 / math.comb(toyworld.N_CHOICES, int(n_select))),
         }
-        rows.append(row | {"of these right": percent(*findings.interval(right)), "chance": percent(chance)})
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

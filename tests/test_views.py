@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -74,3 +75,12 @@ def test_the_control_of_the_story_is_that_of_the_rule(study):
     trained = own[own["exam"] == "mini_trained"]
     shown = views.story_frame(study).set_index(["facts", "steps"])["n"]
     assert shown["untaught", 0] == len(trained) == len(own) / 2
+
+
+def test_answers_are_told_apart_by_their_form(study):
+    forms = study.forms.assign(n=10, as_asked=5, right=1)
+    shown = views.forms_table(dataclasses.replace(study, forms=forms))
+    assert shown["of the form asked for"].tolist() == [tables.percent(0.5)] * 2 and shown["chance"].tolist() == ["20.0", "10.0"]
+    assert all(text.startswith("20.0 [") for text in shown["of these right"])
+    shown = views.forms_table(dataclasses.replace(study, forms=forms.assign(as_asked=0, right=0)))
+    assert shown["of these right"].tolist() == ["no such answer"] * 2
