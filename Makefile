@@ -54,8 +54,8 @@ fetch: $(STAMP)  ## download the models and examinations of a preset, for jobs w
 exams: $(STAMP)  ## fetch the examination questions and verify them (a cluster's login node, CI)
 	@$(BIN)/python -m jmedlora_utils exams
 
-export: $(STAMP)  ## copy an adapter with its model card (ADAPTER=folder OUT=folder; MERGE=1 for a whole model)
-	@$(BIN)/python -m jmedlora_utils export --adapter $(ADAPTER) --out $(OUT) $(if $(BASE),--base $(BASE)) $(if $(MERGE),--merge)
+export: $(STAMP)  ## copy an adapter with its model card (ADAPTER=folder OUT=folder; MERGE=1 for a whole model, DTYPE=float32)
+	@$(BIN)/python -m jmedlora_utils export --adapter $(ADAPTER) --out $(OUT) $(if $(BASE),--base $(BASE)) $(if $(MERGE),--merge) $(if $(DTYPE),--dtype $(DTYPE))
 
 cards: $(STAMP)  ## write a model card into every adapter of a preset
 	@$(BIN)/python -m jmedlora_utils cards --preset $(PRESET)

@@ -275,7 +275,7 @@ class Explorer:
         prompt, checked = "", None
         if now.template:
             prompt = self._prompt(question, now)
-            known = now.answers[key].get("prompt_sha256")
+            known = None if prompts.get_template(now.template).chat else now.answers[key].get("prompt_sha256")
             checked = None if known is None else known == sha256_text(prompt)
         before = self._side(question, self.before) if self.before and key in self.before.answers else None
         return View(question, prompt, checked, self._side(question, now), before, self.scorer)
@@ -284,7 +284,9 @@ class Explorer:
         shots = self.shelf.read_shots(sheet)
         if prompts.get_template(sheet.template).chat:
             # The model's own tokenizer wraps this in its chat form; it is not loaded only to look.
-            return f"{question.text}\n\n{prompts.choice_lines(question, sheet.template)}"
+            asked = [f"{q.text}\n\n{prompts.choice_lines(q, sheet.template)}" for q in (*shots, question)]
+            answered = [f"{text}\n\n{prompts.answer_text(q)}" for text, q in zip(asked, shots, strict=False)]
+            return "\n\n".join(["(without the model's own chat form)", *answered, asked[-1]])
         return prompts.build_exam_prompt(question, sheet.template, shots)
 
     def _side(self, question: Question, sheet: Sheet) -> Side:

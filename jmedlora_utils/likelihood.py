@@ -172,11 +172,9 @@ def choose(question: Question, scores: Sequence[float]) -> frozenset[str]:
         by_text[choice] = max(score, by_text.get(choice, score))
     order = sorted(LETTERS[: len(scores)], key=lambda letter: (-by_text[question.choice(letter)], letter))
     taken, left = order[: question.n_select], order[question.n_select :]
-    if left and question.choice(taken[-1]) != question.choice(left[0]):
-        values = [by_text[question.choice(letter)] for letter in (taken[-1], left[0])]
-        if values[0] == values[1]:
-            return frozenset()
-    return frozenset(taken)
+    last = question.choice(taken[-1])
+    ties = any(question.choice(letter) != last and by_text[question.choice(letter)] == by_text[last] for letter in left)
+    return frozenset() if ties else frozenset(taken)
 
 
 def score_groups(questions: Sequence[Question], rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:

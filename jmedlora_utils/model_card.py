@@ -229,6 +229,8 @@ def _data(tuned: Tuned) -> str:
         config, counts = tuned.prepared.config, tuned.prepared.counts
         if config.get("source") == "articles":
             generator = config.get("generation", {}).get("generator", "a language model")
+            if generator.startswith(("/", "~", ".")):
+                generator = Path(generator).name  # the card is for others, a path of this machine is not
             lines.append(f"Question-answer pairs that `{generator}` wrote from the user's own articles. Neither is part of this folder.")
         else:
             lines.append("Question-answer pairs of an invented world: its diseases and drugs do not exist.")

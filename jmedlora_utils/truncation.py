@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from jmedlora_utils import exams, models, paths, prompts
-from jmedlora_utils.encoding import Row, encode_records
+from jmedlora_utils.encoding import encode_records
 from jmedlora_utils.exams import Question
 
 if TYPE_CHECKING:
@@ -80,8 +80,15 @@ def audit(
         losses.any_loss += choice or lost_marker or lost_eos
         example = prompts.encode_example(tokenizer, prompt, record["output"])
         if len(example.prompt) + len(example.response) <= max_length:
-            losses.damaged += next(used) != Row((*prompts.encode_prompt(tokenizer, prompt), *example.response), len(example.prompt))
+            losses.damaged += is_damaged(next(used).ids, prompt + record["output"], tokenizer)
     return losses
+
+
+def is_damaged(ids: Sequence[int], text: str, tokenizer: Any) -> bool:
+    """Whether a row of tokens lacks its EOS, or anything of the text; blanks apart, which tokenizers add and drop."""
+    whole = tokenizer(text, add_special_tokens=False).input_ids
+    seen, wanted = ("".join(tokenizer.decode(found, skip_special_tokens=True).split()) for found in (ids, whole))
+    return ids[-1] != tokenizer.eos_token_id or seen != wanted
 
 
 def kept_characters(text: str, tokenizer: Any, tokens: int) -> int:

@@ -82,9 +82,7 @@ def difference_table(
             others, after = evaluation.asked_questions(record, workspace)
             if [q.id for q in questions] != [q.id for q in others]:
                 raise EvaluationError(f"{record.name}: it was asked other questions than the run; delete its answers and run again")
-            scores = [
-                np.array([metrics.score(q, r, scorer).accuracy for q, r in zip(questions, said, strict=True)]) for said in (before, after)
-            ]
+            scores = [_accuracies(questions, said, scorer) for said in (before, after)]
             test = statistics.mcnemar_exact(*scores)
             tests[str(len(rows))] = test.p
             same = np.mean([a == b for a, b in zip(before, after, strict=True)])

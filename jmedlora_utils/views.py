@@ -123,26 +123,6 @@ def p_text(p: float) -> str:
 # --- claims -------------------------------------------------------------------------------------------------------
 
 
-def claims_table(found: Sequence[Finding]) -> pd.DataFrame:
-    """Claim by claim: effect in points with its 95 % interval, Holm's p where the rule asks for it, verdicts."""
-    rows = []
-    for finding in found:
-        for part in finding.parts or (None,):
-            rows.append(
-                {
-                    "claim": f"{finding.claim.number}. {finding.claim.title}",
-                    "effect": part.name if part else "",
-                    "points": percent(*part.effect, signed=True) if part else "",
-                    "p": p_text(part.p) if part and part.p is not None else "",
-                    "by_rule": part.verdict if part else "",
-                    "verdict": f"**{finding.verdict}**",
-                }
-            )
-    view = pd.DataFrame(rows)
-    view.loc[view["claim"].duplicated(), ["claim", "verdict"]] = ""
-    return view
-
-
 def glance_table(found: Sequence[Finding]) -> pd.DataFrame:
     """One row a claim: what was published, the effects in the miniature, larger runs or the words "not run", the verdict."""
     published, larger = _published_claims(), larger_findings()
@@ -392,10 +372,12 @@ def control_table(study: Study) -> tuple[pd.DataFrame, str]:
     value = [percent(*row) for row in shown[["value", "low", "high"]].itertuples(index=False)]
     covers = shown["covers"].map({True: "yes", False: "no"})
     view = shown.assign(value=value, chance=shown["chance"].map(percent), covers=covers, p=shown["p_holm"].map(p_text))
-    missed, lowest = int((~found["covers"]).sum()), float(found["p_holm"].min())
+    missed, lowest = found[~found["covers"]], float(found["p_holm"].min())
+    above = int((missed["value"] > missed["chance"]).sum())
     sentence = (
-        f"Of {len(found)} conditions (every model, kept step, number of shots and exam), {missed} have a 95 % interval that misses chance; "
-        f"about {0.05 * len(found):.0f} would by luck alone. The smallest Holm-adjusted p value is {lowest:.3f}."
+        f"Of {len(found)} conditions (every model, kept step, number of shots and exam), {len(missed)} have a 95 % interval that misses "
+        f"chance, {above} of them from above; about {0.05 * len(found):.0f} would by luck alone, half of them from above. "
+        f"The smallest Holm-adjusted p value is {lowest:.3f}."
     )
     return view[["run", "exam", "n", "chance", "value", "covers", "p"]].reset_index(drop=True), sentence
 

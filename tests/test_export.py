@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -104,6 +105,15 @@ def test_a_card_without_scores_says_so_and_is_written_once(made) -> None:
     assert "has not been asked any examination" in path.read_text() and "license: cc-by-sa-4.0" in path.read_text()
     model_card.write(path.parent)
     assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("generator", "shown"), [("/srv/models/writer", "`writer`"), ("owner/writer", "`owner/writer`")])
+def test_the_card_names_the_writer_of_the_records_without_a_path_of_this_machine(made, generator: str, shown: str) -> None:
+    tuned = model_card.read_checkpoint(made.adapter("llama_lora"))
+    about = {"source": "articles", "generation": {"generator": generator}}
+    prepared = dataclasses.replace(tuned.prepared, config=about)
+    text = model_card._data(dataclasses.replace(tuned, prepared=prepared))
+    assert shown in text and "/srv" not in text
 
 
 def test_every_adapter_of_a_preset_gets_a_card(made) -> None:

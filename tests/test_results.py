@@ -39,7 +39,7 @@ def _rest(study):
 
 
 def test_every_model_step_and_shot_has_a_row_with_every_metric(study) -> None:
-    assert results.groups(study) == ["taught", "untaught", "taught_held_out_phrasing", "general"]
+    assert results.groups(study) == ["taught", "untaught", "taught_held_out_phrasing", "untaught_held_out_phrasing", "general"]
     shown = results.score_table(study, "taught")
     assert len(shown) == 3 * 4 * 2
     row = shown[(shown["run"] == "en-large_lora") & (shown["steps"] == 40) & (shown["shots"] == 0)].iloc[0]

@@ -85,3 +85,11 @@ def test_real_questions_lose_choices_at_512_with_a_tokenizer_that_has_little_jap
     questions = [q for q in exams.load_igakuqa(os.environ["JMEDLORA_DATA"], [2018]) if q.gold and q.choices]
     found = truncation.audit(truncation.exam_records(questions, "alpaca_ja"), tiny.make_tokenizer(bos=True), "alpaca_ja", 4096)
     assert 0 < found.choice <= found.marker <= found.any_loss < found.records and found.damaged == 0
+
+
+def test_a_row_without_its_eos_or_with_a_lost_choice_is_damaged(tokenizer) -> None:
+    text = prompt_of(RECORD) + RECORD["output"]
+    ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    assert not truncation.is_damaged(ids, text, tokenizer)
+    assert truncation.is_damaged(ids[:-1], text, tokenizer)
+    assert truncation.is_damaged([*ids[:-3], ids[-1]], text, tokenizer)
