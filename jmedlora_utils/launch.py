@@ -69,6 +69,15 @@ def find_config(name: str) -> Path:
     raise TuneError(f"launch_config {name!r} is no file, and no configuration has that name; known: {known}")
 
 
+def is_sharded(name: str) -> bool:
+    """Whether a configuration divides the base's weights over the processes (FSDP).
+
+    Raises:
+        TuneError: There is no such configuration, or it is malformed.
+    """
+    return _read_config(find_config(name))[0] == "fsdp"
+
+
 def command(config: Path, num_processes: int, job_file: Path, checkpointing: bool = False, machines: int = 1) -> list[str]:
     """The command that starts the processes; on one machine the port is a free one.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jmedlora_utils import config, paths, registry
+from jmedlora_utils import config, launch, paths, registry
 from jmedlora_utils.memory import (
     Memory,
     PlanError,
@@ -219,7 +219,9 @@ def _plan_tuning(run: config.Run, base: ModelEntry, card: int, rates: dict[tuple
     for key, kind in CARDS.items():
         option = fit_tuning(wanted, rows, kind.usable())
         best[key] = in_words(option) if option else _several(wanted, kind)
-    need = tuning_memory(wanted).total
+    sharded = parameters["launch_config"] and launch.is_sharded(parameters["launch_config"])
+    need = sharded_total(wanted, parameters["num_processes"]) if sharded else tuning_memory(wanted).total
+    # Of one process: several read as many tokens side by side.
     tokens = parameters["max_steps"] * rows * min(TOKENS_PER_RECORD, parameters["max_length"])
     rate = rates.get((base.name, "tune", card))
     trained = trained_parameters(wanted)

@@ -62,6 +62,15 @@ def test_a_run_that_cannot_fit_is_refused_with_the_mend(no_records: Path):
     assert any(line.startswith("open-calm-7b_lora, tune: needs") and "it would fit with batch" in line for line in lines)
 
 
+def test_weights_divided_over_cards_fit_where_one_card_is_too_small(no_records: Path):
+    settings = {"base": "llama-2-70b-chat", "method": "qlora", "rank": 64, "batch_size": 1, "gradient_checkpointing": True}
+    several = settings | {"num_processes": 4, "launch_config": "fsdp2_nf4"}
+    base = registry.resolve("llama-2-70b-chat")
+    one, four = (planner._plan_tuning(config.Run("big", tune, {}), base, 24, {}) for tune in (settings, several))
+    assert not one.fits and four.fits and four.bytes < one.bytes / 2
+    assert planner.refusals([four], 24) == [] and four.seconds == one.seconds
+
+
 def test_the_command_prints_the_matrix_and_its_status_says_whether_all_fits(capsys: pytest.CaptureFixture[str]):
     assert planner.main(["--preset", "modern", "--card", "24"]) == 0
     shown = capsys.readouterr()
