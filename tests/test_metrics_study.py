@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from jmedlora_utils import metrics, metrics_plots, paths, plotting
+from jmedlora_utils import metrics, metrics_plots, plotting
 from jmedlora_utils import metrics_study as study
 from jmedlora_utils.exams import SYSTEMS, Question, load_igakuqa, load_published, select_text_five
 
@@ -238,32 +237,6 @@ def test_verdicts_quote_the_study() -> None:
     assert f"{100 * kept:.1f} %" in " ".join(study.verdicts(found)["fails"])
     with pytest.raises(study.StudyError, match="0 rows"):
         found.at("changes", change="no such change", rule="longest")
-
-
-# --- the method page ----------------------------------------------------------------------------------------------
-
-
-def test_the_method_page_shows_what_the_code_computes() -> None:
-    page = (paths.BOOK / "method.md").read_text(encoding="utf-8")
-    choices = tuple(re.sub(r"\*|\\", "", line)[2:].strip() for line in re.findall(r"^> \**([a-e]\. .+)$", page, re.MULTILINE))
-    assert len(choices) == 5
-    asked = question("112C11", "c", choices)
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")]
-    shown = [row for row in rows if len(row) == 8 and row[0] not in ("response", ":---")]
-    assert len(shown) == 4
-    computed = study.worked_example(asked, [row[0] for row in shown]).drop(columns="strict").astype(str)
-    assert computed.to_numpy().tolist() == shown
-
-
-@needs_data
-def test_the_method_page_quotes_the_question_and_the_prompt() -> None:
-    from jmedlora_utils import prompts
-
-    page = (paths.BOOK / "method.md").read_text(encoding="utf-8")
-    asked = next(q for q in load_igakuqa(data_dir(), [2018]) if q.id == "112C11")
-    assert f"> {asked.text.strip()}" in page
-    assert prompts.build_exam_prompt(asked, "alpaca_ja").rstrip() in page
-    assert asked.points == 1 and not asked.prohibited and asked.gold == {"c"}
 
 
 # --- real questions -----------------------------------------------------------------------------------------------

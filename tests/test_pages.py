@@ -7,8 +7,10 @@ import re
 
 import pandas as pd
 import pytest
+from exam_fixtures import data_dir, needs_data
 
-from jmedlora_utils import pages, paths, tables, views
+from jmedlora_utils import pages, paths, prompts, tables, views
+from jmedlora_utils.exams import load_igakuqa
 
 
 def test_every_include_of_a_page_has_a_maker_and_every_maker_a_page() -> None:
@@ -94,3 +96,12 @@ def test_a_score_of_unknown_metric_is_never_put_beside_another_family() -> None:
     assert set(frame.loc[frame["system"].str.startswith("JMedLoRA"), "family"]) == {"unknown"}
     said = views.sources_warning()
     assert "33.1 %" in said and "may be set against it" in said and "gpt4 82.6 % by letters and 78.0 % of the points" in said
+
+
+@needs_data
+def test_with_the_examination_the_page_quotes_the_question_and_the_prompt(tmp_path) -> None:
+    asked = next(q for q in load_igakuqa(data_dir(), [2018]) if q.id == "112C11")
+    shown = pages.question(tmp_path)
+    assert f"> {asked.text}" in shown and all(choice in shown for choice in asked.choices) and f"**c. {asked.choice('c')}**" in shown
+    assert prompts.build_exam_prompt(asked, "alpaca_ja") in pages.prompt(tmp_path)
+    assert asked.points == 1 and not asked.prohibited and asked.gold == {"c"}
