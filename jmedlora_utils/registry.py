@@ -180,6 +180,11 @@ class ModelEntry:
         """What `from_pretrained` takes: the folder, or the hub id."""
         return str(self.folder) if self.folder else self.hub_id
 
+    @property
+    def pinned(self) -> str:
+        """The name by which `resolve` finds this very model again: the folder, or the hub id with its commit."""
+        return f"{self.hub_id}@{self.revision}" if self.folder is None and self.revision else self.location
+
     def download_bytes(self) -> int:
         """Bytes of the weight files to fetch; 0 for a local folder or where the size is not known."""
         if self.local:

@@ -24,7 +24,7 @@ class Subject:
         base: The base model; of a run with continued pretraining, the base that it made.
         base_key: Fingerprint of the base.
         method: `lora`, `qlora` or `full`; empty for a base alone.
-        weights: Step to adapter (or whole model for `full`).
+        weights: Step to adapter (or whole model for `full`); one of the hub with its commit.
         keys: Step to what identifies base and weights.
     """
 
@@ -66,7 +66,7 @@ class Subject:
                     f"{settings.adapter!r} is one adapter, not a run of this workspace: steps {steps} must name one step and 0"
                 )
             entry = models.find_adapter(settings.adapter)
-            method, weights = "lora", {s: entry.location for s in steps}
+            method, weights = "lora", {s: entry.pinned for s in steps}
         if method == "full" and (settings.adapter_mode == "merged" or settings.backend == "vllm"):
             raise EvaluationError(
                 f"run {settings.adapter!r} tuned the whole model, so there is no adapter to merge or to hand to vLLM; "

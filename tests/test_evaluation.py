@@ -419,3 +419,15 @@ def test_a_half_written_batch_is_asked_again_as_a_whole(tmp_path) -> None:
     log.append([{"key": "k0"}, {"key": "k2"}])
     assert [r["key"] for r in log.finish()] == ["k0", "k1", "k2", "k3"] and log.complete() is not None
     assert generation.AnswerLog(log.path, ["k0", "k1", "k2", "other"]).complete() is None
+
+
+@pytest.mark.parametrize("name", ["jmedlora-900", "owner/adapter"])
+def test_an_adapter_of_the_hub_keeps_the_commit_that_was_asked_for(tmp_path, monkeypatch, name):
+    """Another commit is another adapter: it is the one loaded, and its answers have keys of their own."""
+    workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
+    found = {}
+    for commit in ("a" * 40, "b" * 40):
+        subject = subjects.Subject.find(EvalSettings("llama", f"{name}@{commit}", steps=(900,)), workspace)
+        assert models.find_adapter(subject.weights[900]).revision == commit
+        found[commit] = subject.keys[900]
+    assert len(set(found.values())) == 2
