@@ -19,6 +19,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -309,11 +310,18 @@ def main() -> int:
         config={"questions": len(bench.questions), "shots": SHOTS, "template": TEMPLATE, "threads": THREADS, "repeats": repeats},
         metrics={
             "arms": [
-                {"arm": name, "seconds": min(taken), "slowest": max(taken), "accuracy": accuracies.get(name)}
+                {
+                    "arm": name,
+                    "seconds": min(taken),
+                    "median": statistics.median(taken),
+                    "slowest": max(taken),
+                    "accuracy": accuracies.get(name),
+                }
                 for name, taken in seconds.items()
             ],
             "all_seconds": seconds,
             "ours_times_as_fast": gains,
+            "ours_times_as_fast_by_medians": ratios({name: statistics.median(taken) for name, taken in seconds.items()}),
             "goals": {name: {"goal": GOALS[name], "reached": done} for name, done in reached.items()},
             "load": [round(x, 2) for x in load],
         },
