@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jmedlora_utils import evaluation, exam_card, exams, fetch, paths
+from jmedlora_utils import evaluation, exam_card, exam_errors, exams, fetch, paths, tables
 from jmedlora_utils.config import load_preset
 from jmedlora_utils.exams import Question
 from jmedlora_utils.records import Record, load_records, write_text
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 EXAM = "igakuqa"
 COLUMNS = (*exam_card.COLUMNS, "asked", "reachable")
+SAME = ("base", "exam", "shots", "template", "quantisation")
+"""What a model before and after tuning must share for a pair."""
 
 
 def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
@@ -56,6 +58,68 @@ def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
     everyone = list(sat.values())
     found.append(_card(everyone, exam_card.students(everyone), "student-majority", {q.id for q in everyone}))
     return pd.concat(found, ignore_index=True)
+
+
+def flips(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
+    """How IgakuQA's questions go from each base to its tuned models, by kind of question; answers read by the `strict` scorer.
+
+    Each run is shown at its last step that was asked, with the fewest worked examples. Its base is its own step 0, else
+    that of another run that asked the same base the same exam in the same way, never one after continued pretraining.
+
+    Args:
+        preset: Name of the preset; a run that has not been made gives no rows.
+        seeds: Seeds to read; all of the preset's by default.
+
+    Returns:
+        Columns `first, second` and those of `exam_errors.flip_counts`; empty where no model was asked before and after.
+
+    Raises:
+        exams.ExamError: An answers file does not match its exam.
+    """
+    import pandas as pd
+
+    wanted = tuple(seeds) or load_preset(preset).seeds
+    found = [pd.DataFrame(columns=["first", "second", "cut", "group", *exam_errors.FLIPS.values()])]
+    for seed in wanted:
+        workspace = paths.Workspace(preset, seed)
+        asked = _sittings(workspace)
+        for after in _last(asked):
+            if (before := _base_of(after, asked, workspace)) is None:
+                continue
+            first, second = (_marked(record, workspace) for record in (before, after))
+            both = [q for name, (q, _) in second.items() if name in first and exams.exclusion(q) is None]
+            marks = [{name: mark for name, (_, mark) in of.items()} for of in (first, second)]
+            name = "{run_name}, step {step}, {shots}-shot".format(**after.config) + (f", seed {seed}" if len(wanted) > 1 else "")
+            found.append(exam_errors.flip_counts(both, *marks).assign(first=after.config["base"], second=name))
+    return pd.concat(found[1:] or found, ignore_index=True)[list(found[0].columns)]
+
+
+def _last(records: Sequence[Record]) -> list[Record]:
+    """Of each tuned run and exam the last step, with the fewest worked examples."""
+    last: dict[tuple[str, str], Record] = {}
+    for record in sorted(records, key=lambda r: (r.config["step"], -r.config["shots"])):
+        if record.config["step"] > 0:
+            last[record.config["run_name"], record.config["exam"]] = record
+    return list(last.values())
+
+
+def _base_of(after: Record, records: Sequence[Record], workspace: paths.Workspace) -> Record | None:
+    """The record of a run's base before tuning, asked the same exam with as many worked examples."""
+    every = load_records(workspace.root, allow_smoke=True)
+    same = [
+        r
+        for r in records
+        if r.config["step"] == 0
+        and all(r.config.get(name) == after.config.get(name) for name in SAME)
+        and not tables.method_of(every, r.config["run_name"]).startswith("cpt")
+    ]
+    return min(same, key=lambda r: (r.config["run_name"] != after.config["run_name"], r.name), default=None)
+
+
+def _marked(record: Record, workspace: paths.Workspace) -> dict[str, tuple[Question, exam_card.Marked]]:
+    asked, responses = evaluation.asked_questions(record, workspace)
+    marks = exam_card.mark_responses(asked, dict(zip((q.id for q in asked), responses, strict=True)))
+    return {q.id: (q, marks[q.id]) for q in asked}
 
 
 def write(folder: Path, table: pd.DataFrame) -> list[Path]:

@@ -265,14 +265,34 @@ def published_or_committed(data_dir: str, years: Sequence[int], on_missing: str)
         ExamError: `on_missing` is neither, or `score_published` refuses.
         fetch.FetchError: A file was changed, or is missing and cannot be downloaded.
     """
+    if (there := examination(data_dir, years, on_missing)) is None:
+        return read_published(paths.RESULTS / "published", years)
+    folder, notice = there
+    published = score_published(folder, years)
+    return replace(published, notices=(notice, *published.notices))
+
+
+def examination(data_dir: str, years: Sequence[int], on_missing: str) -> tuple[Path, str] | None:
+    """The folder of the examination and its published answers, verified, with a notice; None where committed tables stand in.
+
+    Args:
+        data_dir: See `published_or_committed`, and so for the others.
+        years: Years that are needed.
+        on_missing: `error` or `committed`.
+
+    Raises:
+        ExamError: `on_missing` is neither.
+        fetch.FetchError: A file was changed, or is missing and cannot be downloaded.
+    """
     if on_missing not in ("error", "committed"):
         raise ExamError(f"parameter on_missing is {on_missing!r}; it takes 'error' or 'committed'")
     folder = Path(data_dir) if data_dir else paths.exam_data_dir()
-    if on_missing == "committed" and not data_dir and not fetch.available(["igakuqa"], years, folder):
-        return read_published(paths.RESULTS / "published", years)
+    if on_missing == "committed" and not data_dir:
+        there = fetch.available(["igakuqa"], years, folder) and all(published_systems(folder, year) for year in years)
+        if not there:
+            return None
     fetched = fetch.ensure(["igakuqa"], years, folder, download=not data_dir and on_missing == "error")
-    published = score_published(folder, years)
-    return replace(published, notices=(fetched.notice(), *published.notices))
+    return folder, fetched.notice()
 
 
 def _rank(order: Mapping[str, int]) -> Callable[[pd.Series], pd.Series]:

@@ -37,18 +37,30 @@ def points_against_marks(card: pd.DataFrame) -> Figure:
 
 def accuracy_by_year(text_five: pd.DataFrame) -> Figure:
     """Accuracy on the text-only five-choice questions with 95 % intervals, one group a year."""
+    return _accuracy(text_five.sort_values("year", kind="stable"), "year", "Examination")
+
+
+def accuracy_by_students(shares: pd.DataFrame) -> Figure:
+    """Accuracy with 95 % intervals by the share of students who were right, one group a band; `shares` as `exam_errors.shares`."""
+    labelled = shares.assign(group=[f"{group}\nn = {n}" for group, n in zip(shares["group"], shares["n"], strict=True)])
+    return _accuracy(labelled, "group", "Students who were right")
+
+
+def _accuracy(table: pd.DataFrame, by: str, label: str) -> Figure:
+    """One dot a system with its interval, one group a value of the column `by`, in the order of the table."""
     figure, axes = new_figure(WIDTH, 3.4)
-    panel, years = axes[0, 0], sorted(text_five["year"].unique())
-    for i, (system, rows) in enumerate(text_five.groupby("system", sort=False)):
-        at = [years.index(y) + _offset(i, text_five["system"].nunique()) for y in rows["year"]]
+    panel, groups, systems = axes[0, 0], list(dict.fromkeys(table[by])), list(dict.fromkeys(table["system"]))
+    for i, system in enumerate(systems):
+        rows = table[table["system"] == system]
+        at = [groups.index(group) + _offset(i, len(systems)) for group in rows[by]]
         spread = [100 * (rows["accuracy"] - rows["low"]), 100 * (rows["high"] - rows["accuracy"])]
         look = {"color": PALETTE[CYCLE[i % 7]], "capsize": 2, "elinewidth": 1.2}
         panel.errorbar(at, 100 * rows["accuracy"], spread, fmt=MARKERS[i % 7], label=system, **look)
-    panel.set_xticks(range(len(years)), [str(y) for y in years])
-    panel.set_xlabel("Examination")
+    panel.set_xticks(range(len(groups)), [str(group) for group in groups])
+    panel.set_xlabel(label)
     panel.set_ylabel("Accuracy (%)")
     panel.grid(visible=False, axis="x")
-    percent_axis(panel)
+    percent_axis(panel, high=103)
     legend_above(figure, panel, columns=3)
     return figure
 

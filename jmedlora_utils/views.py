@@ -802,9 +802,14 @@ def length_groups(study: Study, flipped: pd.DataFrame) -> pd.DataFrame:
     length = texts["text"].str.len() + texts["choices"].map(lambda c: sum(map(len, c)))
     known = texts[["seed", "exam", "id"]].assign(characters=length)
     joined = flipped.merge(known, on=["seed", "exam", "id"])
-    edges = joined["characters"].quantile([0, 1 / 3, 2 / 3, 1]).round().astype(int).unique()
+    return joined.assign(length=thirds(joined["characters"]))
+
+
+def thirds(characters: pd.Series) -> pd.Series:
+    """Lengths in three groups of about equal size, named by their ends; an ordered category."""
+    edges = characters.quantile([0, 1 / 3, 2 / 3, 1]).round().astype(int).unique()
     labels = [f"{low + (rank > 0)} to {high} characters" for rank, (low, high) in enumerate(itertools.pairwise(edges))]
-    return joined.assign(length=pd.cut(joined["characters"], edges, labels=labels, include_lowest=True))
+    return pd.cut(characters, edges, labels=labels, include_lowest=True)
 
 
 def example(study: Study, run: str, flipped: pd.DataFrame, flip: str) -> pd.DataFrame:

@@ -25,9 +25,9 @@ def workspace(tmp_path, monkeypatch):
     return made
 
 
-def answer(workspace, exam, run, step, responses):
+def answer(workspace, exam, run, step, responses, base="tiny"):
     stem = f"{run}__step{step}__{exam}__0shot"
-    config = {"run_name": run, "step": step, "exam": exam, "shots": 0, "settings": {}}
+    config = {"run_name": run, "base": base, "step": step, "exam": exam, "shots": 0, "settings": {}}
     file = write_jsonl(workspace.answers / f"{stem}.jsonl", [{"id": i, "response": text} for i, text in responses.items()])
     scores = {scorer: {} for scorer in metrics.SCORERS}
     write_record(
@@ -64,3 +64,23 @@ def test_no_run_and_no_sitting_give_an_empty_card(workspace):
     answer(workspace, "mini_trained", "lora", 900, {"B1": "肺炎"})
     assert tuple(candidates.cards("smoke").columns) == candidates.COLUMNS
     assert candidates.cards("smoke").empty
+
+
+def test_flips_set_the_last_step_beside_the_base_that_was_asked_in_the_same_way(workspace):
+    answer(workspace, "igakuqa", "first", 0, {"B1": "気胸", "A1": "肺炎", "A2": "肺炎"})
+    answer(workspace, "igakuqa", "second", 900, {"B1": "気胸", "A1": "気胸", "A2": "気胸"})
+    answer(workspace, "igakuqa", "second", 3000, {"B1": "肺炎", "A1": "気胸", "A3": "肺炎"})
+    answer(workspace, "igakuqa", "other", 900, {"B1": "肺炎"}, base="another")
+    found = candidates.flips("smoke")
+    assert set(found["first"]) == {"tiny"} and set(found["second"]) == {"second, step 3000, 0-shot"}
+    whole = found[found["cut"] == "all"].iloc[0]
+    assert whole[["fixed", "broken", "right twice", "wrong twice"]].tolist() == [1, 1, 0, 0], "only questions that both were asked"
+
+
+def test_a_base_after_continued_pretraining_is_no_base_of_another_run(workspace):
+    settings = {"run_name": "cpt", "method": "lora", "pretrain_on": "articles"}
+    write_record(workspace.records, Record("tune", "20_tune__cpt", "smoke", 1, settings, {}))
+    answer(workspace, "igakuqa", "cpt", 0, {"B1": "気胸"})
+    answer(workspace, "igakuqa", "lora", 900, {"B1": "肺炎"})
+    assert candidates.flips("smoke").empty
+    assert "fixed" in candidates.flips("smoke")

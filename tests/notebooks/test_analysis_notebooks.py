@@ -14,7 +14,7 @@ import pytest
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 
-from jmedlora_utils import paths, tables
+from jmedlora_utils import exam_errors, paths, tables
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import synthetic_study
@@ -103,7 +103,13 @@ def test_limits_count_seeds_and_random_answers(pages):
 
 
 def test_pages_write_their_tables(pages):
-    assert {p.name for p in pages.tables.iterdir()} == {"findings.csv", "summary.csv", "cost.csv", "flips.csv"}
+    assert {p.name for p in pages.tables.iterdir()} == {
+        "findings.csv",
+        "summary.csv",
+        "cost.csv",
+        "flips.csv",
+        *exam_errors.TABLES.values(),
+    }
 
 
 def test_flips_add_up(pages):
@@ -113,6 +119,13 @@ def test_flips_add_up(pages):
     assert set(flipped["flip"]) <= {"fixed", "broken", "right twice", "wrong twice"}
     gain = (flipped["flip"] == "fixed").sum() - (flipped["flip"] == "broken").sum()
     assert gain == flipped["after"].sum() - flipped["before"].sum()
+
+
+def test_errors_of_published_systems_stand_beside_those_of_the_miniature(pages):
+    shown = pages.shown["43_errors"]
+    assert "gpt4 from" in shown["exam-students-seen"].data
+    assert "blind picks" in shown["exam-prohibited"].data and "gpt3 → chatgpt" in shown["exam-students-flips"].data
+    assert "was asked IgakuQA before and after tuning" in shown["exam-candidates"].data
 
 
 def test_an_example_shows_the_distance_of_every_choice(pages):
