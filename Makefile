@@ -25,7 +25,7 @@ cuda = runpy.run_path(at + "/version.py")["cuda"]; sys.exit(cuda and "error: pip
 the build for CUDA " + cuda + ". Check the network and call make again, or add TORCH_INDEX= to the call to keep that build.")
 
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test book plan fetch exams export cards lab pins clean
+.PHONY: help reproduce test book example plan fetch exams export cards lab pins clean
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -42,6 +42,9 @@ test: $(STAMP)  ## everything that CI checks
 # The book of committed evidence needs no torch: the full installation serves where it is there, else the book's own packages.
 book: $(or $(wildcard $(STAMP)),$(BOOK_STAMP))  ## build the book from committed evidence; with PRESET=, from that preset's last run
 	@$(BIN)/python -m jmedlora_utils book --jobs $(JOBS) $(if $(filter file,$(origin PRESET)),,--preset $(PRESET))
+
+example: $(or $(wildcard $(STAMP)),$(BOOK_STAMP))  ## fetch the examination of the question on the method page, before make book
+	@$(BIN)/python -m jmedlora_utils exams --example
 
 plan: $(STAMP)  ## print what a preset would run, and what it takes on a card (CARD=24, 48, 80 or 141)
 	@$(BIN)/python -m jmedlora_utils plan --preset $(PRESET)

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from jmedlora_utils import book, export, fetch, hub, model_card, workflow
+from jmedlora_utils import book, export, fetch, hub, model_card, pages, workflow
 from jmedlora_utils.config import ConfigError, load_preset, preset_names
 from jmedlora_utils.exams import ExamError
 from jmedlora_utils.models import ModelError
@@ -52,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--jobs", type=int, default=2, help="analysis notebooks side by side, for committed evidence")
     for added in (reproduce, build):
         added.add_argument("--html", type=Path, default=book.HTML, help="folder of the built book")
-    command("exams", "fetch the examination questions and verify them", _exams, preset=False)
+    questions = command("exams", "fetch the examination questions and verify them", _exams, preset=False)
+    questions.add_argument("--example", action="store_true", help="only the year of the question that the method page shows")
     command("fetch", "download the models of a preset and the examinations, for jobs without a network", _fetch)
     give = command("export", "copy an adapter with its model card to a new folder", _export, preset=False)
     give.add_argument("--adapter", required=True, help="a kept checkpoint, adapters/RUN/checkpoint-STEP")
@@ -100,6 +101,13 @@ def _book(options: argparse.Namespace) -> None:
 
 
 def _exams(options: argparse.Namespace) -> None:
+    if options.example:
+        print(fetch.ensure(["igakuqa"], [pages.EXAMPLE[0]]).notice())
+    else:
+        _every_exam()
+
+
+def _every_exam() -> None:
     years = sorted({int(name.split("/")[2]) for name in fetch.sums() if name.startswith("IgakuQA/data/")})
     print(fetch.ensure(fetch.EXAMS, years).notice())
 
@@ -107,7 +115,7 @@ def _exams(options: argparse.Namespace) -> None:
 def _fetch(options: argparse.Namespace) -> None:
     for entry, folder in hub.fetch(options.preset):
         print(f"{entry.name}: {folder}")
-    _exams(options)
+    _every_exam()
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -129,12 +129,17 @@ def verified(parts: Iterable[str], data_dir: Path | str | None = None) -> Path:
         FetchError: A file was changed or is missing.
     """
     folder, below = Path(data_dir or paths.exam_data_dir()), tuple(parts)
-    names = [name for name in sums() if name.startswith(below)]
-    if missing := [n for n in names if not (folder / n).is_file()]:
-        raise FetchError(_by_hand(folder, missing, "are not downloaded here; notebook 11 does that"))
-    for name in names:
+    if absent := missing(below, folder):
+        raise FetchError(_by_hand(folder, absent, "are not downloaded here; notebook 11 does that"))
+    for name in (name for name in sums() if name.startswith(below)):
         _verify(folder, name)
     return folder
+
+
+def missing(parts: Iterable[str], data_dir: Path | str | None = None) -> list[str]:
+    """The listed files below `parts` that are not in the folder; see `verified`."""
+    folder, below = Path(data_dir or paths.exam_data_dir()), tuple(parts)
+    return [name for name in sums() if name.startswith(below) and not (folder / name).is_file()]
 
 
 def _verify(folder: Path, name: str) -> None:

@@ -6,6 +6,7 @@ A page includes `_generated/<name>.md`; `FRAGMENTS` knows the maker of each name
 from __future__ import annotations
 
 import json
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pandas as pd
 
 from jmedlora_utils import paths
 from jmedlora_utils.config import Preset, load_preset
-from jmedlora_utils.records import Record, load_records, package_versions
+from jmedlora_utils.records import Record, load_records, package_versions, read_record
 from jmedlora_utils.workflow import clock
 
 LABEL = "evidence-"
@@ -33,6 +34,7 @@ EVIDENCE_OF: dict[str, tuple[str, ...]] = {
     "43_errors": ("outcomes",),
     "50_explore": ("outcomes",),
 }
+BENCHMARKS = paths.ROOT / "benchmarks" / "results"
 EXAMPLE = (2018, "112C11")
 RESPONSES = ("{gold}", "{gold}です。", "{gold}ではない。", "{wrong}ではなく{gold}", "{letter}")
 NO_EVIDENCE = "The five-seed evidence of the miniature is not part of this copy of the repository."
@@ -280,8 +282,9 @@ def example() -> tuple[Any, bool]:
     from jmedlora_utils import exams, fetch
 
     year, wanted = EXAMPLE
-    if fetch.available(["igakuqa"], [year]):
-        fetch.verified([f"IgakuQA/data/{year}/"])
+    files = [f"IgakuQA/data/{year}/"]
+    if not fetch.missing(files):
+        fetch.verified(files)
         return next(q for q in exams.load_igakuqa(paths.exam_data_dir(), [year]) if q.id == wanted), True
     choices = ("ギトネクト", "ギトネクトール", "レロネクト", "ミワザフェ", "ゾモギドラン")
     return exams.Question("example", "example", "ja", "鱗条病の治療に用いる薬は何か。", choices, frozenset("a")), False
@@ -303,8 +306,9 @@ def question(_: Path) -> str:
             "tumour below the lining of the stomach. All five choices end in the same word, which will matter below."
         )
     return (
-        ":::{note}\nQuestions of the examination are not part of this repository. `make exams` fetches them; a book built after that "
-        f"shows question {name} of {year} {{cite:p}}`kasai2023igakuqa` on this page. Until then an invented one stands in its place.\n"
+        ":::{note}\nQuestions of the examination are not part of this repository, and they were not at hand when this copy of the book was "
+        "built. `make exams` fetches them, `make example` the year of this page alone; a book built after that shows "
+        f"question {name} of {year} {{cite:p}}`kasai2023igakuqa` here. In this copy an invented one stands in its place.\n"
         f":::\n\n{quoted}\n\nIt asks for the drug against a disease. Neither exists. The second choice contains the first, which will "
         "matter below."
     )
@@ -330,6 +334,31 @@ def responses(_: Path) -> str:
     return tables.markdown(shown, {c: heads.get(c, c) for c in shown})
 
 
+# --- speed --------------------------------------------------------------------------------------------------------
+
+
+def speed(name: str, folder: Path = BENCHMARKS) -> str:
+    """The arms of a speed benchmark from its record: seconds, and how long each takes beside this project's.
+
+    Args:
+        name: `tuning` or `evaluation`.
+        folder: Where the record lies.
+    """
+    record = read_record(folder / f"{name}.json")
+    seconds: dict[str, list[float]] = record.metrics["all_seconds"]
+    rows = []
+    for arm, taken in seconds.items():
+        task, _, _ = arm.rpartition(": ")
+        ours = statistics.median(seconds[f"{task}: ours" if task else "ours"])
+        middle = statistics.median(taken)
+        rows.append((arm, *(f"{value:.2f}" for value in (min(taken), middle, max(taken))), f"{middle / ours:.2f}"))
+    note = f"Note of the record: {record.config['note']}\n\n" if record.config.get("note") else ""
+    repeats = len(next(iter(seconds.values())))
+    made = f"{record.device}, {record.created[:10]}, {repeats} runs of each, in turn; commit {_commit(record)}"
+    heads = ("what", "fastest (s)", "median (s)", "slowest (s)", "median ÷ ours")
+    return f"{note}{pipe_table(heads, rows)}\n\nFrom `benchmarks/results/{name}.json`: {made}."
+
+
 FRAGMENTS: dict[str, Callable[[Path], str]] = {
     "story": story,
     "verdicts": verdicts,
@@ -339,6 +368,8 @@ FRAGMENTS: dict[str, Callable[[Path], str]] = {
     "question": question,
     "prompt": prompt,
     "responses": responses,
+    "speed_tuning": lambda _: speed("tuning"),
+    "speed_evaluation": lambda _: speed("evaluation"),
 }
 STATUS: dict[str, Callable[[Source], str]] = {
     "run": run_table,

@@ -54,6 +54,14 @@ def test_missing_files_are_downloaded_verified_and_kept(server):
     assert (again.verified, again.downloaded) == (4, 0)
 
 
+def test_the_command_fetches_the_year_of_the_method_page_alone(server, capsys):
+    from jmedlora_utils.__main__ import main
+
+    assert main(["exams", "--example"]) == 0
+    assert "3 files verified" in capsys.readouterr().out
+    assert not fetch.missing(["IgakuQA/"]) and fetch.missing(["JJSIMQA/"]) == ["JJSIMQA/jjsimqa.jsonl"]
+
+
 def test_only_what_is_asked_for_is_fetched(server):
     assert fetch.ensure(["jjsimqa"]).downloaded == 1
     assert not fetch.available(["igakuqa"], [2018])

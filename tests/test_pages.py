@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from exam_fixtures import data_dir, needs_data
 
-from jmedlora_utils import pages, paths, prompts, tables, views
+from jmedlora_utils import fetch, pages, paths, prompts, tables, views
 from jmedlora_utils.exams import load_igakuqa
+from jmedlora_utils.records import Record, read_record, write_record
 
 
 def test_every_include_of_a_page_has_a_maker_and_every_maker_a_page() -> None:
@@ -30,6 +31,16 @@ def test_without_the_examination_an_invented_question_stands_in_and_the_page_say
     assert pages.prompt(tmp_path).startswith("```text\n") and pages.prompt(tmp_path).endswith("### 応答:\n```")
 
 
+def test_half_a_download_is_no_examination(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
+    year = pages.EXAMPLE[0]
+    there = tmp_path / next(name for name in fetch.sums() if name.startswith(f"IgakuQA/data/{year}/"))
+    there.parent.mkdir(parents=True)
+    there.write_text("", encoding="utf-8")
+    assert pages.example()[1] is False
+    assert "not at hand" in pages.question(tmp_path)
+
+
 @pytest.mark.parametrize("real", [False, True])
 def test_the_five_responses_earn_what_the_page_says_of_them(tmp_path, monkeypatch, real) -> None:
     if real and not os.environ.get("JMEDLORA_DATA"):
@@ -41,6 +52,29 @@ def test_the_five_responses_earn_what_the_page_says_of_them(tmp_path, monkeypatc
     earned = [[int(cell) for cell in row][:2] for row in rows]
     assert earned == [[1, 1], [0, 1], [0, 1], [0, 0], [0, 0]]
     assert int(rows[-1][2]) == 1, "`strict` reads the letter"
+
+
+@pytest.mark.parametrize("name", ["tuning", "evaluation"])
+def test_the_speed_tables_hold_every_arm_of_the_record_and_set_it_beside_ours(name) -> None:
+    record = read_record(pages.BENCHMARKS / f"{name}.json")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in pages.speed(name).splitlines() if line.startswith("| ")][2:]
+    assert [row[0] for row in rows] == [arm["arm"] for arm in record.metrics["arms"]]
+    ratio = {row[0]: float(row[4]) for row in rows}
+    assert all(ratio[arm] == 1 for arm in ratio if arm.split(": ")[-1] == "ours")
+    for arm, row in zip(record.metrics["arms"], rows, strict=True):
+        assert float(row[1]) == pytest.approx(arm["seconds"], abs=0.01) and float(row[1]) <= float(row[2]) <= float(row[3])
+    by_medians = record.metrics.get("ours_times_as_fast_by_medians", {})
+    if "likelihood" in by_medians:
+        assert ratio["likelihood: five full prompts"] == pytest.approx(by_medians["likelihood"], rel=0.02)
+
+
+def test_a_record_says_what_it_leaves_out(tmp_path) -> None:
+    record = Record(
+        "benchmark", "tuning", "", 1, {"note": "half a run"}, {"all_seconds": {"ours": [2.0, 1.0, 4.0], "other": [6.0, 3.0, 9.0]}}
+    )
+    write_record(tmp_path, record)
+    shown = pages.speed("tuning", tmp_path)
+    assert shown.startswith("Note of the record: half a run") and "| other | 3.00 | 6.00 | 9.00 | 3.00 |" in shown
 
 
 def test_every_folder_of_evidence_is_listed_with_files_that_exist() -> None:

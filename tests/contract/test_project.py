@@ -202,3 +202,29 @@ def test_traps_5_to_9_are_guarded_in_the_settings() -> None:
 def test_ci_runs_the_command_of_the_readme() -> None:
     assert "\nmake test\n" in (paths.ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "make test" in (paths.ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_published_book_asks_for_the_real_question_first_and_goes_on_without_it() -> None:
+    workflow = yaml.safe_load((paths.ROOT / ".github" / "workflows" / "book.yml").read_text(encoding="utf-8"))
+    steps = workflow["jobs"]["build"]["steps"]
+    commands = [step.get("run") for step in steps]
+    assert commands.index("make example") < commands.index("make book")
+    assert steps[commands.index("make example")]["continue-on-error"] is True
+
+
+def test_the_question_of_the_book_needs_no_torch(tmp_path: Path) -> None:
+    """On a machine without an environment, `make example` installs what `make book` needs and nothing else."""
+    command = ["make", "--dry-run", f"VENV={tmp_path / 'venv'}", "example"]
+    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    assert "'.[book]'" in done.stdout and "exams --example" in done.stdout
+    assert "torch" not in done.stdout.replace("without torch", "") and "[dev]" not in done.stdout
+
+
+def test_every_module_is_on_the_page_of_functions_or_named_there_as_left_out() -> None:
+    page = (paths.BOOK / "api.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^\.\. automodule:: jmedlora_utils\.(\w+)$", page, re.MULTILINE))
+    table = page.split("## What is not here")[1]
+    left_out = {name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    modules = {path.stem for path in (paths.ROOT / "jmedlora_utils").glob("*.py")}
+    assert modules == shown | left_out, "a module is neither on book/api.md nor in its table of those left out"
+    assert not shown & left_out
