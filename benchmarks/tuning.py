@@ -103,6 +103,16 @@ class Bench:
         set_seed(SEED)
         return tuning.build_model(self.settings, self.base)
 
+    def peft_model(self) -> Any:
+        """The same model with the forward pass that peft ships, for the arms of others."""
+        from peft.tuners.lora.layer import LoraLayer
+
+        model = self.model()
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                module.lora_variant.clear()
+        return model
+
     def arguments(self, steps: int) -> Any:
         from dataclasses import replace
 
@@ -144,7 +154,7 @@ class Bench:
             return {"input_ids": ids, "labels": filled("labels", -100), "attention_mask": ids.ne(pad).long()}
 
         arguments = self.arguments(len(rows) // BATCH)
-        return Trainer(model=self.model(), args=arguments, train_dataset=[_columns(r) for r in rows], data_collator=collate)
+        return Trainer(model=self.peft_model(), args=arguments, train_dataset=[_columns(r) for r in rows], data_collator=collate)
 
     def trl(self, rows: Sequence[Row], **settings: Any) -> Any:
         """SFTTrainer on the same token ids and labels; `settings` are SFTConfig's."""
@@ -167,7 +177,7 @@ class Bench:
         }
         data = Dataset.from_list([_columns(r) for r in rows])
         config = SFTConfig(**(common | settings))
-        return SFTTrainer(model=self.model(), args=config, train_dataset=data, processing_class=self.tokenizer)
+        return SFTTrainer(model=self.peft_model(), args=config, train_dataset=data, processing_class=self.tokenizer)
 
 
 def _columns(row: Row) -> dict[str, list[int]]:

@@ -149,7 +149,12 @@ def build_model(settings: TuneSettings, base: ModelEntry) -> Any:
     from peft import get_peft_model
 
     # peft's prepare_model_for_kbit_training is left out: it casts embeddings, head and norms to float32, and with them every activation.
-    return get_peft_model(model, lora_config(settings, base, model))
+    tuned = get_peft_model(model, lora_config(settings, base, model))
+    if not processes.sharded():  # FSDP gathers a layer's weights when it is called, and the fused pass does not call B
+        from jmedlora_utils import fused_lora
+
+        fused_lora.fuse(tuned)
+    return tuned
 
 
 def lora_config(settings: TuneSettings, base: ModelEntry, model: Any) -> Any:

@@ -1,0 +1,87 @@
+"""The fused LoRA pass: the numbers of peft's own, on both architectures, on 4-bit weights and under autocast."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from jmedlora_utils import models, paths, processes, tuning
+from jmedlora_utils.tuning import TuneSettings
+from tests import tiny
+
+SETTINGS = TuneSettings(base="llama", template="plain_ja", rank=4, alpha=12, learning_rate=5e-3, batch_size=8, max_steps=4, max_length=128)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch) -> paths.Workspace:
+    return tiny.make_workspace(tmp_path, monkeypatch, "llama", "gpt_neox")
+
+
+def layers(model: Any) -> list[Any]:
+    from peft.tuners.lora.layer import LoraLayer
+
+    return [m for m in model.modules() if isinstance(m, LoraLayer)]
+
+
+def gradients(model: Any, autocast: bool) -> tuple[Any, dict[str, Any]]:
+    """Logits and the gradients of the adapter for one fixed batch; dropout draws the same numbers each time."""
+    import torch
+
+    torch.manual_seed(0)
+    model.train()
+    model.zero_grad()
+    ids = torch.arange(60).reshape(3, 20) + 10
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        logits = model(input_ids=ids).logits
+    logits.float().logsumexp(-1).mean().backward()
+    return logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize(("method", "dropout"), [("lora", 0.0), ("lora", 0.3), ("qlora", 0.0)])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_the_fused_pass_gives_pefts_numbers(workspace, family: str, method: str, dropout: float, autocast: bool) -> None:
+    import torch
+
+    settings = replace(SETTINGS, base=family, method=method, dropout=dropout, dtype="bfloat16" if autocast else "float32")
+    model = tuning.build_model(settings, models.find_base(family, workspace))
+    torch.manual_seed(1)
+    for layer in layers(model):
+        torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.1)  # at zero the product would not matter
+    assert layers(model) and all(layer.lora_variant for layer in layers(model)), "nothing is fused"
+    logits, found = gradients(model, autocast)
+    for layer in layers(model):
+        layer.lora_variant.clear()
+    plain, wanted = gradients(model, autocast)
+    assert logits.dtype == plain.dtype and found.keys() == wanted.keys()
+    tolerance = 5e-2 if autocast else {"lora": 1e-4, "qlora": 2e-2}[method]  # 4-bit weights are multiplied in bfloat16
+    for name, one, other in [("logits", logits, plain), *((name, found[name], wanted[name]) for name in found)]:
+        size = other.abs().max()
+        assert size > 0 and (one - other).abs().max() <= tolerance * size, name
+
+
+def test_an_adapter_trained_fused_answers_the_same_as_pefts_own(workspace) -> None:
+    import torch
+
+    record = tuning.tune(SETTINGS, "run", workspace)
+    folder = workspace.adapters / "run" / f"checkpoint-{record.config['max_steps']}"
+    base, _ = models.load_base(models.find_base("llama", workspace))
+    loaded = models.load_adapter(base, folder)
+    trained = tuning.build_model(SETTINGS, models.find_base("llama", workspace))
+    weights = {name: p for name, p in loaded.named_parameters() if "lora_" in name}
+    with torch.no_grad():
+        for name, p in trained.named_parameters():
+            if name in weights:
+                p.copy_(weights[name])
+    assert not any(layer.lora_variant for layer in layers(loaded))
+    ids = torch.arange(40).reshape(2, 20) + 10
+    with torch.inference_mode():
+        assert torch.allclose(trained.eval()(input_ids=ids).logits, loaded.eval()(input_ids=ids).logits, atol=1e-5)
+
+
+def test_divided_weights_keep_pefts_pass(workspace, monkeypatch) -> None:
+    monkeypatch.setattr(processes, "sharded", lambda: True)
+    model = tuning.build_model(replace(SETTINGS, device="cpu"), models.find_base("llama", workspace))
+    assert layers(model) and not any(layer.lora_variant for layer in layers(model))
