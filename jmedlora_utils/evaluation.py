@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jmedlora_utils import exams, fetch, generation, likelihood, metrics, models, paths, prompts, shards, shuffling, statistics, tables
+from jmedlora_utils.costs import Ledger, sum_costs
 from jmedlora_utils.eval_settings import EvalSettings, EvaluationError
 from jmedlora_utils.exams import Question
 from jmedlora_utils.notebook import progress
@@ -178,14 +179,29 @@ def part_of(paper: Paper, keys: Sequence[str], settings: EvalSettings) -> Part:
     return Part(cut, tuple(keys[i] for i in own), together, tuple(a.ids for a in paper.asked))
 
 
-def generate_answers(source: Source, part: Part, step: int, path: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Sheet:
+    """Where the rows of a part are written.
+
+    Attributes:
+        path: The answers or the likelihood file, JSON lines.
+        ledger: Where its cost is booked.
+        known: Rows by key that need not be asked, of finished shards.
+    """
+
+    path: Path
+    ledger: Ledger
+    known: dict[str, dict[str, Any]]
+
+
+def generate_answers(source: Source, part: Part, step: int, sheet: Sheet) -> list[dict[str, Any]]:
     """Answers to a part, one row a question in exam order; what is on disk already is not asked again.
 
     Args:
         source: Where answers come from, loaded at `step`.
         part: What is asked.
         step: Step of the adapter, for the rows.
-        path: The answers file, JSON lines.
+        sheet: Where they are written.
     """
     write = source.writer(part.rows)
 
@@ -194,17 +210,17 @@ def generate_answers(source: Source, part: Part, step: int, path: Path) -> list[
         said = [{"response": a.text, "finish": a.finish, "n_new_tokens": a.n_new_tokens} for a in answers]
         return [_row(part, i, step) | answer for i, answer in zip(batch, said, strict=True)]
 
-    return _ask_all(part, ask, path, f"{part.paper.exam} {len(part.paper.shots)}-shot step {step}")
+    return _ask_all(part, ask, sheet, "generate", f"{part.paper.exam} {len(part.paper.shots)}-shot step {step}")
 
 
-def score_choices(loader: Loader, part: Part, step: int, path: Path) -> list[dict[str, Any]]:
+def score_choices(loader: Loader, part: Part, step: int, sheet: Sheet) -> list[dict[str, Any]]:
     """Log-probabilities of every choice of a part, one row a question in exam order, resumed as answers are.
 
     Args:
         loader: The model, loaded at `step`.
         part: What is asked.
         step: Step of the adapter, for the rows.
-        path: The likelihood file, JSON lines.
+        sheet: Where they are written.
     """
     prefix = generation.read_prefix(loader.model, part.rows)
 
@@ -217,16 +233,18 @@ def score_choices(loader: Loader, part: Part, step: int, path: Path) -> list[dic
             for i, found, o in zip(batch, scores, options, strict=True)
         ]
 
-    return _ask_all(part, ask, path, f"{part.paper.exam} {len(part.paper.shots)}-shot step {step}, likelihood")
+    return _ask_all(part, ask, sheet, "likelihood", f"{part.paper.exam} {len(part.paper.shots)}-shot step {step}, likelihood")
 
 
-def _ask_all(part: Part, ask: Callable[[Sequence[int]], list[dict[str, Any]]], path: Path, what: str) -> list[dict[str, Any]]:
-    log = generation.AnswerLog(path, part.keys)
-    if (rows := log.complete()) is not None:
-        return rows
+def _ask_all(
+    part: Part, ask: Callable[[Sequence[int]], list[dict[str, Any]]], sheet: Sheet, stage: str, title: str
+) -> list[dict[str, Any]]:
+    log = generation.AnswerLog(sheet.path, part.keys)
     done = log.resume(part.batches)
-    for batch in progress(part.batches[done:], what):
-        log.append(ask(batch))
+    for batch in progress(part.batches[done:], title):
+        known = [row for i in batch if (row := sheet.known.get(part.keys[i]))]
+        log.append(known if len(known) == len(batch) else ask(batch))
+        sheet.ledger.lap(stage)
     return log.finish()
 
 
@@ -255,7 +273,10 @@ def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace, 
     `answers/<the same>__likelihood.jsonl`.
 
     A shard writes its own answers, and the whole with its record once it finds all others done. Until then its records
-    speak of its own questions alone, name the shard, and are not written.
+    speak of its own questions alone, name the shard, and are not written. An unsplit run puts finished shards together, and
+    asks only what no shard has answered.
+
+    A record's cost is that of every run that worked on it, killed ones up to their last whole batch.
 
     Args:
         settings: What to ask, and how.
@@ -343,58 +364,69 @@ class Sitting:
 
     def run(self, source: Source, tokenizer: Any) -> Record:
         """Asks what is not on disk, and returns the record: of the whole, or of this shard while others are missing."""
-        meter = Meter()
+        found = {what: self._rows(what, source) for what in self.keys}
+        meter, files = Meter(), {what: self.file(what) for what in self.keys}
+        if all(len(rows) == len(self.paper.asked) for rows in found.values()):
+            return self._write(files, found, meter, tokenizer)
         index, of = self.settings.shard_index, self.settings.num_shards
-        files = {what: self.file(what) for what in self.keys}
-        found = {what: generation.AnswerLog(files[what], keys).complete() for what, keys in self.keys.items()}
-        cost: dict[str, Any] = {}
-        for what in (w for w, rows in found.items() if rows is None):
-            own = shards.shard_path(files[what], index, of)
-            found[what] = self._ask(source, what, own, meter)
-            if of == 1:
-                continue
-            shards.finish(files[what], index, of, self.keys[what], meter.fields())
-            if not shards.missing(files[what], of, self.keys[what]):
-                cost = shards.merge(files[what], of)
-                found[what] = generation.AnswerLog(files[what], self.keys[what]).complete()
-        whole = all(len(rows or ()) == len(self.paper.asked) for rows in found.values())
-        if whole:
-            return self._write(files, {what: rows or [] for what, rows in found.items()}, meter, cost, tokenizer)
-        mine = {what: [r for r in rows or () if r["key"] in set(self.parts[what].keys)] for what, rows in found.items()}
+        mine = {what: [r for r in rows if r["key"] in set(self.parts[what].keys)] for what, rows in found.items()}
         named = {what: shards.shard_path(file, index, of) for what, file in files.items()}
         named = {what: file if file.is_file() else files[what] for what, file in named.items()}
         record = self._record(named, self.parts[""].paper, mine, meter, tokenizer)
         return replace(record, config=record.config | {"shard": f"{index} of {of}"})
 
-    def _ask(self, source: Source, what: str, path: Path, meter: Meter) -> list[dict[str, Any]]:
-        part = self.parts[what]
-        log = generation.AnswerLog(path, part.keys)
+    def _rows(self, what: str, source: Source) -> list[dict[str, Any]]:
+        """Rows of the whole where it is there, can be put together from shards, or is asked here; else those of this shard."""
+        path, keys = self.file(what), self.keys[what]
+        log = generation.AnswerLog(path, keys)
         if (rows := log.complete()) is not None:
             return rows
-        with meter.stage("load"):
-            source.load(self.step, self.paper.asked[0].ids)
-        with meter.stage(what or "generate"):
-            if what:
-                assert isinstance(source, Loader)  # EvalSettings refuses likelihood with any other
-                return score_choices(source, part, self.step, path)
-            return generate_answers(source, part, self.step, path)
+        index, of = self.settings.shard_index, self.settings.num_shards
+        if of == 1 and not shards.join(path, keys):
+            return self._ask(what, source, path, shards.answered(path, keys))
+        if of > 1:
+            own = shards.shard_path(path, index, of)
+            rows = self._ask(what, source, own, {})
+            ledger = Ledger(own, self.parts[what].keys)
+            shards.finish(path, index, of, keys, ledger.total())
+            ledger.close()
+            if not shards.join(path, keys):
+                return rows
+        return read_jsonl(path)
 
-    def _write(
-        self, files: dict[str, Path], rows: dict[str, list[dict[str, Any]]], meter: Meter, cost: dict[str, Any], tokenizer: Any
-    ) -> Record:
+    def _ask(self, what: str, source: Source, path: Path, known: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        part = self.parts[what]
+        if (rows := generation.AnswerLog(path, part.keys).complete()) is not None:
+            return rows
+        sheet = Sheet(path, Ledger(path, part.keys), known)
+        source.load(self.step, self.paper.asked[0].ids)
+        sheet.ledger.lap("load")
+        if what:
+            assert isinstance(source, Loader)  # EvalSettings refuses likelihood with any other
+            return score_choices(source, part, self.step, sheet)
+        return generate_answers(source, part, self.step, sheet)
+
+    def _write(self, files: dict[str, Path], rows: dict[str, list[dict[str, Any]]], meter: Meter, tokenizer: Any) -> Record:
         path = self.workspace.records / f"30_evaluate__{self.stem}.json"
         earlier = read_record(path) if path.is_file() else None
         record = self._record(files, self.paper, rows, meter, tokenizer)
         if earlier and earlier.comparable() == record.comparable():
-            return earlier
-        same = [earlier is not None and earlier.data.get(f.name) == sha256_file(f) for f in files.values()]
-        if earlier and same[0]:
-            # The answers are of an earlier run, and so is what they cost; a likelihood file that is new adds its own.
-            spent = {k: getattr(earlier, k) for k in meter.fields()}
-            cost = spent if all(same) else shards.sum_costs([spent, cost or meter.fields()])
-        record = replace(record, **cost)
-        write_record(self.workspace.records, record)
+            record = earlier
+        else:
+            record = replace(record, **self._cost(files, earlier, meter))
+            write_record(self.workspace.records, record)
+        for what, file in files.items():
+            Ledger(file, self.keys[what]).close()
         return record
+
+    def _cost(self, files: dict[str, Path], earlier: Record | None, meter: Meter) -> dict[str, Any]:
+        """What the whole cost: files that an earlier record speaks of are paid in it, and a file that is new adds its own."""
+        known = earlier.data if earlier else {}
+        new = [what for what, file in files.items() if known.get(file.name) != sha256_file(file)]
+        costs = [{k: getattr(earlier, k) for k in meter.fields()}] if len(new) < len(files) else []
+        for what in new:
+            costs += [shards.spent(files[what], self.keys[what]), Ledger(files[what], self.keys[what]).total()]
+        return sum_costs([*costs, meter.fields()] if new else costs)
 
     def _record(self, files: dict[str, Path], paper: Paper, rows: dict[str, list[dict[str, Any]]], meter: Meter, tokenizer: Any) -> Record:
         settings, answers = self.settings, rows[""]

@@ -30,6 +30,7 @@ In lm-eval's words, `sum` is `acc`, `per_character` is `acc_norm` and `per_byte`
 """
 
 LOGIT_CELLS = 1 << 26  # logits of the choices held at once: a quarter of a GiB in float32
+CACHE_BYTES = 1 << 32  # keys and values of the choices held at once, beside those of their prompts
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,10 @@ def score_batch(
         flat = [list(o) for found in options for o in found]
         totals = first[owner, [o[0] for o in flat]].double()
         longer = sorted((n for n, o in enumerate(flat) if len(o) > 1), key=lambda n: -len(flat[n]))
+        copies = max(1, CACHE_BYTES // max(1, _row_bytes(read.past_key_values)))
         while longer:
             # Longest first, so a chunk's first choice says how wide it is.
-            room = max(1, LOGIT_CELLS // ((len(flat[longer[0]]) - 1) * first.shape[-1]))
+            room = min(copies, max(1, LOGIT_CELLS // ((len(flat[longer[0]]) - 1) * first.shape[-1])))
             chunk, longer = longer[:room], longer[room:]
             totals[chunk] += _rest(model, read.past_key_values, mask, [owner[n] for n in chunk], [flat[n] for n in chunk])
     scores = iter(totals.tolist())
@@ -127,6 +129,12 @@ def _rest(model: Any, cache: Any, mask: Any, owner: Sequence[int], options: Sequ
     said = output.logits.float()
     picked = said.gather(-1, target[..., None])[..., 0] - said.logsumexp(-1)
     return (picked * real).double().sum(1)
+
+
+def _row_bytes(cache: Any) -> int:
+    """Bytes of one row of a cache: with long prompts, a copy for each choice of a batch would not fit beside a large model."""
+    held = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    return sum(tensor.element_size() * tensor.numel() // len(tensor) for tensor in held)
 
 
 def _fork(cache: Any, rows: Any) -> Any:

@@ -4,7 +4,9 @@ The unit is the batch, not the question: the other rows of a batch can move a ro
 whole batches of the unsplit run, batch `i` in shard `i mod num_shards`. Every shard writes `<answers>.shard<i>of<n>.jsonl` and,
 when done, the same name with `.json`: the keys of the whole evaluation in order, and what the shard cost.
 
-`python -m jmedlora_utils.shards merge <folder of answers>` puts them together; notebook 30 does so in the last shard.
+Notebook 30 puts them together in whatever run first sees all of them done: the last shard, a shard that is started again, or the
+unsplit notebook, which a preset's workflow starts after its shards. On a network file system two shards that end together may not see
+each other, so none of these alone would do. `python -m jmedlora_utils.shards merge <folder of answers>` does it by hand.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jmedlora_utils import paths
+from jmedlora_utils.costs import sum_costs
 from jmedlora_utils.records import read_jsonl, write_jsonl, write_text
 
 _NAME = re.compile(r"(?P<stem>.+)\.shard(?P<index>\d+)of(?P<of>\d+)\.json")
@@ -47,20 +50,55 @@ def finish(path: Path, index: int, of: int, keys: Sequence[str], cost: dict[str,
         write_text(note, json.dumps({"keys": list(keys), "cost": cost}) + "\n")
 
 
-def missing(path: Path, of: int, keys: Sequence[str]) -> list[int]:
-    """Shards of an evaluation that are not done, or whose answers belong to other settings."""
-    return [i for i in range(of) if (_note(path, i, of) or {}).get("keys") != list(keys)]
+def join(path: Path, keys: Sequence[str]) -> bool:
+    """Puts the whole together if a split of it is done, and says whether it was; any number of runs may do so, at any time.
+
+    Args:
+        path: Answers file of the whole.
+        keys: Keys of the whole, in order.
+
+    Raises:
+        ShardError: The shards say that they are done, but their answers are damaged.
+    """
+    done = [(index, of) for index, of, _ in _finished(path, keys)]
+    for of in sorted({of for _, of in done}):
+        if all((index, of) in done for index in range(of)):
+            merge(path, of)
+            return True
+    return False
 
 
-def merge(path: Path, of: int) -> dict[str, Any]:
-    """Writes the answers of all shards to `path` in the order of one run.
+def answered(path: Path, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Rows by key that finished shards of an evaluation hold; `keys` are those of the whole."""
+    wanted = set(keys)
+    rows = [row for index, of, _ in _finished(path, keys) for row in read_jsonl(shard_path(path, index, of))]
+    return {row["key"]: row for row in rows if row.get("key") in wanted}
+
+
+def spent(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """What the finished shards of an evaluation cost; `keys` are those of the whole."""
+    return sum_costs([note["cost"] for _, _, note in _finished(path, keys)])
+
+
+def unjoined(folder: Path) -> list[str]:
+    """Stems of the answers files whose shards are all done, but which are not put together."""
+    found = []
+    for stem, numbers in _splits(folder).items():
+        path = folder / f"{stem}.jsonl"
+        for of in numbers if not path.is_file() else ():
+            first = _note(path, 0, of)
+            if first and len({i for i, n, _ in _finished(path, first["keys"]) if n == of}) == of:
+                found.append(stem)
+                break
+    return found
+
+
+def merge(path: Path, of: int) -> None:
+    """Writes the answers of all shards to `path` in the order of one run, whole or not at all.
 
     Args:
         path: Answers file of the whole.
         of: Number of shards.
-
-    Returns:
-        What all shards cost: seconds are sums, memory is the largest.
 
     Raises:
         ShardError: A shard is missing, or they are of different evaluations.
@@ -85,7 +123,6 @@ def merge(path: Path, of: int) -> dict[str, Any]:
     if gone := [key for key in keys if key not in rows]:
         raise ShardError(f"{paths.relative(path)}: {len(gone)} of {len(keys)} answers are in no shard; run the shards again")
     write_jsonl(path, [rows[key] for key in keys])
-    return sum_costs([note["cost"] for note in known])
 
 
 def merge_folder(folder: Path) -> list[Path]:
@@ -94,10 +131,7 @@ def merge_folder(folder: Path) -> list[Path]:
     Raises:
         ShardError: There is no shard, a shard is missing, or shards of different numbers lie side by side.
     """
-    found: dict[str, set[int]] = {}
-    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if name := _NAME.fullmatch(file.name):
-            found.setdefault(name["stem"], set()).add(int(name["of"]))
+    found = _splits(folder)
     if not found:
         raise ShardError(f"{folder}: no finished shard in it; give runs/<preset>/seed<seed>/answers of a run with num_shards above 1")
     for stem, numbers in found.items():
@@ -110,21 +144,27 @@ def merge_folder(folder: Path) -> list[Path]:
     return [path for path, _ in targets]
 
 
+def _splits(folder: Path) -> dict[str, set[int]]:
+    """Stems of the answers files that were split, with the numbers of shards of their splits."""
+    found: dict[str, set[int]] = {}
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if name := _NAME.fullmatch(file.name):
+            found.setdefault(name["stem"], set()).add(int(name["of"]))
+    return found
+
+
+def _finished(path: Path, keys: Sequence[str]) -> list[tuple[int, int, dict[str, Any]]]:
+    """Finished shards of an evaluation, of any split: index, number of shards, note. Those of other settings are passed over."""
+    numbers = sorted(_splits(path.parent).get(path.stem, ()))
+    notes = [(index, of, _note(path, index, of)) for of in numbers for index in range(of)]
+    return [(index, of, note) for index, of, note in notes if note and note["keys"] == list(keys)]
+
+
 def _note(path: Path, index: int, of: int) -> dict[str, Any] | None:
     """The note of a finished shard whose answers are there, else None."""
     file = shard_path(path, index, of)
     note = file.with_suffix(".json")
     return json.loads(note.read_text(encoding="utf-8")) if note.is_file() and file.is_file() else None
-
-
-def sum_costs(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Measured fields of several runs as one: seconds are sums, memory is the largest."""
-    stages = dict.fromkeys(stage for cost in costs for stage in cost["timing"])
-    return {
-        "timing": {stage: round(sum(cost["timing"].get(stage, 0.0) for cost in costs), 3) for stage in stages},
-        "wall_seconds": round(sum(cost["wall_seconds"] for cost in costs), 3),
-        "peak_memory_bytes": max(cost["peak_memory_bytes"] for cost in costs),
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for path in merge_folder(options.folder):
             print(f"wrote {paths.relative(path)}")
+        print("their records are written by notebook 30 with the same settings: it finds the answers and asks nothing")
     except ShardError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

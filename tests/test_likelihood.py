@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -70,6 +71,29 @@ def test_choices_from_the_cache_equal_five_full_prompts(workspace, tmp_path, mon
     monkeypatch.setattr(likelihood, "LOGIT_CELLS", 1)
     for ours, plain in zip(likelihood.score_batch(model, rows, ids, prefix), expected, strict=True):
         assert ours == pytest.approx(plain, abs=1e-4)
+
+
+def test_copies_of_the_cache_stay_within_their_bytes(workspace, monkeypatch) -> None:
+    """A batch of 16 prompts of a thousand tokens is 5 GB of cache on Llama-2-70B, and one copy a choice would be five times that."""
+    model, tokenizer = models.load_base("llama", workspace=workspace)
+    questions = uneven(6)
+    texts = [prompts.build_exam_prompt(q, "plain_ja", []) for q in questions]
+    rows = [prompts.encode_prompt(tokenizer, text) for text in texts]
+    ids = [likelihood.encode_options(tokenizer, t, r, q.choices).ids for t, r, q in zip(texts, rows, questions, strict=True)]
+    whole, copies, inner = likelihood.score_batch(model, rows, ids), [], likelihood._fork
+
+    def fork(cache: Any, owner: Any) -> Any:
+        copies.append(len(owner))
+        return inner(cache, owner)
+
+    width, config = max(map(len, rows)), model.config
+    heads = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    row = 2 * config.num_hidden_layers * heads * width * 4
+    monkeypatch.setattr(likelihood, "CACHE_BYTES", 4 * row)
+    monkeypatch.setattr(likelihood, "_fork", fork)
+    for ours, plain in zip(likelihood.score_batch(model, rows, ids), whole, strict=True):
+        assert ours == pytest.approx(plain, abs=1e-4)
+    assert max(copies) == 4 and sum(copies) == sum(len(o) > 1 for found in ids for o in found)
 
 
 @pytest.mark.parametrize("bos", [True, False])
@@ -196,4 +220,23 @@ def test_a_cut_off_likelihood_file_is_finished_byte_for_byte(asked, workspace, m
     assert not file.exists() and file.with_name(f"{file.name}.partial").exists()
     again = evaluation.evaluate(ASK, "base", workspace)
     assert file.read_bytes() == whole and len(calls) == 4, "three batches in all: two were kept, one was asked again"
-    assert again == asked
+    assert again == asked and not list(workspace.answers.glob("*.cost"))
+
+
+def test_a_run_that_was_killed_while_scoring_choices_counts_all_of_its_seconds(workspace, monkeypatch) -> None:
+    calls, inner = [], likelihood.score_batch
+
+    def slow(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        time.sleep(0.3)
+        return inner(*args)
+
+    monkeypatch.setattr(likelihood, "score_batch", slow)
+    ask = replace(ASK, shots=(0,))
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.evaluate(ask, "killed", workspace)
+    [record] = evaluation.evaluate(ask, "killed", workspace)
+    assert record.timing["likelihood"] >= 0.9 and record.timing["generate"] > 0 and len(calls) == 4
+    assert record.wall_seconds >= sum(record.timing[stage] for stage in ("load", "generate", "likelihood"))

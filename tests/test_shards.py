@@ -8,13 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from jmedlora_utils import evaluation, generation, models, paths, shards
+from jmedlora_utils import evaluation, generation, likelihood, models, paths, shards
 from jmedlora_utils.evaluation import EvalSettings, EvaluationError
+from jmedlora_utils.records import sha256_file
 from tests import tiny
 
 ASK = EvalSettings(base="llama", shots=(0, 1), template="plain_ja", batch_size=4, likelihood=True)
@@ -125,6 +127,81 @@ def test_the_last_to_end_merges_what_ended_meanwhile(home, fresh, monkeypatch) -
     assert not [r for r in records if "shard" in r.config] and whole(fresh.answers) == whole(home[0])
 
 
+@pytest.mark.parametrize(
+    ("later", "by_hand"),
+    [({}, False), ({"shard_index": 0, "num_shards": 2}, False), ({"shard_index": 1, "num_shards": 2}, False), ({}, True)],
+    ids=["unsplit", "first", "second", "by hand"],
+)
+def test_shards_that_ended_unseen_by_each_other_are_put_together_by_whatever_runs_next(home, fresh, monkeypatch, later, by_hand) -> None:
+    """On a network file system, two shards that end together may both take the other for unfinished."""
+    with monkeypatch.context() as blind:
+        blind.setattr(shards, "_finished", lambda path, keys: [])
+        for index in (0, 1):
+            records = evaluation.evaluate(replace(ASK, shard_index=index, num_shards=2), "base", fresh)
+            assert {r.config["shard"] for r in records} == {f"{index} of 2"}
+    assert not whole(fresh.answers) and not fresh.records.exists()
+    assert {f.removesuffix("__likelihood") for f in shards.unjoined(fresh.answers)} == {STEM, STEM.replace("0shot", "1shot")}
+    if by_hand:
+        assert len(shards.merge_folder(fresh.answers)) == 4 and whole(fresh.answers) == whole(home[0])
+    monkeypatch.setattr(models, "load_base", lambda *a, **k: pytest.fail("every answer is there"))
+    records = evaluation.evaluate(replace(ASK, **later), "base", fresh)
+    assert whole(fresh.answers) == whole(home[0]) and [r.comparable() for r in records] == [r.comparable() for r in home[1]]
+    assert all(r.timing[stage] > 0 for r in records for stage in ("generate", "likelihood")), "their cost is not lost either"
+    before = {f: (sha256_file(f), f.stat().st_mtime_ns) for f in (*fresh.answers.iterdir(), *fresh.records.iterdir())}
+    assert evaluation.evaluate(replace(ASK, **later), "base", fresh) == records and not shards.unjoined(fresh.answers)
+    assert {f: (sha256_file(f), f.stat().st_mtime_ns) for f in (*fresh.answers.iterdir(), *fresh.records.iterdir())} == before
+
+
+def test_an_unsplit_run_asks_only_what_no_shard_has_answered(home, fresh, monkeypatch) -> None:
+    ask = replace(ASK, shots=(0,))
+    evaluation.evaluate(replace(ask, shard_index=1, num_shards=2), "base", fresh)
+    asked, inner = [], generation.generate
+
+    def counts(model: Any, tokenizer: Any, rows: Any, *args: Any) -> Any:
+        asked.append(len(rows))
+        return inner(model, tokenizer, rows, *args)
+
+    monkeypatch.setattr(generation, "generate", counts)
+    [record] = evaluation.evaluate(ask, "base", fresh)
+    assert asked == [4, 4, 4] and record.comparable() == home[1][0].comparable()
+    assert {f: b for f, b in whole(home[0]).items() if "0shot" in f} == whole(fresh.answers)
+
+
+def test_what_killed_and_resumed_shards_cost_is_added_for_answers_and_likelihood(fresh, monkeypatch) -> None:
+    """Each batch of either takes a quarter of a second more; a kill after two batches of three loses none of it."""
+    ask = replace(ASK, shots=(0,), num_shards=2)
+    calls: dict[str, int] = {}
+
+    def slow(module: Any, name: str) -> None:
+        inner = getattr(module, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls[name] = calls.get(name, 0) + 1
+            if calls[name] == 3:
+                raise KeyboardInterrupt
+            time.sleep(0.25)
+            return inner(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    slow(generation, "generate")
+    slow(likelihood, "score_batch")
+    for _ in range(2):  # ended in the answers, then in the likelihood
+        with pytest.raises(KeyboardInterrupt):
+            evaluation.evaluate(ask, "base", fresh)
+    for index in (0, 1):
+        [record] = evaluation.evaluate(replace(ask, shard_index=index), "base", fresh)
+    assert calls == {"generate": 7, "score_batch": 7}, "three batches a shard, and one that was cut off"
+    notes = {f.name: json.loads(f.read_text(encoding="utf-8"))["cost"] for f in fresh.answers.glob("*.json")}
+    assert len(notes) == 4 and all(sum(cost["timing"].values()) >= 0.75 for cost in notes.values())
+    assert all(not {"generate", "likelihood"} <= set(cost["timing"]) for cost in notes.values()), "each is paid once"
+    for stage in ("load", "generate", "likelihood"):
+        assert record.timing[stage] == pytest.approx(sum(cost["timing"].get(stage, 0) for cost in notes.values()), abs=0.01)
+    assert record.wall_seconds >= sum(record.timing[stage] for stage in ("load", "generate", "likelihood")) >= 3
+    assert record.peak_memory_bytes >= max(cost["peak_memory_bytes"] for cost in notes.values())
+    assert not list(fresh.answers.glob("*.cost"))
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +249,11 @@ def test_a_shard_with_a_row_twice_or_gone_is_refused(fresh) -> None:
     second.write_text("".join(rows[:-1]), encoding="utf-8")
     with pytest.raises(shards.ShardError, match="1 of 24 answers are in no shard"):
         shards.merge(fresh.answers / f"{STEM}.jsonl", 2)
+    (fresh.answers / f"{STEM}.jsonl").unlink()
+    with pytest.raises(shards.ShardError, match="run the shards again"):
+        evaluation.evaluate(replace(ask, shard_index=0), "base", fresh)
+    evaluation.evaluate(replace(ask, shard_index=1), "base", fresh)
+    assert (fresh.answers / f"{STEM}.jsonl").is_file(), "the damaged shard asks what it lacks, and is then put together"
     second.write_text("".join(rows) + first.read_text(encoding="utf-8").splitlines(keepends=True)[0], encoding="utf-8")
     with pytest.raises(shards.ShardError, match="is in another shard too"):
         shards.merge(fresh.answers / f"{STEM}.jsonl", 2)
