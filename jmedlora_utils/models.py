@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from jmedlora_utils import hub, paths, registry
 from jmedlora_utils.notebook import quiet
@@ -16,7 +17,10 @@ from jmedlora_utils.registry import ModelEntry
 QUANTISATIONS = ("none", "nf4")
 DTYPES = ("float32", "bfloat16", "float16")
 FULL_HASH_BYTES = 1 << 30
-IDENTITY_FILES = ("pytorch_model.bin", "config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+SAMPLE_BYTES = 4096
+STRETCHES = 1024
+IDENTITY_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 # All linear layers of a block, by architecture; the registry may name fewer for a model.
 LORA_TARGETS = {
@@ -218,17 +222,54 @@ def count_parameters(model: Any) -> dict[str, int]:
 def fingerprint(entry: ModelEntry) -> str:
     """What identifies a base: for a folder, a SHA-256 over its weights, config and tokenizer; else `id@revision`.
 
-    Weights over 1 GiB enter by file name and size, since hashing them costs minutes.
+    Of a folder over 1 GiB the weights are sampled, see `sampled_sha256`, since hashing them whole costs minutes.
     """
     if entry.folder is None:
         return f"{entry.hub_id}@{entry.revision or 'main'}"
     digest = hashlib.sha256()
-    files = [p for p in sorted(entry.folder.iterdir()) if p.suffix == ".safetensors" or p.name in IDENTITY_FILES]
+    files = sorted({path for pattern in (*WEIGHT_FILES, *IDENTITY_FILES) for path in entry.folder.glob(pattern)})
     whole = sum(p.stat().st_size for p in files) <= FULL_HASH_BYTES
     for path in files:
-        content = sha256_file(path) if whole or path.suffix == ".json" else str(path.stat().st_size)
-        digest.update(f"{path.name}:{content}\n".encode())
+        sampled = not whole and path.suffix in (".safetensors", ".bin")
+        digest.update(f"{path.name}:{sampled_sha256(path) if sampled else sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def sampled_sha256(path: Path) -> str:
+    """SHA-256 over samples of a weights file: its size, its header, and the start, middle and end of every tensor in it.
+
+    A file of another format than safetensors is sampled at fixed distances. A change that spares all samples is not seen: tuning
+    moves every part of the tensors that it touches, but a few weights changed by hand may go unseen.
+
+    Raises:
+        ModelError: A safetensors file is damaged.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(f"sampled {size}\n".encode())
+    with path.open("rb") as file:
+        for start, end in _tensor_spans(file, size) if path.suffix == ".safetensors" else _stretches(size):
+            for at in sorted({start, max(start, (start + end - SAMPLE_BYTES) // 2), max(start, end - SAMPLE_BYTES)}):
+                file.seek(at)
+                digest.update(file.read(min(SAMPLE_BYTES, end - at)))
+    return digest.hexdigest()
+
+
+def _tensor_spans(file: BinaryIO, size: int) -> list[tuple[int, int]]:
+    """Where the parts of a safetensors file lie: its header, and each tensor."""
+    length = int.from_bytes(file.read(8), "little")
+    try:
+        head = json.loads(file.read(length) if length < size else b"")
+        tensors = sorted(tuple(about["data_offsets"]) for name, about in head.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{paths.relative(Path(file.name))}: it has no header of a safetensors file; copy it again") from error
+    begin = 8 + length
+    return [*_stretches(begin), *((begin + start, begin + end) for start, end in tensors)]
+
+
+def _stretches(size: int) -> list[tuple[int, int]]:
+    """Equal stretches of a file, at most about `STRETCHES`; each of `SAMPLE_BYTES` where that covers all of it."""
+    step = max(SAMPLE_BYTES, size // STRETCHES)
+    return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def _load_error(what: str, name: str, error: Exception) -> ModelError:

@@ -31,8 +31,9 @@ def kept_checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def weights_sha256(folder: Path) -> str:
-    """SHA-256 over the weight files of a checkpoint."""
-    return sha256_text("".join(sha256_file(p) for p in sorted(folder.glob("*.safetensors"))))
+    """SHA-256 over the weight files of a checkpoint or an adapter; those of torch count where there are none of safetensors."""
+    files = sorted(folder.glob("*.safetensors")) or sorted({*folder.glob("adapter_model*.bin"), *folder.glob("pytorch_model*.bin")})
+    return sha256_text("".join(map(sha256_file, files)))
 
 
 def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record | None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jmedlora_utils import models
+from jmedlora_utils import models, run_folder
 from jmedlora_utils.models import ModelError
+from jmedlora_utils.records import sha256_file, sha256_text
 from jmedlora_utils.registry import RegistryError
 from tests import tiny
 
@@ -112,6 +113,62 @@ def test_the_fingerprint_follows_the_weights(tmp_path) -> None:
     again = tiny.make_checkpoint(tmp_path / "c", seed=0)
     keys = [models.fingerprint(models.find_base(str(p))) for p in (first, second, again)]
     assert keys[0] == keys[2] != keys[1]
+
+
+def test_the_fingerprint_of_a_small_folder_hashes_its_files_whole(tmp_path) -> None:
+    """Keys of answers and the identity of runs hold it, so it must not change."""
+    folder = tiny.make_checkpoint(tmp_path / "m")
+    names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    text = "".join(f"{name}:{sha256_file(folder / name)}\n" for name in names)
+    assert models.fingerprint(models.find_base(str(folder))) == sha256_text(text)
+
+
+def test_the_fingerprint_of_large_weights_follows_every_tensor(tmp_path, monkeypatch) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny.make_checkpoint(tmp_path / "m", hidden=128)
+    monkeypatch.setattr(models, "FULL_HASH_BYTES", 0)
+    monkeypatch.setattr(models, "SAMPLE_BYTES", 64)
+    entry, file = models.find_base(str(folder)), folder / "model.safetensors"
+    monkeypatch.setattr(models, "sha256_file", lambda path: pytest.fail("hashed whole") if path == file else sha256_file(path))
+    tensors = load_file(file)
+    save_file(tensors, file, {"format": "pt"})
+    size, keys = file.stat().st_size, {"as it is": models.fingerprint(entry)}
+    assert models.fingerprint(entry) == keys["as it is"]
+    for name, tensor in tensors.items():
+        save_file({**tensors, name: tensor + 1e-3}, file, {"format": "pt"})
+        assert file.stat().st_size == size
+        keys[name] = models.fingerprint(entry)
+    save_file(tensors, file, {"format": "np"})
+    keys["header"] = models.fingerprint(entry)
+    assert len(set(keys.values())) == len(tensors) + 2
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ModelError, match=r"model\.safetensors: it has no header"):
+        models.fingerprint(entry)
+
+
+def test_the_fingerprint_of_large_weights_in_torch_files_follows_their_bytes(tmp_path, monkeypatch) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(models, "FULL_HASH_BYTES", 0)
+    monkeypatch.setattr(models, "STRETCHES", 8)
+    entry, keys = models.find_base(str(tmp_path)), set()
+    content = bytearray(100_000)
+    for at in (0, 0, 50_000, 99_999):  # the first time, as it is
+        content[at] += len(keys) > 0
+        (tmp_path / "pytorch_model-00001-of-00002.bin").write_bytes(content)
+        keys.add(models.fingerprint(entry))
+    assert len(keys) == 4
+    (tmp_path / "pytorch_model.bin.index.json").write_text("{}", encoding="utf-8")
+    assert models.fingerprint(entry) not in keys
+
+
+def test_an_adapter_in_a_torch_file_has_a_key_of_its_own(tmp_path) -> None:
+    keys = set()
+    for content in (b"one", b"two"):
+        (tmp_path / "adapter_model.bin").write_bytes(content)
+        keys.add(run_folder.weights_sha256(tmp_path))
+    (tmp_path / "optimizer.bin").write_bytes(b"no weights")
+    assert len(keys) == 2 and run_folder.weights_sha256(tmp_path) in keys
 
 
 def test_a_tokenizer_without_padding_pads_with_eos(tmp_path) -> None:
