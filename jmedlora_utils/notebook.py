@@ -14,25 +14,27 @@ from jmedlora_utils.records import device_name, package_versions
 T = TypeVar("T")
 
 
-def start(preset: str, seed: int | None = None) -> paths.Workspace:
-    """Opens a notebook: quiet libraries, one plot style, the device checked.
+def start(preset: str, seed: int | None = None, card: bool = False) -> paths.Workspace:
+    """Opens a notebook: quiet libraries, one plot style, the device checked where a model runs in it.
 
     Args:
         preset: Name of the preset; an unknown one is refused.
         seed: Seed of the workspace; None for analysis over all seeds, which uses the first.
+        card: Whether the notebook runs a model, and so needs the GPU that the preset may ask for.
 
     Returns:
         The folders this notebook reads and writes.
 
     Raises:
-        ConfigError: The preset is unknown, or needs a GPU that is not there.
+        ConfigError: The preset is unknown, or the notebook needs a GPU that is not there.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
     settings = load_preset(preset)
-    require_device(settings.device)
+    if card:
+        require_device(settings.device)
     from jmedlora_utils import plotting
 
     plotting.use_style()

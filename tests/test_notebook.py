@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from jmedlora_utils import notebook, paths
-from jmedlora_utils.config import ConfigError, Preset
+from jmedlora_utils.config import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, ConfigError, Preset
 
 
 def preset(name: str, device: str = "any") -> Preset:
@@ -23,7 +23,13 @@ def test_start_refuses_a_preset_for_cards_without_one(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(notebook, "load_preset", lambda name: preset(name, device="cuda"))
     with pytest.raises(ConfigError, match="needs a CUDA GPU"):
-        notebook.start("paper", 1)
+        notebook.start("paper", 1, card=True)
+    assert notebook.start("paper", 1) == paths.Workspace("paper", 1), "data are prepared and scores are read without one"
+
+
+def test_only_the_notebooks_that_tune_and_ask_want_a_card() -> None:
+    asking = {path.stem for path in paths.NOTEBOOKS.glob("*.ipynb") if "card=True" in path.read_text(encoding="utf-8")}
+    assert asking == {TUNE_NOTEBOOK, EVALUATE_NOTEBOOK}
 
 
 def test_start_refuses_a_misspelt_preset() -> None:
