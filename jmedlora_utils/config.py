@@ -97,6 +97,10 @@ class Preset:
         jobs.extend(Job(stem, stem, None, {"preset": self.name} | parameters) for stem, parameters in sorted(self.analyse.items()))
         return jobs
 
+    def bases_made(self) -> set[str]:
+        """Names of the bases that its own notebooks train."""
+        return {base for entry, given in self.prepare.items() for base in (declared_parameters(_stem(entry)) | given).get("bases", [])}
+
     def _evaluations(self, run: Run, seed: int, named: dict[str, Any], ready: tuple[str, ...]) -> list[Job]:
         """Notebook 30 of a run. With `num_shards`, one job a shard, and then the unsplit notebook, which finds all answers made."""
         output, parameters = f"{EVALUATE_NOTEBOOK}__{run.name}", named | run.evaluate

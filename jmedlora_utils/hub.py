@@ -45,8 +45,7 @@ def models_of(preset: config.Preset) -> list[ModelEntry]:
     """
     from huggingface_hub import get_token
 
-    made = {name for parameters in preset.prepare.values() for name in parameters.get("bases", [])}
-    made |= {run.name for run in preset.runs}
+    made = preset.bases_made() | {run.name for run in preset.runs}
     names: list[str] = []
     for run in preset.runs:
         tune = config.declared_parameters(config.TUNE_NOTEBOOK) | (run.tune or {}) if run.tune is not None else {}

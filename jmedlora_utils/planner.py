@@ -42,6 +42,7 @@ GB = 1e9
 # What the CUDA context, library workspaces and fragmentation take beyond the tensors. An allowance, not a derivation.
 RESERVE_BYTES = GIB
 RESERVE_SHARE = 0.04
+CLASS_MARGIN = 0.1  # of a card's memory, see `card_class`
 
 # Only for times without a measured rate.
 ASSUMED_MFU = 0.25
@@ -118,7 +119,7 @@ class PlannedRun:
 
 
 def plan_preset(name: str, card: int = 80, measured: Path = MEASURED) -> list[PlannedRun]:
-    """Plans every run of a preset whose base is a published model; bases trained by notebook 19 are left out.
+    """Plans every run of a preset; bases that the preset trains itself, and those named by `unplanned`, are left out.
 
     Args:
         name: Name of the preset.
@@ -128,24 +129,38 @@ def plan_preset(name: str, card: int = 80, measured: Path = MEASURED) -> list[Pl
     Raises:
         PlanError: The card is not known, or a run asks for modules that its base does not have.
         config.ConfigError: The preset is not known or not valid.
+        RegistryError: A base is not known.
     """
     if card not in CARDS:
         raise PlanError(f"no card of {card} GB is known; choose one of {', '.join(map(str, CARDS))}")
     preset = config.load_preset(name)
     rates = read_rates(measured)
     planned: list[PlannedRun] = []
-    for run in preset.runs:
-        settings = run.tune or run.evaluate
-        try:
-            base = registry.resolve(str(settings.get("base", "")))
-        except RegistryError:
-            continue
+    for run, base in _published(preset):
         if base.shape is None:
             continue
         if run.tune is not None:
             planned.append(_plan_tuning(run, base, card, rates))
         planned.append(_plan_evaluation(run, base, card, rates))
     return planned
+
+
+def unplanned(name: str) -> list[str]:
+    """Runs of a preset that `plan_preset` leaves out because the sizes of their base are not known, each with its base."""
+    return [f"{run.name} (base {base.name})" for run, base in _published(config.load_preset(name)) if base.shape is None]
+
+
+def _published(preset: config.Preset) -> list[tuple[config.Run, ModelEntry]]:
+    """The runs whose base the preset does not train itself, with what is known of that base."""
+    found, made = [], preset.bases_made()
+    for run in preset.runs:
+        if run.tune is not None:
+            base = (config.declared_parameters(config.TUNE_NOTEBOOK) | run.tune)["base"]
+        else:
+            base = (config.declared_parameters(config.EVALUATE_NOTEBOOK) | run.evaluate)["base"]
+        if base not in made:
+            found.append((run, registry.resolve(base)))
+    return found
 
 
 def tuning_of(parameters: dict[str, Any], base: ModelEntry) -> Tuning:
@@ -191,8 +206,8 @@ def read_rates(folder: Path = MEASURED) -> dict[tuple[str, str, int], float]:
         record = read_record(path)
         if record.kind != "benchmark" or record.preset == "smoke" or "card_bytes" not in record.config:
             continue
-        card = min(CARDS, key=lambda key: abs(CARDS[key].bytes - record.config["card_bytes"]))
-        for case in record.metrics.get("cases", []):
+        card = card_class(record.config["card_bytes"])
+        for case in record.metrics.get("cases", []) if card else []:
             rates[case["base"], "tune", card] = case["tokens_per_second"]
             rates[case["base"], "generate", card] = case["generation_tokens_per_second"]
     return rates
@@ -427,16 +442,23 @@ def check_sentence(folder: Path = MEASURED) -> str:
     return f"Measured on {', '.join(sorted(set(checked['device'])))}: planned peaks are within {100 * off:.1f} % of the measured ones."
 
 
-def card_at_hand(default: int = 80) -> int:
-    """Key of the card nearest to the GPU of this machine, or `default` where torch is missing or sees none."""
+def card_class(memory: int) -> int | None:
+    """Key of the largest card of `CARDS` that has no more memory than this, or None where each has more.
+
+    Torch sees a few percent less than the data sheet says, and error correction takes up to 8 % more; hence a margin.
+    """
+    return max((key for key, card in CARDS.items() if card.bytes * (1 - CLASS_MARGIN) <= memory), default=None)
+
+
+def card_at_hand(default: int = 80) -> int | None:
+    """`card_class` of the GPU of this machine, or `default` where torch is missing or sees none."""
     try:
         import torch
     except ImportError:
         return default
     if not torch.cuda.is_available():
         return default
-    total = torch.cuda.get_device_properties(0).total_memory
-    return min(CARDS, key=lambda key: abs(CARDS[key].bytes - total))
+    return card_class(torch.cuda.get_device_properties(0).total_memory)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -446,11 +468,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--card", type=int, choices=sorted(CARDS), help="GB of the card; default: the GPU of this machine, else 80")
     options = parser.parse_args(arguments)
     card = options.card or card_at_hand()
+    if card is None:
+        print(f"error: this machine's GPU has less than {min(CARDS)} GB, the smallest planned for; name another by --card", file=sys.stderr)
+        return 2
     try:
-        planned = plan_preset(options.preset, card)
+        planned, left_out = plan_preset(options.preset, card), unplanned(options.preset)
     except (PlanError, RegistryError, RecordError, config.ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    for run in left_out:
+        print(f"Not planned, because the sizes of its base are not known: {run}.")
+    if not planned and left_out:
+        return 0
     if not planned:
         print("Every base of this preset is trained here by notebook 19 and needs no GPU; nothing to plan.")
         return 0

@@ -122,6 +122,33 @@ def test_a_measured_rate_replaces_the_assumed_one(tmp_path: Path):
     assert not planner.plan_preset("paper", 141, tmp_path)[0].measured
 
 
+def test_a_misspelt_base_is_refused_and_one_of_unknown_size_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    (tmp_path / "mamba").mkdir()
+    (tmp_path / "mamba" / "config.json").write_text('{"model_type": "mamba"}', encoding="utf-8")
+    monkeypatch.setattr(paths, "PRESETS", tmp_path)
+    for name, base in (("typo", "open-clam-7b"), ("odd", str(tmp_path / "mamba"))):
+        run = {"tune": {"base": base}, "evaluate": {"base": base, "adapter": "ward"}}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps({"runs": {"ward": run}}), encoding="utf-8")
+    assert planner.main(["--preset", "typo", "--card", "24"]) == 2
+    assert "did you mean 'open-calm-7b'" in capsys.readouterr().err
+    assert planner.main(["--preset", "odd", "--card", "24"]) == 0
+    assert "Not planned, because the sizes of its base are not known: ward (base mamba)." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("mib", "planned_for"),
+    [(143155, 141), (81050, 80), (48685, 48), (45500, 48), (40330, 24), (24217, 24), (22700, 24), (15900, None)],
+    ids=["H200", "A100 80", "A6000", "L40S", "A100 40", "4090", "L4", "T4"],
+)
+def test_a_card_is_planned_as_none_that_is_larger(mib: int, planned_for: int | None, monkeypatch: pytest.MonkeyPatch, capsys):
+    """The nearest card would do for an A100 with 40 GB what only 48 GB can."""
+    assert planner.card_class(mib * planner.MIB) == planned_for
+    monkeypatch.setattr(planner, "card_at_hand", lambda: planner.card_class(mib * planner.MIB))
+    if planned_for is None:
+        assert planner.main(["--preset", "modern"]) == 2
+        assert "this machine's GPU has less than 24 GB" in capsys.readouterr().err
+
+
 def test_a_card_keeps_a_reserve():
     for card in planner.CARDS.values():
         assert card.bytes * 0.9 < card.usable() < card.bytes - planner.RESERVE_BYTES
