@@ -97,9 +97,11 @@ def command(config: Path, num_processes: int, job_file: Path, checkpointing: boo
 def _read_config(path: Path) -> tuple[str, int]:
     """Kind (`ddp` or `fsdp`) and number of machines."""
     try:
-        raw: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise TuneError(f"{paths.relative(path)}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(raw, dict):
+        raise TuneError(f"{paths.relative(path)}: not a mapping of settings; `accelerate config` writes one")
     kinds = {"MULTI_GPU": "ddp", "FSDP": "fsdp"}
     kind = raw.get("distributed_type")
     if kind not in kinds:
@@ -127,7 +129,7 @@ def _run(given: list[str], log: Path) -> int:
 
 
 def _cause(log: Path) -> str:
-    """What the log says of a failure: the project's own message, else the last error, else its end."""
+    """What the log says of a failure: the project's own message, else the first error (those after it follow from it), else its end."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     for wanted in ("error: ", "Error: "):
         found = [line for line in lines if line.startswith("error: ") or (wanted == "Error: " and wanted in line)]

@@ -139,6 +139,7 @@ def test_an_old_or_foreign_configuration_is_refused(tmp_path, monkeypatch) -> No
     workspace = tiny.make_workspace(tmp_path, monkeypatch)
     for text, message in (
         ("distributed_type: DEEPSPEED", "distributed_type is 'DEEPSPEED'"),
+        ("- distributed_type", "not a mapping of settings"),
         ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 1}", "fsdp_version must be 2"),
     ):
         file = tmp_path / "own.yaml"
