@@ -13,6 +13,7 @@ import yaml
 from jmedlora_utils import paths, registry
 from jmedlora_utils.records import Record, load_records, sha256_file, write_text
 from jmedlora_utils.registry import ModelEntry, RegistryError
+from jmedlora_utils.run_folder import weights_sha256
 
 EXAM_NAMES = {
     "igakuqa": "IgakuQA, Japanese national medical examination, text-only five-choice questions",
@@ -44,9 +45,9 @@ class Tuned:
         settings: Settings of the run.
         base: Its base, from the registry or the workspace.
         own_base: Whether the run made its base itself, by continued pretraining.
-        tuning: Record of notebook 20, or None.
-        prepared: Record of notebook 10, or None.
-        scores: Records of notebook 30 at this step, and of the base before tuning.
+        tuning: Record of notebook 20 that names these very weights, or None.
+        prepared: Record of notebook 10 that names the very data of `tuning`, or None.
+        scores: Records of notebook 30 of these weights, and of the base before tuning.
     """
 
     folder: Path
@@ -84,9 +85,18 @@ def read_checkpoint(folder: Path) -> Tuned:
         raise CardError(f"{paths.relative(folder)}: its base {settings['base']!r} is not known any more: {error}") from error
     records = load_records(root, allow_smoke=True) if list((root / "records").glob("*.json")) else []
     scores = [r for r in records if r.kind == "evaluate" and not r.config.get("variant_of")]
+    weights = weights_sha256(folder)
     own = [r for r in scores if r.config["run_name"] == run and int(r.config["step"]) == int(step)]
-    before = [r for r in scores if int(r.config["step"]) == 0 and r.config["base"] == settings["base"]]
+    own = [r for r in own if r.model["weights"].endswith(f"+{weights}")]  # not those of an earlier run of this name
+    bases = {r.model["fingerprint"] for r in own}
+    before = [r for r in scores if int(r.config["step"]) == 0 and r.model["fingerprint"] in bases]
     by_name = {r.name: r for r in records}
+    tuning = by_name.get(f"20_tune__{run}")
+    if tuning is not None and tuning.metrics["weights_sha256"].get(step) != weights:
+        tuning = None
+    prepared = by_name.get("10_prepare_instructions")
+    if tuning is None or prepared is None or prepared.data.get("instructions/train.jsonl") != tuning.data.get("train.jsonl"):
+        prepared = None  # data that was prepared since says nothing of this adapter
     return Tuned(
         folder=folder,
         run=run,
@@ -94,8 +104,8 @@ def read_checkpoint(folder: Path) -> Tuned:
         settings=settings,
         base=base,
         own_base=own_base,
-        tuning=by_name.get(f"20_tune__{run}"),
-        prepared=by_name.get("10_prepare_instructions"),
+        tuning=tuning,
+        prepared=prepared,
         scores=(*own, *_of_same_base(own, before, run)),
     )
 
@@ -224,9 +234,9 @@ def _what(tuned: Tuned, merged: str) -> str:
 def _data(tuned: Tuned) -> str:
     lines = ["## Training data", ""]
     if tuned.prepared is None:
-        lines.append("No record of the training data lies beside the adapter.")
+        lines.append("Where its question-answer pairs come from is not known: no record of their making lies beside the adapter.")
     else:
-        config, counts = tuned.prepared.config, tuned.prepared.counts
+        config = tuned.prepared.config
         if config.get("source") == "articles":
             generator = config.get("generation", {}).get("generator", "a language model")
             if generator.startswith(("/", "~", ".")):
@@ -234,8 +244,11 @@ def _data(tuned: Tuned) -> str:
             lines.append(f"Question-answer pairs that `{generator}` wrote from the user's own articles. Neither is part of this folder.")
         else:
             lines.append("Question-answer pairs of an invented world: its diseases and drugs do not exist.")
-        lines.append(f"{counts['instructions']:,} pairs from {counts['articles']:,} articles.")
     if tuned.tuning is not None:
+        counts, articles = tuned.tuning.counts, tuned.prepared.counts["articles"] if tuned.prepared else 0
+        lines.append(f"{counts['used']:,} pairs{f' from {articles:,} articles' if articles else ''}.")
+        if left_out := counts["read"] - counts["used"]:
+            lines.append(f"{left_out:,} more were longer than `max_length` and left out.")
         seen = tuned.tuning.metrics.get("epochs", 0) * tuned.step / tuned.settings["max_steps"]
         lines.append(f"Step {tuned.step} has seen each of them {seen:.2f} times on average.")
         lines += [f"SHA-256 of `{name}`: `{digest}`." for name, digest in sorted(tuned.tuning.data.items())]

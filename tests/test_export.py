@@ -15,7 +15,7 @@ from jmedlora_utils import evaluation, export, model_card, models, registry, tun
 from jmedlora_utils.__main__ import main
 from jmedlora_utils.book import MACHINE_PATH
 from jmedlora_utils.evaluation import EvalSettings
-from jmedlora_utils.records import Record, write_record
+from jmedlora_utils.records import Record, read_record, sha256_file, write_record
 from jmedlora_utils.tuning import TuneSettings
 from tests import tiny
 
@@ -41,7 +41,9 @@ def made(tmp_path_factory):
         )
         evaluation.evaluate(settings, "llama_lora", workspace)
         counts = {"articles": 3, "instructions": 40}
-        write_record(workspace.records, Record("prepare", "10_prepare_instructions", "smoke", 1, {"source": "toyworld"}, counts=counts))
+        data = {"instructions/train.jsonl": sha256_file(workspace.data / "instructions" / "train.jsonl")}
+        about = {"counts": counts, "data": data}
+        write_record(workspace.records, Record("prepare", "10_prepare_instructions", "smoke", 1, {"source": "toyworld"}, **about))
         yield SimpleNamespace(root=root, workspace=workspace, adapter=lambda run, step=3: workspace.adapters / run / f"checkpoint-{step}")
 
 
@@ -97,6 +99,48 @@ def test_the_card_reads_back_with_base_licence_and_scores(made) -> None:
     assert shown.metric_args["low_95"] < shown.metric_args["high_95"]
     for said in ("For research only", "| rank | 8 |", "40 pairs from 3 articles", "| mini_trained | 0 | 0 | 8 |", "no evidence", "Licence"):
         assert said in card.text, said
+
+
+@pytest.fixture
+def copied(made, tmp_path: Path) -> SimpleNamespace:
+    """A copy whose records a test may change."""
+    root = tmp_path / "seed1"
+    shutil.copytree(made.workspace.root, root)
+    return SimpleNamespace(records=root / "records", checkpoint=root / "adapters" / "llama_lora" / "checkpoint-3")
+
+
+def test_data_prepared_after_the_tuning_is_not_credited_to_the_adapter(copied) -> None:
+    newer = read_record(copied.records / "10_prepare_instructions.json")
+    assert "40 pairs from 3 articles" in model_card.card(model_card.read_checkpoint(copied.checkpoint))
+    newer.counts |= {"articles": 7, "instructions": 99}
+    newer.data["instructions/train.jsonl"] = "0" * 64
+    write_record(copied.records, newer)
+    text = model_card.card(model_card.read_checkpoint(copied.checkpoint))
+    assert "40 pairs." in text and "is not known: no record of their making" in text and "times on average" in text
+    assert "99" not in model_card._data(model_card.read_checkpoint(copied.checkpoint)).split("SHA-256")[0] and "7 articles" not in text
+
+
+def test_records_that_a_longer_text_left_out_are_said(copied) -> None:
+    record = read_record(copied.records / "20_tune__llama_lora.json")
+    record.counts |= {"read": 45}
+    write_record(copied.records, record)
+    assert "5 more were longer than `max_length`" in model_card.card(model_card.read_checkpoint(copied.checkpoint))
+
+
+def test_a_card_speaks_of_its_own_weights_alone(copied) -> None:
+    """The records of a later run of the same name must not stand beside the weights of an earlier one."""
+    record = read_record(copied.records / "20_tune__llama_lora.json")
+    record.metrics["weights_sha256"]["3"] = "0" * 64
+    write_record(copied.records, record)
+    for path in copied.records.glob("30_evaluate__llama_lora__step3__*.json"):
+        score = read_record(path)
+        score.model["weights"] = score.model["weights"].split("+")[0] + "+" + "0" * 64
+        write_record(copied.records, score)
+    tuned = model_card.read_checkpoint(copied.checkpoint)
+    assert (tuned.tuning, tuned.prepared, tuned.scores) == (None, None, ())
+    text = model_card.card(tuned)
+    assert "has not been asked any examination" in text and "40 pairs" not in text
+    model_card.check(text)
 
 
 def test_a_card_without_scores_says_so_and_is_written_once(made) -> None:
