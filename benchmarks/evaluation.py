@@ -1,6 +1,7 @@
 """How fast evaluation is: this project beside the plain ways of asking, and lm-eval, in one process on one CPU.
 
-    python -m venv bench && bench/bin/pip install -e '.[train]' -c constraints.txt -r benchmarks/requirements.txt
+    python -m venv bench && bench/bin/pip install -e '.[train]' -c constraints.txt
+    bench/bin/pip install -r benchmarks/requirements.txt
     bench/bin/python benchmarks/evaluation.py          # minutes, on an idle machine; writes benchmarks/results/evaluation.json
     bench/bin/python benchmarks/evaluation.py --quick  # one repetition on a few questions, nothing written: proves the script
 

@@ -133,8 +133,8 @@ def _rest(model: Any, cache: Any, mask: Any, owner: Sequence[int], options: Sequ
 
 def _row_bytes(cache: Any) -> int:
     """Bytes of one row of a cache: with long prompts, a copy for each choice of a batch would not fit beside a large model."""
-    held = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-    return sum(tensor.element_size() * tensor.numel() // len(tensor) for tensor in held)
+    held = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]  # a recurrent layer has neither
+    return sum(tensor.element_size() * tensor.numel() // len(tensor) for tensor in held if tensor is not None)
 
 
 def _fork(cache: Any, rows: Any) -> Any:
