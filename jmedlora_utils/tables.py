@@ -102,6 +102,13 @@ class Study:
             said = ":::{note}\nOne seed: intervals speak of other questions, not of another training run.\n:::\n"
         if left := self.about.get("left_out"):
             said += f":::{{note}}\nRecords left out, because the preset does not name their run, step, exam or shots: {left}.\n:::\n"
+        centred = self.outcomes[["base", "centric"]].astype(str).drop_duplicates()
+        if unknown := sorted(centred.loc[centred["centric"] == "unknown", "base"]):
+            names = ", ".join(f"`{Path(base).name}`" for base in unknown)
+            said += (
+                f":::{{note}}\nThe language that {names} is centred on is not known, so comparisons by language leave it out. "
+                "A registry of your own (`JMEDLORA_MODELS`) can state it.\n:::\n"
+            )
         return said
 
 
@@ -148,7 +155,7 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
         seeds: Seeds to read; all of the preset's by default.
 
     Raises:
-        TableError: A seed has no evaluation, an answers file is missing or does not match its exam.
+        TableError: A seed has no evaluation, an answers file is missing or does not match its exam, or shards wait to be put together.
     """
     settings = load_preset(preset)
     planned, left_out = evaluations(settings), 0
@@ -160,6 +167,7 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
             found = load_records(workspace.root, allow_smoke=True)
         except RecordError as error:
             raise TableError(f"preset {preset!r}, seed {seed}: {error}") from error
+        _refuse_unjoined(workspace, planned)
         # The same weights loaded in another way are compared on notebook 30's own page; here they would count twice.
         found = [r for r in found if not r.config.get("variant_of")]
         named = [r for r in found if _is_named(r, settings, planned)]
@@ -195,6 +203,19 @@ def evaluations(preset: Preset) -> set[tuple[str, int, str, int]]:
         asked = declared_parameters(EVALUATE_NOTEBOOK) | run.evaluate
         found |= set(itertools.product([run.name], asked["steps"], asked["exams"], asked["shots"]))
     return found
+
+
+def _refuse_unjoined(workspace: paths.Workspace, planned: set[tuple[str, int, str, int]]) -> None:
+    """A study must not leave out, without a word, what its shards have answered."""
+    from jmedlora_utils import evaluation, shards
+
+    stems = {evaluation.run_file(*asked) for asked in planned}
+    waiting = [stem for stem in shards.unjoined(workspace.answers) if stem.removesuffix("__likelihood") in stems]
+    if waiting:
+        raise TableError(
+            f"{waiting[0]}: its shards are done, but not put together ({len(waiting)} such files in {paths.relative(workspace.answers)}); "
+            "run its notebook 30 once more, with the num_shards it had or without, which asks nothing"
+        )
 
 
 def _is_named(record: Record, preset: Preset, planned: set[tuple[str, int, str, int]]) -> bool:
@@ -275,25 +296,28 @@ def compact(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 
 def base_facts(records: Iterable[Record], base: str) -> tuple[int, str]:
-    """Parameters of a base and the language it is centred on, one of `registry.LANGUAGES` but `unknown`.
+    """Parameters of a base and the language it is centred on, one of `registry.LANGUAGES`.
 
-    From its pretraining record where it was trained here, else from the model registry.
+    From its pretraining record where it was trained here, else from the model registry. The language of a local folder, or of a
+    model that the registry does not list, is `unknown`; its size may then stand in the record of a tuning run.
 
     Raises:
-        TableError: Neither knows the base.
+        TableError: Nothing knows its size.
     """
+    records = list(records)
     for record in records:
         if record.kind == "pretrain" and record.model.get("base") == base:
             return int(record.counts["parameters"]), str(record.config["centric"])
+    tuned = [int(r.model["parameters"]) for r in records if r.kind == "tune" and r.model.get("base") == base]
     from jmedlora_utils import registry
 
     try:
         entry = registry.resolve(base)
     except registry.RegistryError as error:
         raise TableError(f"base {base!r}: no pretraining record and not in the registry; its size and language are unknown") from error
-    if entry.shape is None or entry.language == "unknown":
-        raise TableError(f"base {base!r}: the registry knows neither its size nor its language; add it to data/models.yaml")
-    return entry.shape.parameters(), entry.language
+    if entry.shape is None and not tuned:
+        raise TableError(f"base {base!r}: its size is not known; list it in the registry of this site (JMEDLORA_MODELS) with its shape")
+    return entry.shape.parameters() if entry.shape else tuned[0], entry.language
 
 
 def method_of(records: Iterable[Record], run: str) -> str:

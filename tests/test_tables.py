@@ -243,6 +243,48 @@ def test_base_facts_come_from_the_registry_for_a_published_model():
         tables.base_facts([], "no-such-base")
 
 
+def test_a_local_folder_of_unknown_language_is_shown_and_said(made, tmp_path):
+    sizes = {"vocab_size": 500, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "llama", **sizes}), encoding="utf-8")
+    size, centric = tables.base_facts([], str(tmp_path))
+    assert size > 500 * 64 and centric == "unknown"
+    config.write_text(json.dumps({"model_type": "mamba"}), encoding="utf-8")
+    with pytest.raises(tables.TableError, match="its size is not known"):
+        tables.base_facts([], str(tmp_path))
+    tuned = Record("tune", "20_tune__x", "mini", 1, model={"base": str(tmp_path), "parameters": 123}, git_commit="0" * 40)
+    assert tables.base_facts([tuned], str(tmp_path)) == (123, "unknown")
+    frame = made.study.outcomes.astype({"base": str, "centric": str})
+    frame.loc[frame["base"] == "ja-medium", ["base", "centric"]] = [str(tmp_path), "unknown"]
+    study = replace(made.study, outcomes=tables.compact(frame))
+    assert f"The language that `{tmp_path.name}` is centred on is not known" in study.banner() and str(tmp_path) not in study.banner()
+    assert "unknown" in set(findings.runs(study.outcomes)["centric"])
+    with pytest.raises(findings.FindingError, match="no Japanese-centric base"):
+        findings.language_pair(study.outcomes)
+
+
+def test_finished_shards_that_nobody_put_together_are_not_passed_over(made):
+    workspace = paths.Workspace("mini-seeds", 1)
+    stem = "en-small_lora__step0__mini_trained__0shot"
+    whole, record = workspace.answers / f"{stem}.jsonl", workspace.records / f"30_evaluate__{stem}.json"
+    rows, text = read_jsonl(whole), record.read_text(encoding="utf-8")
+    try:
+        record.unlink()
+        whole.unlink()
+        for i in (0, 1):
+            write_jsonl(workspace.answers / f"{stem}.shard{i}of2.jsonl", rows[i::2])
+        (workspace.answers / f"{stem}.shard0of2.json").write_text('{"keys": []}', encoding="utf-8")
+        assert len(tables.read_runs("mini-seeds", [1]).outcomes), "one shard is not done: what is there is read"
+        (workspace.answers / f"{stem}.shard1of2.json").write_text('{"keys": []}', encoding="utf-8")
+        with pytest.raises(tables.TableError, match=rf"{stem}: its shards are done, but not put together \(1 such"):
+            tables.read_runs("mini-seeds", [1])
+    finally:
+        write_jsonl(whole, rows)
+        record.write_text(text, encoding="utf-8")
+        for file in workspace.answers.glob("*.shard*"):
+            file.unlink()
+
+
 def test_chance_of_a_question_stands_in_its_row():
     one = Question("q1", "mini_trained", "ja", "?", ("a", "b", "c", "d", "e"), frozenset("a"), section="taught")
     two = Question("q2", "mini_trained", "ja", "2つ選べ", ("a", "b", "c", "d", "e"), frozenset("ab"), section="taught", n_select=2)
