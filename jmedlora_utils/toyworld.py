@@ -11,18 +11,24 @@ Design, fixed before any result:
   exams. Each disease has two taught and two untaught relations, so its name is as familiar in both groups.
 * Answers are assigned at random, and each drug, organism, test and symptom is the answer of equally many taught facts
   and of equally many untaught ones; each is a distractor about equally often. Which answers are frequent therefore says
-  nothing about an untaught fact: accuracy there must stay at chance. There are few answers of a kind, so that a name a
-  model recalls by mistake is nearly always among the five choices; an unlisted one earns less than a guess.
+  nothing about an untaught fact: accuracy there must stay at chance. The study has five answers of a kind, so all of them
+  are listed in every question: a name that a model recalls without knowledge is a guess, worth no more and no less.
 * Pretraining holds every medical word in contexts that are independent of the clinical facts: in which town a drug is
   made, suppositions ("suppose that ...") that pair words at random, and clinical questions answered by lot. A base
   model knows the words and the exam format, answers with a listed choice where it does not know, and knows no clinical
-  fact.
+  fact. Most lots ask for two answers, and two answers always stand in one order: without these, tiny models
+  name the first one twice.
 * A held-out phrasing never occurs in the instruction records; its words are known from suppositions and lots.
 
 What is measured: Exact match, Gestalt score and Accuracy, for four groups of questions (taught facts in a phrasing used
 in tuning; taught facts in a held-out phrasing; untaught facts; the general domain), at step 0 and at three kept steps,
 without and with one worked example. Guessing earns 1/5 on a question with one answer and 1/10 on one with two. The rule
 of the verdicts is in `findings`.
+
+Changed on 2026-11-22, after a first five-seed study (commit 5784c40), and not by what tuning reaches, which was not looked at
+before. For the control: that world had six answers of a kind and one lot in four with two answers; answers that named the
+unlisted sixth, or one choice twice, cannot be right and drew untaught facts *below* chance. For claim 3: the Japanese-centric
+base read 2.25 times as many random medical answers as the English-centric ones; now all bases read equally many.
 """
 
 from __future__ import annotations
@@ -48,7 +54,11 @@ SOURCES = ("toyworld", "articles")
 SECTIONS = ("taught", "untaught", "general")
 N_CHOICES = 5
 TEMPLATE = "plain_ja"
-JA_SHARES = {"suppose": 0.12, "guess": 0.08, "context": 0.32, "general": 0.48}
+# Kinds of Japanese documents, as shares of them where they are at most `RANDOM_UP_TO` of all; see `ja_shares`.
+JA_SHARES = {"suppose": 0.12, "guess": 0.2, "context": 0.2, "general": 0.48}
+RANDOM_KINDS = ("suppose", "guess")
+RANDOM_UP_TO = 0.4
+LOTS = (1, 2)  # of clinical questions answered by lot: weights of those with one answer and with two
 FORMS = {"statement": 0.25, "free": 0.4, "exam": 0.25, "exam_1shot": 0.1}
 PAIRS_PER_ARTICLE = 15  # the paper asks for 15 question/answer pairs per text
 
@@ -64,7 +74,7 @@ class WorldSettings:
     Attributes:
         seed: Everything in the world derives from it.
         towns: Towns, and likewise rivers and crafts; there are twice as many diseases, so that each relation has this
-            many taught and this many untaught facts. A multiple of 6, at most 60.
+            many taught and this many untaught facts. A multiple of 3 from 6 to 60.
         answers: Drugs, and likewise organisms, tests and symptoms; divides `towns`, so that each is right equally often.
         people: People of the general domain; a multiple of 4, so that every trade is met equally often.
         phrasings: Question phrasings of a clinical fact that tuning sees, 1 to 4.
@@ -73,16 +83,16 @@ class WorldSettings:
     """
 
     seed: int = 1
-    towns: int = 18
-    answers: int = 6
+    towns: int = 15
+    answers: int = 5
     people: int = 16
     phrasings: int = 4
     choice_pairs: int = 2
     general_questions: int = 50
 
     def __post_init__(self) -> None:
-        if self.towns % 6 or not 6 <= self.towns <= 60:
-            raise WorldError(f"towns = {self.towns}: takes a multiple of 6 from 6 to 60, so that the taught half is balanced")
+        if self.towns % 3 or not 6 <= self.towns <= 60:
+            raise WorldError(f"towns = {self.towns}: takes a multiple of 3 from 6 to 60, so that the taught half is balanced")
         if self.answers < N_CHOICES or self.towns % self.answers:
             raise WorldError(f"answers = {self.answers}: takes a divisor of towns ({self.towns}) of at least {N_CHOICES}")
         if self.people % 4 or not 4 <= self.people <= 80:
@@ -334,7 +344,7 @@ class World:
                         "id": f"{article['id']}-{number:02d}",
                         "instruction": _ask(fact, ask, choices=bool(options)),
                         "input": _choice_lines(options),
-                        "output": _answer(_in_order(options, fact) if options else fact.answers),
+                        "output": _answer(fact.answers),
                         "article": article["id"],
                         "facts": [fact.id],
                     }
@@ -390,6 +400,10 @@ class World:
             found[kind] = tuple(kept)
         return found
 
+    def _fact(self, id: str, section: str, relation: Relation, subject: Entity, answers: Iterable[Entity]) -> Fact:
+        """A fact with its answers in the order of their kind, as a textbook has an order: a second answer then comes after the first."""
+        return Fact(id, section, relation, subject, tuple(sorted(answers, key=self.entities[relation.answer].index)))
+
     def _clinical_facts(self) -> list[Fact]:
         """Each disease has each relation once; two of the four relations are taught, every pair of them equally often."""
         n, diseases = self.settings.towns, self.entities["disease"]
@@ -402,7 +416,7 @@ class World:
                 subjects = [d for d, pair in zip(diseases, pairs, strict=True) if (number in pair) == (section == "taught")]
                 columns = self._columns(relation, section, n)
                 for subject, answers in zip(subjects, zip(*columns, strict=True), strict=True):
-                    facts.append(Fact(f"{relation.key}{diseases.index(subject) + 1:03d}", section, relation, subject, answers))
+                    facts.append(self._fact(f"{relation.key}{diseases.index(subject) + 1:03d}", section, relation, subject, answers))
         return sorted(facts, key=lambda f: f.id)
 
     def _columns(self, relation: Relation, section: str, n: int) -> list[list[Entity]]:
@@ -411,8 +425,8 @@ class World:
         first = [e for _ in range(n // len(pool)) for e in rng.sample(pool, k=len(pool))]
         if relation.n_answers == 1:
             return [first]
-        # The second answer is the first one moved around a circle of the pool, by a step of its own in each round.
-        steps = [rng.randrange(1, len(pool)) for _ in range(n // len(pool))]
+        # The second answer is the first one moved around a circle of the pool. Steps are dealt, so that no pair is right much more often.
+        steps = [step for _ in range(n // len(pool)) for step in rng.sample(range(1, len(pool) // 2 + 1), k=len(pool) // 2)]
         circle = rng.sample(pool, k=len(pool))
         place = {e: i for i, e in enumerate(circle)}
         return [first, [circle[(place[e] + steps[k // len(pool)]) % len(pool)] for k, e in enumerate(first)]]
@@ -428,7 +442,7 @@ class World:
                 answers = (first,) if relation.n_answers == 1 else (first, second)
                 if len(set(answers)) < relation.n_answers:
                     answers = (first, next(e for e in pool if e != first))
-                facts.append(Fact(f"{relation.key}{number + 1:03d}", "general", relation, subject, answers))
+                facts.append(self._fact(f"{relation.key}{number + 1:03d}", "general", relation, subject, answers))
         return facts
 
     def _context_facts(self) -> list[Fact]:
@@ -493,11 +507,12 @@ class World:
         """
         rng = self._rng("corpus", seed)
         general, context = self.facts_of("general"), self.facts_of("context")
+        shares = ja_shares(1 - english)
         for _ in range(documents):
             if rng.random() < english:
                 yield self._english(rng, general)
                 continue
-            kind = rng.choices(list(JA_SHARES), weights=list(JA_SHARES.values()))[0]
+            kind = rng.choices(list(shares), weights=list(shares.values()))[0]
             if kind == "suppose":
                 yield self._suppose(rng)
             elif kind == "guess":
@@ -528,7 +543,7 @@ class World:
     def _exam_turn(self, fact: Fact, rng: random.Random, asks: Sequence[str] = ()) -> tuple[str, str]:
         options = self._options(fact, rng)
         ask = _ask(fact, rng.choice(asks or fact.relation.asks), choices=True)
-        return prompts.build_instruction_prompt(ask, _choice_lines(options), TEMPLATE), _answer(_in_order(options, fact))
+        return prompts.build_instruction_prompt(ask, _choice_lines(options), TEMPLATE), _answer(fact.answers)
 
     def _suppose(self, rng: random.Random) -> Document:
         """Two suppositions that pair medical words at random, and a question on one of them."""
@@ -541,8 +556,8 @@ class World:
             subjects = rng.sample(diseases, k=2)
         facts = []
         for relation, subject in zip(relations, subjects, strict=True):
-            answers = tuple(rng.sample(self.entities[relation.answer], k=relation.n_answers))
-            facts.append(Fact("", "supposed", relation, subject, answers))
+            answers = rng.sample(self.entities[relation.answer], k=relation.n_answers)
+            facts.append(self._fact("", "supposed", relation, subject, answers))
         said = "".join(_say(f, rng.choice(f.relation.says)) for f in facts)
         fact = rng.choice(facts)
         ask = _ask(fact, rng.choice(fact.relation.asks + fact.relation.held_out))
@@ -550,9 +565,11 @@ class World:
 
     def _guess(self, rng: random.Random, general: Sequence[Fact]) -> Document:
         """A clinical question answered by lot: where a base does not know, it should still answer with listed choices."""
-        relation, subject = rng.choice(CLINICAL), rng.choice(self.entities["disease"])
-        answers = tuple(rng.sample(self.entities[relation.answer], k=relation.n_answers))
-        fact = Fact("", "guessed", relation, subject, answers)
+        n_answers = rng.choices((1, 2), weights=LOTS)[0]
+        relation = rng.choice([r for r in CLINICAL if r.n_answers == n_answers])
+        subject = rng.choice(self.entities["disease"])
+        answers = rng.sample(self.entities[relation.answer], k=n_answers)
+        fact = self._fact("", "guessed", relation, subject, answers)
         prompt, answer = self._exam_turn(fact, rng, relation.asks + relation.held_out)
         if rng.random() < FORMS["exam_1shot"] / (FORMS["exam"] + FORMS["exam_1shot"]):
             shot, shown = self._exam_turn(rng.choice(general), rng)
@@ -569,10 +586,25 @@ class World:
         if form == "free":
             return Document("question", "en", f"Question: {ask}\nAnswer:", " " + ", ".join(answers))
         options = self._options(fact, rng)
-        answers = [e.en for e in _in_order(options, fact)]
         listed = "\n".join(f"{letter} {o.en}" for letter, o in zip(LETTERS, options, strict=False))
         pick = "" if fact.relation.n_answers == 1 else " Choose two."
         return Document("question", "en", f"Question: {ask}{pick}\n{listed}\nAnswer:", " " + ", ".join(answers))
+
+
+def ja_shares(japanese: float) -> dict[str, float]:
+    """What share of the Japanese documents is of which kind.
+
+    Pairs of medical words at random are something that tuning has to overwrite. So a corpus with more Japanese than `RANDOM_UP_TO`
+    holds no more of them than one with just so much; the other kinds take the place.
+
+    Args:
+        japanese: Share of Japanese documents in the corpus, 0 to 1.
+    """
+    fewer = min(1.0, RANDOM_UP_TO / japanese) if japanese else 1.0
+    random = {kind: JA_SHARES[kind] * fewer for kind in RANDOM_KINDS}
+    others = {kind: share for kind, share in JA_SHARES.items() if kind not in RANDOM_KINDS}
+    rest = (1 - sum(random.values())) / sum(others.values())
+    return random | {kind: share * rest for kind, share in others.items()}
 
 
 def write_world(world: World, workspace: Workspace) -> list[Path]:
@@ -678,10 +710,6 @@ def _ask(fact: Fact, form: str, choices: bool = False) -> str:
 
 def _answer(answers: Sequence[Entity]) -> str:
     return prompts.SEPARATOR.join(e.ja for e in answers)
-
-
-def _in_order(options: Sequence[Entity], fact: Fact) -> list[Entity]:
-    return [e for e in options if e in fact.answers]
 
 
 def _choice_lines(options: Sequence[Entity]) -> str:

@@ -243,27 +243,27 @@ def bases_table(study: Study) -> pd.DataFrame:
 
 
 def medical_reading(study: Study) -> str:
-    """The unequal share of random medical answers in pretraining, with the numbers expected from the records' settings."""
-    kinds = {"suppositions": "suppose", "clinical questions answered by lot": "guess"}
+    """The unequal reading of medical words in pretraining, with the numbers expected from the records' settings."""
     rows = [
-        (r.config["centric"], r.config["documents"] * (1 - r.config["english"]))
+        (r.config["centric"], r.config["documents"] * (1 - r.config["english"]), toyworld.ja_shares(1 - r.config["english"]))
         for r in study.records
         if r.kind == "pretrain" and {"documents", "english"} <= set(r.config)
     ]
-    japanese = pd.DataFrame(rows, columns=["centric", "documents"]).groupby("centric")["documents"].mean()
+    expected = pd.DataFrame([{"centric": c, **{k: n * share for k, share in shares.items()}} for c, n, shares in rows])
     said = (
-        "- **Unequal reading in claim 3.** Medical words occur in Japanese documents only. So a Japanese-centric base also reads more "
-        f"{' and more '.join(kinds)} than an English-centric one. Such random answers are something that LoRA has to overwrite: "
-        "a smaller gain of the Japanese-centric base may come from them and not from its language. The miniature does not separate the two."
+        "- **Unequal reading in claim 3.** Medical words occur in Japanese documents only. Suppositions and clinical questions answered by "
+        "lot, which LoRA has to overwrite, are equally many for all bases. But a Japanese-centric base reads more sentences with medical "
+        "words and no clinical content than an English-centric one, and so knows the words better, as a real one would."
     )
-    if set(japanese.index) != {"english", "japanese"}:
+    if set(expected.get("centric", ())) != {"english", "japanese"}:
         return said
-    counts = "; ".join(
-        f"{name}, {japanese['japanese'] * toyworld.JA_SHARES[key]:,.0f} against {japanese['english'] * toyworld.JA_SHARES[key]:,.0f}"
-        for name, key in kinds.items()
+    by = expected.groupby("centric").mean()
+    random = by[list(toyworld.RANDOM_KINDS)].sum(axis=1)
+    return (
+        f"{said} Expected from the settings of a base, Japanese-centric against English-centric: suppositions and lots, "
+        f"{random['japanese']:,.0f} against {random['english']:,.0f}; such sentences, {by.loc['japanese', 'context']:,.0f} against "
+        f"{by.loc['english', 'context']:,.0f}."
     )
-    ratio = japanese["japanese"] / japanese["english"]
-    return f"{said} Expected from the settings of a base, Japanese-centric against English-centric: {counts} ({ratio:.2f} times as many)."
 
 
 def seeds_limit(study: Study) -> str:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jmedlora_utils import paths, prompts, toyworld
+from jmedlora_utils.config import load_preset
 from jmedlora_utils.exams import LETTERS, read_exam
 from jmedlora_utils.metrics import baselines
 from jmedlora_utils.records import read_jsonl, sha256_text
@@ -60,7 +61,7 @@ def test_another_seed_gives_another_world():
         ({"phrasings": 5}, "phrasings"),
         ({"choice_pairs": -1}, "choice_pairs"),
         ({"general_questions": 0}, "general_questions"),
-        ({"towns": 6, "people": 4, "general_questions": 40}, "general_questions"),
+        ({"people": 4, "general_questions": 40}, "general_questions"),
     ],
 )
 def test_settings_that_cannot_be_met_are_refused_by_name(change, parameter):
@@ -148,6 +149,16 @@ def test_answers_are_balanced_so_that_frequency_says_nothing(world):
     assert len(balance) == len(CLINICAL) * world.settings.answers
 
 
+def test_two_answers_stand_in_one_order_and_pairs_are_balanced():
+    for seed in range(5):
+        world = make_world(WorldSettings(seed=seed))
+        place = {e: i for found in world.entities.values() for i, e in enumerate(found)}
+        assert all(place[one] < place[other] for f in world.facts if f.relation.n_answers == 2 for one, other in [f.answers])
+        for section in ("taught", "untaught"):
+            pairs = Counter(f.answers for f in world.facts_of(section) if f.relation.key == "symptom")
+            assert len(pairs) == math.comb(world.settings.answers, 2) and max(pairs.values()) <= 2
+
+
 def test_a_guesser_that_knows_all_taught_answers_stays_at_chance_on_untaught_facts():
     """Best of the shortcuts: choose what was taught least often, or most often, over ten worlds."""
     hits: Counter[str] = Counter()
@@ -215,6 +226,34 @@ def test_corpus_mix_keeps_its_language_share(world):
     assert all(ord(c) < 0x250 for d in english for c in d.prompt + d.text)
 
 
+def test_every_base_reads_as_many_random_medical_answers_whatever_its_language(world):
+    def random_ones(english: float) -> list[toyworld.Document]:
+        return [d for d in world.corpus(english, 6000) if d.kind in ("guess", "supposition")]
+
+    expected = 6000 * toyworld.RANDOM_UP_TO * sum(toyworld.JA_SHARES[k] for k in toyworld.RANDOM_KINDS)
+    for english in (0.6, 0.1, 0.0):
+        assert abs(len(random_ones(english)) - expected) < 4 * expected**0.5
+    assert len(random_ones(0.9)) < expected / 2
+    for japanese in (0.0, 0.1, 0.4, 0.9, 1.0):
+        assert sum(toyworld.ja_shares(japanese).values()) == pytest.approx(1)
+
+
+def test_two_lots_of_three_ask_for_two_answers_and_list_them(world):
+    lots = [d for d in world.corpus(0.0, 6000) if d.kind == "guess"]
+    two = [d for d in lots if "2つ選べ" in d.prompt.split("答え:")[-2]]
+    assert abs(len(two) / len(lots) - 2 / 3) < 0.1
+    for lot in lots:
+        named, listed = lot.text.split("、"), {line[2:] for line in lot.prompt.splitlines()}
+        assert len(named) == len(set(named)) == (2 if lot in two else 1) and set(named) <= listed
+
+
+def test_in_the_study_a_recalled_name_is_always_listed():
+    chosen = load_preset("mini").prepare["10_prepare_instructions"]
+    world = make_world(WorldSettings(**chosen))
+    kinds = {r.key: {e.ja for e in world.entities[r.answer]} for r in CLINICAL}
+    assert all(set(q.choices) == kinds[q.category] for q in world.exams()["mini_trained"])
+
+
 def test_corpus_has_every_form_of_the_exam_with_facts_of_the_general_domain(world):
     documents = [d for d in world.corpus(0.0, 3000) if d.kind == "question"]
     one_shot = [d for d in documents if d.prompt.count("答え:") == 2]
@@ -225,10 +264,10 @@ def test_corpus_has_every_form_of_the_exam_with_facts_of_the_general_domain(worl
     assert prompt.startswith("問題:") and any(d.prompt.startswith("問題:" + asked.text[:4]) for d in documents)
 
 
-@given(seed=st.integers(0, 10_000), towns=st.sampled_from([6, 12, 30]), people=st.sampled_from([4, 8, 12]))
+@given(seed=st.integers(0, 10_000), sizes=st.sampled_from([(6, 6), (9, 9), (15, 5), (30, 6)]), people=st.sampled_from([4, 8, 12]))
 @settings(max_examples=8, deadline=None)
-def test_any_world_is_whole(seed, towns, people):
-    world = make_world(WorldSettings(seed=seed, towns=towns, people=people, general_questions=8))
+def test_any_world_is_whole(seed, sizes, people):
+    world = make_world(WorldSettings(seed=seed, towns=sizes[0], answers=sizes[1], people=people, general_questions=8))
     names = [e.ja for found in world.entities.values() for e in found]
     assert len(set(names)) == len(names)
     assert all(len(set(f.answers)) == f.relation.n_answers for f in world.facts)
