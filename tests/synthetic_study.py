@@ -51,7 +51,7 @@ def write_study(preset: str, seeds: Sequence[int], runs: Sequence[Made] = RUNS, 
     """Writes `runs/<preset>/seed<k>/` for every seed."""
     for seed in seeds:
         workspace = paths.Workspace(preset, seed)
-        world = toyworld.make_world(toyworld.WorldSettings(seed=seed, towns=answers, people=60, general_questions=30))
+        world = toyworld.make_world(toyworld.WorldSettings(seed=seed, towns=answers, answers=answers, people=60, general_questions=30))
         exams = world.exams()
         for name, questions in exams.items():
             write_exam(workspace.data / "exams" / f"{name}.jsonl", questions)
