@@ -40,8 +40,9 @@ class OrderedRows(Dataset):
 class ResponseTrainer(Trainer):
     """Trainer with loss on supervised tokens only, their mean over the whole effective batch, and whole checkpoints.
 
-    The output head is applied at supervised positions alone: a hook before it picks those hidden states, so that it works
-    for every architecture and under every wrapper (peft, DDP). Checkpoints are written aside and renamed when complete.
+    The output head and the feed-forward part of the last layer are applied at supervised positions alone, since nothing reads
+    what they make of the others: hooks pick those hidden states, so that it works for every architecture and under every wrapper
+    (peft, DDP). Checkpoints are written aside and renamed when complete.
     """
 
     def __init__(self, *, keep_steps: Sequence[int], checkpoint_every: int, collator: Any, **kwargs: Any) -> None:
@@ -50,8 +51,13 @@ class ResponseTrainer(Trainer):
         # The loss is divided by the tokens of the whole effective batch, so the Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
         self._positions: torch.Tensor | None = None
-        head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
-        self._hook = head.register_forward_pre_hook(self._select)
+        self._shape: torch.Size | None = None
+        whole = self.accelerator.unwrap_model(self.model)
+        base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
+        self._hooks = [base.get_output_embeddings().register_forward_pre_hook(self._select)]
+        # Every architecture of the registry names its feed-forward part so; another one computes it at all positions.
+        if (last := getattr(base.get_decoder().layers[-1], "mlp", None)) is not None:
+            self._hooks += [last.register_forward_pre_hook(self._select), last.register_forward_hook(self._spread)]
         self.remove_callback(PrinterCallback)
         self.add_callback(Steps(self.keep_steps, checkpoint_every))
         if self.args.should_save:
@@ -59,18 +65,23 @@ class ResponseTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def detach(self) -> None:
-        """Takes the hook off the model, which then returns all logits again."""
-        self._hook.remove()
+        """Takes the hooks off the model, which then returns all logits again."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """A step forward and back; checkpointed layers are computed again on the way back, so the hooks need the positions till then."""
+        try:
+            return super().training_step(*args, **kwargs)
+        finally:
+            self._positions = self._shape = None
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Sum of the token losses over the supervised tokens of the effective batch."""
         inputs = dict(inputs)
-        labels, self._positions = inputs.pop("labels"), inputs.pop("positions")
-        try:
-            outputs = model(**inputs, use_cache=False)
-        finally:
-            self._positions = None
-        loss = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, reduction="sum")
+        labels, self._positions, self._shape = inputs.pop("labels"), inputs.pop("positions"), inputs["input_ids"].shape
+        outputs = model(**inputs, use_cache=False)
+        loss = torch.nn.functional.cross_entropy(outputs.logits[0].float(), labels, reduction="sum")
         loss = loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
         loss = loss * self.accelerator.num_processes  # DDP and FSDP average gradients over processes
         return (loss, outputs) if return_outputs else loss
@@ -83,7 +94,13 @@ class ResponseTrainer(Trainer):
         if self._positions is None:
             return None
         hidden = args[0]
-        return (hidden.reshape(-1, hidden.shape[-1])[self._positions], *args[1:])
+        return (hidden.reshape(1, -1, hidden.shape[-1])[:, self._positions], *args[1:])
+
+    def _spread(self, _module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor | None:
+        if self._positions is None or self._shape is None:
+            return None
+        whole = output.new_zeros(1, self._shape.numel(), output.shape[-1])
+        return whole.index_copy(1, self._positions, output).view(*self._shape, -1)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> torch.Tensor:
         tokens = torch.tensor(sum(batch["labels"].numel() for batch in batch_samples), device=device)

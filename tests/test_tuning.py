@@ -150,9 +150,12 @@ def test_supervised_logits_give_the_loss_of_all_logits_padded_and_unmasked(tmp_p
     rows, _ = encoding.encode_records(tiny.make_records(9), tokenizer, "plain_ja", 128)
     assert len({len(r.ids) for r in rows}) > 3, "rows must differ in length for padding to matter"
     trainer = make_trainer(model, tokenizer, tmp_path / "out")
+    computed: list[int] = []
+    model.get_decoder().layers[-1].mlp.register_forward_pre_hook(lambda _module, args: computed.append(args[0].shape[-2]))
     ours = trainer.compute_loss(model, encoding.Collator(tokenizer.pad_token_id)(rows))
     ours.backward()
     ours_grad = model.get_input_embeddings().weight.grad.clone()
+    assert computed == [sum(len(r.ids) - r.n_prompt for r in rows)], "the last layer's feed-forward part sees supervised tokens alone"
     trainer.detach()
     model.zero_grad()
     total, n = 0.0, 0
