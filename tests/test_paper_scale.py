@@ -64,7 +64,7 @@ def answer(message: str, times: int) -> tuple[int, str, dict, float]:
 def copy(tmp_path: Path) -> Path:
     """The project in a folder of its own; its preset `paper` is the published one made smaller, its registry names tiny checkpoints."""
     root = tmp_path / "project"
-    for folder in ("jmedlora_utils", "notebooks", "book"):
+    for folder in ("jmedlora_utils", "notebooks", "book", "benchmarks"):
         shutil.copytree(paths.ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     for name in ("Snakefile", "_toc.yml", "_config.yml", "constraints.txt", "pyproject.toml", "CITATION.cff"):
         shutil.copy(paths.ROOT / name, root)

@@ -70,7 +70,7 @@ class Copy:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for folder in ("jmedlora_utils", "notebooks", "book"):
+        for folder in ("jmedlora_utils", "notebooks", "book", "benchmarks"):
             shutil.copytree(paths.ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
         for path in paths.ROOT.iterdir():
             if path.is_file():
