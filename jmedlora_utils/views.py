@@ -374,9 +374,10 @@ def control_table(study: Study) -> tuple[pd.DataFrame, str]:
     view = shown.assign(value=value, chance=shown["chance"].map(percent), covers=covers, p=shown["p_holm"].map(p_text))
     missed, lowest = found[~found["covers"]], float(found["p_holm"].min())
     above = int((missed["value"] > missed["chance"]).sum())
+    said = f"{len(missed)} have a 95 % interval that misses chance, {above} of them from above" if len(missed) else "none misses chance"
     sentence = (
-        f"Of {len(found)} conditions (every model, kept step, number of shots and exam), {len(missed)} have a 95 % interval that misses "
-        f"chance, {above} of them from above; about {0.05 * len(found):.0f} would by luck alone, half of them from above. "
+        f"Of {len(found)} conditions (every model, kept step, number of shots and exam), {said}; about {0.05 * len(found):.0f} of so many "
+        "independent 95 % intervals would by luck alone, half of them from above, and conditions of one world are alike. "
         f"The smallest Holm-adjusted p value is {lowest:.3f}."
     )
     return view[["run", "exam", "n", "chance", "value", "covers", "p"]].reset_index(drop=True), sentence

@@ -62,16 +62,15 @@ def test_late_lora_beats_its_base_on_taught_facts_for_the_largest_base(study):
 def test_untaught_facts_stay_at_chance(study):
     """Issue 3, what it must show, 2: no condition differs from chance beyond what so many comparisons produce by luck."""
     found = findings.controls(study.outcomes)
-    assert found["p_holm"].min() > 0.05
+    assert found["p_holm"].min() > 0.05 and (~found["covers"]).mean() <= 0.05
 
 
 def test_answers_of_the_form_asked_for_are_right_as_often_as_a_blind_pick(study):
-    """Why some conditions lie below chance: answers that cannot be right. The others show no leak."""
+    """Answers that cannot be right pull a condition below chance and could hide a leak: there are few, and the others are at chance."""
     untaught = study.outcomes[study.outcomes["facts"] == "untaught"]
     assert study.forms["n"].sum() == len(untaught)
     for n_select, group in study.forms.groupby("n_select"):
         seeds = group.groupby("seed")[["as_asked", "right"]].sum()
         shares = seeds["right"] / seeds["as_asked"]
         assert statistics.seed_interval([[share] for share in shares]).covers(1 / math.comb(5, n_select))
-    missed = findings.controls(study.outcomes).query("not covers")
-    assert (missed["value"] < missed["chance"]).all()
+    assert study.forms["as_asked"].sum() > 0.95 * study.forms["n"].sum()
