@@ -158,7 +158,7 @@ def claim_card(finding: Finding, study: Study) -> pd.DataFrame:
             rows.append((f"`{name}`", _effects(other), f"{about}: {other.verdict}"))
     missing = ", ".join(f"`{name}`" for name in LARGER if name not in larger)
     rows += [("at a larger size", "not run", f"no record of {missing}")] if missing else []
-    rows.append(("**verdict**", f"**{finding.verdict}**", finding.reason or "by the rule below, from the miniature alone"))
+    rows.append(("**verdict**", f"**{finding.verdict}**", finding.reason or "by the rule above, from the miniature alone"))
     return pd.DataFrame(rows, columns=["where", "result", "basis"])
 
 
