@@ -165,6 +165,14 @@ def test_figure_names_are_unique_in_the_book() -> None:
     assert len(set(names)) == len(names)
 
 
+def test_table_names_are_unique_in_the_book() -> None:
+    """Also of tables that a page shows in some books only: no one build would show all of them beside each other."""
+    sources = [cell["source"] for path in NOTEBOOKS for cell in code_cells(path)]
+    sources += [path.read_text(encoding="utf-8") for path in (paths.ROOT / "jmedlora_utils").glob("*.py")]
+    names = [name for source in sources for name in re.findall(r"[\"'](tab-[\w-]+)[\"']", source)]
+    assert len(names) > 50 and len(set(names)) == len(names)
+
+
 def test_glue_keys_are_unique() -> None:
     keys = [key for path in NOTEBOOKS for cell in code_cells(path) for key in re.findall(r"\bglue\(\s*[\"']([^\"']+)", cell["source"])]
     assert len(set(keys)) == len(keys)
