@@ -177,8 +177,8 @@ def trained_tensors(run: Tuning) -> list[int]:
     return pair * run.shape.layers + (tables if run.embeddings else [])
 
 
-def block_activations(run: Tuning) -> int:
-    """Bytes that one block keeps for the backward pass, for one token.
+def block_activations(run: Tuning) -> tuple[int, int]:
+    """Bytes that one block keeps for the backward pass, for one token: outside its feed-forward part, and in it.
 
     Counted from the forward code of transformers and peft; frozen linear modules keep nothing. Norms work in float32.
     Under autocast every adapted module keeps its own bfloat16 copy of its input, in float32 neighbours share one.
@@ -201,22 +201,28 @@ def block_activations(run: Tuning) -> int:
         feed_forward = 3 * c * shape.intermediate
         shared = {"q_proj": "norm 1", "k_proj": "norm 1", "v_proj": "norm 1", "o_proj": "attention"}
         shared |= {"gate_proj": "norm 2", "up_proj": "norm 2", "down_proj": "feed forward"}
-    if run.mixed or run.dropout > 0:
-        inputs = sum(linears[name][0] for name in run.adapted)
-    else:
-        inputs = sum({shared[name]: linears[name][0] for name in run.adapted if shared[name] != "attention"}.values())
-    middle = 0 if run.method == "full" else run.rank * len(run.adapted)
-    masks = (1 if run.cuda else 4) * sum(linears[name][0] for name in run.adapted) if run.dropout > 0 else 0
-    return norms + attention + feed_forward + c * (inputs + middle) + masks
+
+    def adapted(late: bool) -> int:
+        names = [name for name in run.adapted if (name in FEED_FORWARD) == late]
+        if run.mixed or run.dropout > 0:
+            inputs = sum(linears[name][0] for name in names)
+        else:
+            inputs = sum({shared[name]: linears[name][0] for name in names if shared[name] != "attention"}.values())
+        middle = 0 if run.method == "full" else run.rank * len(names)
+        masks = (1 if run.cuda else 4) * sum(linears[name][0] for name in names) if run.dropout > 0 else 0
+        return c * (inputs + middle) + masks
+
+    return norms + attention + adapted(late=False), feed_forward + adapted(late=True)
 
 
 def tuning_memory(run: Tuning) -> Memory:
     """Peak bytes of one tuning step.
 
-    The peak is taken at the start of the backward pass. Kept: every block's
-    activations, or with checkpointing its input alone. At work, whichever is more: the logits of the supervised tokens (log-softmax
-    and two gradients, float32), or one block (computed again with checkpointing) with its feed-forward product, its input cast for
-    the adapter, and on a GPU the largest NF4 weight unpacked.
+    The peak is taken at the start of the backward pass. Kept: every block's activations, those of the last one's feed-forward part at
+    supervised tokens alone, or with checkpointing its input alone. At work, whichever is more: the logits of the supervised tokens
+    (log-softmax and two gradients, float32), or one block (computed again with checkpointing) with its feed-forward product, its input
+    cast for the adapter, and on a GPU the largest NF4 weight unpacked. Without checkpointing that is the last block, or the one before
+    it when the last one's activations are gone.
     """
     shape = run.shape
     tokens = run.micro_batch * run.length
@@ -225,24 +231,27 @@ def tuning_memory(run: Tuning) -> Memory:
     trained = trained_parameters(run)
     state = optimizer_bytes(trained_tensors(run), run.optimizer)
     paged = run.optimizer.startswith("paged")
-    block = tokens * block_activations(run)
+    outside, inside = block_activations(run)
+    block, last = tokens * (outside + inside), tokens * outside + supervised * inside
     linears = shape.linears()
     if run.checkpointing:
         kept = shape.layers * tokens * c * shape.hidden
     else:
-        kept = shape.layers * block + (2 * trained if run.mixed and run.method != "full" else 0)
+        kept = (shape.layers - 1) * block + last + (2 * trained if run.mixed and run.method != "full" else 0)
     head = 12 * supervised * shape.vocab + tokens * (4 + c) * shape.hidden
     late = [linears[name][0] for name in run.adapted if name in FEED_FORWARD]
     cast = max(late, default=0) * (4 + (4 if run.dropout > 0 else 0)) if run.mixed else 0
     unpacked = 2 * max(i * o for i, o in linears.values()) if run.method == "qlora" and run.cuda else 0
-    through = tokens * (c * shape.intermediate + cast + 4 * c * shape.hidden) + unpacked
+    product, residual = c * shape.intermediate + cast, tokens * 4 * c * shape.hidden + unpacked
+    through = tokens * product + residual
+    work = through + block if run.checkpointing else max(supervised * product + residual, through - last)
     return Memory(
         weights=load_bytes(shape, "nf4" if run.method == "qlora" else "none", 4 if run.method == "full" else run.weight_bytes),
         adapter=0 if run.method == "full" else 4 * trained,
         gradients=4 * trained if run.accumulating else max(4 * trained - kept, 0),
         optimizer=0 if paged else state,
         activations=kept,
-        work=max(head, through + (block if run.checkpointing else 0)),
+        work=max(head, work),
         paged=state if paged else 0,
     )
 

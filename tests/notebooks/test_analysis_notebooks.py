@@ -97,7 +97,8 @@ def test_what_figures_show_is_said_in_numbers(pages):
 
 def test_limits_count_seeds_and_random_answers(pages):
     shown = pages.shown["40_findings"]["limits-counted"].data
-    assert "108 against 48" in shown and "72 against 32" in shown and "2.25 times" in shown  # 1,000 documents, 90 and 40 % Japanese
+    # 1,000 documents, 90 and 40 % Japanese: 400 × 0.32 of either; 0.2 of 400, and of 900 what these leave, in the shares of the others.
+    assert "128 against 128" in shown and "227 against 80" in shown
     assert "**One seed.**" in shown and "luck" in shown
     assert "corrected on" in pages.shown["40_findings"]["rule-text"].data
 
