@@ -56,7 +56,8 @@ class ResponseTrainer(Trainer):
         base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
         self._hooks = [base.get_output_embeddings().register_forward_pre_hook(self._select)]
         # Every architecture of the registry names its feed-forward part so; another one computes it at all positions.
-        if (last := getattr(base.get_decoder().layers[-1], "mlp", None)) is not None:
+        layers = getattr(base.get_decoder(), "layers", None)
+        if layers and (last := getattr(layers[-1], "mlp", None)) is not None:
             self._hooks += [last.register_forward_pre_hook(self._select), last.register_forward_hook(self._spread)]
         self.remove_callback(PrinterCallback)
         self.add_callback(Steps(self.keep_steps, checkpoint_every))

@@ -74,3 +74,5 @@ def test_answers_of_the_form_asked_for_are_right_as_often_as_a_blind_pick(study)
         shares = seeds["right"] / seeds["as_asked"]
         assert statistics.seed_interval([[share] for share in shares]).covers(1 / math.comb(5, n_select))
     assert study.forms["as_asked"].sum() > 0.95 * study.forms["n"].sum()
+    missed = findings.controls(study.outcomes).query("not covers")
+    assert (missed["value"] < missed["chance"]).all()
