@@ -62,6 +62,49 @@ def test_the_fused_pass_gives_pefts_numbers(workspace, family: str, method: str,
         assert size > 0 and (one - other).abs().max() <= tolerance * size, name
 
 
+def test_a_sum_of_weights_has_the_gradients_of_its_formula() -> None:
+    import torch
+
+    from jmedlora_utils.fused_lora import SummedProduct
+
+    torch.manual_seed(0)
+    x, a, b = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((5, 4), (2, 4), (3, 2)))
+    weight, bias = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda *given: SummedProduct.apply(given[0], weight, bias, *given[1:], 0.7), (x, a, b))
+    wanted = x @ (weight + 0.7 * b @ a).T + bias
+    assert torch.allclose(SummedProduct.apply(x, weight, bias, a, b, 0.7), wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "tokens", "summed"),
+    [
+        ({}, 60, True),
+        ({}, 4, False),  # too few tokens to pay for the sum
+        ({"dropout": 0.3}, 60, False),
+        ({"dtype": "bfloat16"}, 60, False),  # the sum would round small updates away
+        ({"method": "qlora"}, 60, False),
+    ],
+    ids=["float32", "few tokens", "dropout", "bfloat16", "4-bit"],
+)
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_weights_are_summed_only_where_that_is_exact_and_pays(workspace, monkeypatch, family, change, tokens: int, summed: bool) -> None:
+    import torch
+
+    from jmedlora_utils.fused_lora import SummedProduct
+
+    calls = []
+    apply = SummedProduct.apply
+    monkeypatch.setattr(SummedProduct, "apply", lambda *given: calls.append(given[0].shape[0]) or apply(*given))
+    model = tuning.build_model(replace(SETTINGS, base=family, **change), models.find_base(family, workspace))
+    ids = torch.arange(tokens).reshape(1, tokens) + 10
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled="dtype" in change):
+        model.train()(input_ids=ids)
+    assert calls == ([tokens] * len(layers(model)) if summed else [])
+    with model.disable_adapter():
+        model(input_ids=ids)
+    assert len(calls) == (len(layers(model)) if summed else 0), "an adapter switched off was summed"
+
+
 def test_an_adapter_trained_fused_answers_the_same_as_pefts_own(workspace) -> None:
     import torch
 
