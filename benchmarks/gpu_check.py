@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, set_seed
 
-from jmedlora_utils import encoding, memory, planner, registry, tuning
+from jmedlora_utils import encoding, fused_lora, memory, planner, registry, tuning
 from jmedlora_utils.live_bytes import LiveBytes, resident_bytes, resident_tensors
 from jmedlora_utils.records import Meter, Record, write_record
 from jmedlora_utils.registry import Shape
@@ -48,6 +48,7 @@ class Case:
         base: Registry name.
         method: `lora` or `qlora`.
         rank, alpha, dropout, targets, learning_rate: Of the adapter.
+        optimizer: Of bitsandbytes; torch's own where that is missing.
         batch: Rows of one optimizer step.
         source, target: Tokens of prompt and answer of every row: the paper's limits, so the heaviest step there can be.
     """
@@ -59,6 +60,7 @@ class Case:
     dropout: float
     targets: tuple[str, ...]
     learning_rate: float
+    optimizer: str = "paged_adamw_32bit"
     batch: int = 8
     source: int = 512
     target: int = 512
@@ -258,6 +260,7 @@ def run_case(
         case.targets,
         length=case.source + case.target,
         supervised=case.target,
+        optimizer=case.optimizer,
         dropout=case.dropout,
         cuda=cuda,
     )
@@ -273,6 +276,7 @@ def run_case(
     built = time.perf_counter() - start
     weights = resident_bytes(model)
     model = get_peft_model(model, lora_config(case, shape))
+    fused_lora.fuse(model)  # as `tuning.build_model` does
     model.train()
     with tempfile.TemporaryDirectory() as folder:
         if cuda:
@@ -352,6 +356,8 @@ def main(arguments: list[str] | None = None) -> int:
         if case.method == "qlora" and importlib.util.find_spec("bitsandbytes") is None:
             left_out[case.base] = "bitsandbytes is not installed"
             continue
+        if importlib.util.find_spec("bitsandbytes") is None:
+            case = replace(case, optimizer="adamw_torch_fused")
         shape = registry.resolve(case.base).shape
         assert shape is not None
         if options.tiny:

@@ -62,7 +62,7 @@ def load_tokenizer(entry: ModelEntry) -> Any:
     """
     from transformers import AutoTokenizer
 
-    _check_hub(entry)
+    _check(entry)
     try:
         tokenizer = AutoTokenizer.from_pretrained(entry.location, revision=entry.revision)
     except (OSError, ValueError) as error:
@@ -109,7 +109,7 @@ def load_base(
     from transformers.utils import logging
 
     target = ("cuda:0" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    _check_hub(entry, quantisation, torch.cuda.mem_get_info()[1] if target.startswith("cuda") else 0)
+    _check(entry, quantisation, torch.cuda.mem_get_info()[1] if target.startswith("cuda") else 0)
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "revision": entry.revision}
     if target != "cpu" or quantisation != "none":
         options["device_map"] = {"": target}
@@ -127,13 +127,12 @@ def load_base(
     return model.eval(), tokenizer
 
 
-def _check_hub(entry: ModelEntry, quantisation: str = "none", card_bytes: int = 0) -> None:
-    """Refuses before a download what cannot work; a model in the hub's local cache needs no token."""
-    if entry.local:
-        return
+def _check(entry: ModelEntry, quantisation: str = "none", card_bytes: int = 0) -> None:
+    """Refuses before a download or load what cannot work; a model in the hub's local cache needs no token."""
     from huggingface_hub import get_token
 
-    registry.check(entry, token=get_token(), local=hub.is_cached(entry), card_bytes=card_bytes, quantisation=quantisation)
+    cached = not entry.local and hub.is_cached(entry)
+    registry.check(entry, token=get_token(), local=cached, card_bytes=card_bytes, quantisation=quantisation)
 
 
 def nf4_config(storage: str = "uint8") -> Any:
@@ -160,7 +159,7 @@ def find_adapter(name_or_path: str) -> ModelEntry:
     entry = registry.resolve(name_or_path)
     if entry.local and entry.kind != "adapter":
         raise ModelError(f"{name_or_path!r} holds no adapter_config.json; give a folder such as adapters/<run>/checkpoint-<step>")
-    _check_hub(entry)
+    _check(entry)
     return entry
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from jmedlora_utils import generation, models, paths, tuning
+from jmedlora_utils import generation, models, paths, registry, tuning
 from jmedlora_utils.eval_settings import EvalSettings, EvaluationError
 from jmedlora_utils.registry import ModelEntry
 
@@ -66,6 +66,7 @@ class Subject:
                     f"{settings.adapter!r} is one adapter, not a run of this workspace: steps {steps} must name one step and 0"
                 )
             entry = models.find_adapter(settings.adapter)
+            check_base(entry, base)
             method, weights = "lora", {s: entry.pinned for s in steps}
         if method == "full" and (settings.adapter_mode == "merged" or settings.backend == "vllm"):
             raise EvaluationError(
@@ -180,6 +181,18 @@ def check_differs(step: int, plain: Any, tuned: Any) -> float:
     if difference == 0.0:
         raise EvaluationError(f"step {step}: its outputs equal the base's exactly, so the adapter is not applied or was never trained")
     return difference
+
+
+def check_base(adapter: ModelEntry, base: ModelEntry) -> None:
+    """Refuses an adapter on a base that it was not tuned on, whose layers may have the same shapes.
+
+    What the registry does not know, such as an adapter of the hub that it does not list, is not refused.
+
+    Raises:
+        EvaluationError: The registry names another base for the adapter.
+    """
+    if adapter.base != base.name and {adapter.base, base.name} <= set(registry.entries()):
+        raise EvaluationError(f"adapter {adapter.name!r} was tuned on base {adapter.base!r}, not on {base.name!r}; set base to it")
 
 
 def _weights_key(location: str) -> str:

@@ -421,6 +421,13 @@ def test_a_half_written_batch_is_asked_again_as_a_whole(tmp_path) -> None:
     assert generation.AnswerLog(log.path, ["k0", "k1", "k2", "other"]).complete() is None
 
 
+def test_an_adapter_on_another_base_than_its_own_is_refused(tmp_path, monkeypatch) -> None:
+    """Both bases are 70B Llamas, so its layers would fit."""
+    workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
+    with pytest.raises(EvaluationError, match="'medswallow-70b' was tuned on base 'swallow-70b-instruct', not on 'llama-2-70b-chat'"):
+        subjects.Subject.find(EvalSettings("llama-2-70b-chat", "medswallow-70b", steps=(1,)), workspace)
+
+
 @pytest.mark.parametrize("name", ["jmedlora-900", "owner/adapter"])
 def test_an_adapter_of_the_hub_keeps_the_commit_that_was_asked_for(tmp_path, monkeypatch, name):
     """Another commit is another adapter: it is the one loaded, and its answers have keys of their own."""

@@ -63,7 +63,7 @@ def test_the_cases_are_the_paper_presets(check: ModuleType):
     assert set(runs) == {case.base for case in check.CASES}
     for case in check.CASES:
         run = runs[case.base]
-        for key in ("method", "rank", "alpha", "dropout", "learning_rate"):
+        for key in ("method", "rank", "alpha", "dropout", "learning_rate", "optimizer"):
             assert getattr(case, key) == run[key], key
         assert list(case.targets) == run["target_modules"]
         assert case.batch == run["batch_size"] * run["gradient_accumulation"]

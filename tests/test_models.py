@@ -83,6 +83,17 @@ def test_a_model_too_large_for_the_card_is_refused_before_any_download(monkeypat
         models.load_base("llama-2-70b-chat")
 
 
+def test_a_local_model_too_large_for_the_card_is_refused_before_it_is_loaded(folders, monkeypatch) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 10, 1 << 10))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    with pytest.raises(RegistryError, match=r"its weights take .* the card has 0\.0 GB; use quantisation nf4 or use a larger card"):
+        models.load_base(str(folders["llama"]))
+
+
 def test_no_network_says_where_to_get_the_model(monkeypatch) -> None:
     import huggingface_hub.constants
 

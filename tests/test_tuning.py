@@ -178,8 +178,19 @@ def test_trap_49_eight_rows_at_once_equal_eight_accumulated(workspace) -> None:
     assert norms[1] == pytest.approx(norms[0], rel=1e-3)
 
 
-def test_trap_51_gradient_checkpointing_changes_no_loss(workspace) -> None:
-    plain, saved = (tuning.tune(replace(QUICK, gradient_checkpointing=g), f"checkpointing-{g}", workspace) for g in (False, True))
+def test_trap_51_gradient_checkpointing_changes_no_loss(workspace, monkeypatch) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    calls: list[None] = []
+    forward = LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda *args: calls.append(None) or forward(*args))
+    plain = tuning.tune(replace(QUICK, gradient_checkpointing=False), "plain", workspace)
+    once = len(calls)
+    checkpointed = replace(QUICK, gradient_checkpointing=True)
+    assert tuning.training_arguments(checkpointed, workspace.root, cpu=True).activation_checkpointing_kwargs == {"use_reentrant": False}
+    saved = tuning.tune(checkpointed, "saved", workspace)
+    blocks = 2
+    assert len(calls) - 2 * once == QUICK.max_steps * blocks, "not every block is computed again on the way back"
     assert losses(saved) == pytest.approx(losses(plain), abs=1e-5)
 
 
@@ -267,7 +278,7 @@ def test_continued_pretraining_makes_a_new_base(workspace) -> None:
     assert not (workspace.adapters / "run" / "pretraining").exists()
 
 
-@pytest.mark.parametrize("optimizer", ["paged_adamw_32bit", "adamw_bnb_8bit"])
+@pytest.mark.parametrize("optimizer", ["paged_adamw_32bit", "adamw_bnb_8bit", "paged_adamw_8bit"])
 def test_the_optimizers_of_bitsandbytes_run(workspace, optimizer: str) -> None:
     assert len(losses(tuning.tune(replace(QUICK, optimizer=optimizer, max_steps=2), "run", workspace))) == 2
 
@@ -283,6 +294,21 @@ def test_bfloat16_follows_float32_and_trains_the_adapter_in_float32(workspace) -
 def test_trackers_are_off_unless_one_is_named(tmp_path) -> None:
     assert tuning.training_arguments(QUICK, tmp_path, cpu=True).report_to == []
     assert tuning.training_arguments(replace(QUICK, report_to="tensorboard"), tmp_path, cpu=True).report_to == ["tensorboard"]
+
+
+def test_a_tracker_that_is_named_is_told_every_loss(workspace, monkeypatch) -> None:
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    told: list[float] = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+            told.extend([logs["loss"]] if "loss" in logs else [])
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
+    record = tuning.tune(replace(QUICK, report_to="tensorboard", max_steps=2), "run", workspace)
+    assert told == losses(record)
 
 
 def test_trap_52_an_optimizer_that_fsdp_cannot_save_is_refused(monkeypatch) -> None:
