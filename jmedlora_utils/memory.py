@@ -266,7 +266,8 @@ def generation_memory(
 ) -> Memory:
     """Peak bytes of batched greedy generation, bfloat16: weights, adapter (`adapter` parameters, float32), cache, one block at work."""
     widest = max(i * o for i, o in shape.linears().values())
-    block = batch * prompt * 2 * (4 * shape.hidden + 3 * shape.intermediate)
+    wide = 2 if shape.architecture == "gpt_neox" else 3  # arrays of the feed-forward part at once: a gate is one more
+    block = batch * prompt * 2 * (4 * shape.hidden + wide * shape.intermediate)
     logits = batch * shape.vocab * (2 + 4)
     return Memory(
         weights=load_bytes(shape, quantisation),

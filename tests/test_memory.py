@@ -337,6 +337,24 @@ def test_several_cards_divide_what_is_fixed():
     assert sharded_total(run, 8) < sharded_total(run, 4) < sharded_total(run, 2) < sharded_total(run, 1)
 
 
+@pytest.mark.parametrize(("batch", "prompt", "new"), [(4, 100, 20), (8, 200, 4)])
+@pytest.mark.parametrize("architecture", SHAPES)
+def test_planned_peak_of_generation_is_the_measured_one(architecture: str, batch: int, prompt: int, new: int):
+    import torch
+
+    from jmedlora_utils.live_bytes import LiveBytes, resident_tensors
+
+    shape = SHAPES[architecture]
+    model = make(shape, "bfloat16").eval()
+    ids = torch.randint(1, shape.vocab, (batch, prompt))
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": new, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    live = LiveBytes(resident_tensors(model))
+    with torch.inference_mode(), live:
+        assert model.generate(input_ids=ids, **options).shape[1] == prompt + new
+    planned = generation_memory(shape, batch=batch, prompt=prompt, new=new)
+    assert live.peak == pytest.approx(planned.cache + planned.work, rel=0.10)
+
+
 def test_generation_holds_weights_adapter_and_cache():
     shape = SHAPES["llama"]
     memory = generation_memory(shape, "nf4", batch=4, prompt=100, new=20, adapter=1000)
