@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from jmedlora_utils.memory import (
     trained_parameters,
     tuning_memory,
 )
-from jmedlora_utils.records import RecordError, read_record
+from jmedlora_utils.records import Record, RecordError, read_record
 from jmedlora_utils.registry import ModelEntry, RegistryError
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ TOKENS_PER_PROMPT = 300
 TOKENS_PER_ANSWER = 64
 LONGEST_PROMPT = 1024
 EXAM_QUESTIONS = {"igakuqa": 1455, "jjsimqa": 460}
+
+# The tables of notebook 42: the paper's batch, and about as many steps as its shortest run.
+BATCH, STEPS = 8, 1000
 
 MEASURED = paths.RESULTS / "gpu"
 
@@ -97,7 +100,8 @@ class PlannedRun:
         best: For each card (its key in `CARDS`), the settings that fit, in words; None where nothing does.
         fits: Whether the preset's own settings fit the chosen card.
         seconds: On the chosen card.
-        measured: Whether the rate behind `seconds` was measured.
+        basis: Where the rate behind `seconds` comes from: `measured` on this base and card; `scaled` from another base on this card,
+            tuned by the same method; `assumed`.
         download: Bytes to fetch for this run alone.
         base_download: Those of them that are the base, which other runs on it share.
         disk: Bytes that the run writes.
@@ -111,7 +115,7 @@ class PlannedRun:
     best: dict[int, str | None]
     fits: bool
     seconds: float
-    measured: bool
+    basis: str
     download: int
     base_download: int
     disk: int
@@ -134,13 +138,13 @@ def plan_preset(name: str, card: int = 80, measured: Path = MEASURED) -> list[Pl
     if card not in CARDS:
         raise PlanError(f"no card of {card} GB is known; choose one of {', '.join(map(str, CARDS))}")
     preset = config.load_preset(name)
-    rates = read_rates(measured)
+    rates, flops = read_rates(measured), read_flops(measured)
     planned: list[PlannedRun] = []
     for run, base in _published(preset):
         if base.shape is None:
             continue
         if run.tune is not None:
-            planned.append(_plan_tuning(run, base, card, rates))
+            planned.append(_plan_tuning(run, base, card, rates, flops))
         planned.append(_plan_evaluation(run, base, card, rates))
     return planned
 
@@ -202,20 +206,52 @@ def read_rates(folder: Path = MEASURED) -> dict[tuple[str, str, int], float]:
         RecordError: A record cannot be read.
     """
     rates: dict[tuple[str, str, int], float] = {}
-    for path in sorted(folder.glob("*.json")):
-        record = read_record(path)
-        if record.kind != "benchmark" or record.preset == "smoke" or "card_bytes" not in record.config:
-            continue
-        card = card_class(record.config["card_bytes"])
-        for case in record.metrics.get("cases", []) if card else []:
+    for card, record in _checks(folder):
+        for case in record.metrics.get("cases", []):
             rates[case["base"], "tune", card] = case["tokens_per_second"]
             rates[case["base"], "generate", card] = case["generation_tokens_per_second"]
     return rates
 
 
-def tuning_seconds(run: Tuning, tokens: float, card: Card) -> float:
-    """Seconds of tuning over `tokens` real tokens at the assumed share of the card's matrix rate."""
-    return step_flops(run, 1) * tokens / (ASSUMED_MFU * card.flops)
+def read_flops(folder: Path = MEASURED) -> dict[tuple[str, int], float]:
+    """FLOP/s that tuning reached by (`lora` or `qlora`, card key), recomputation counted; the lowest of several bases.
+
+    Raises:
+        RecordError: A record cannot be read.
+    """
+    found: dict[tuple[str, int], float] = {}
+    for card, record in _checks(folder):
+        for case in record.metrics.get("cases", []):
+            reached = case["hardware_flops_utilisation"] * record.metrics["matmul_flops"]
+            found[case["method"], card] = min(reached, found.get((case["method"], card), reached))
+    return found
+
+
+def _checks(folder: Path) -> Iterator[tuple[int, Record]]:
+    """Records of `gpu_check.py` on a card of a known kind, with its key."""
+    for path in sorted(folder.glob("*.json")):
+        record = read_record(path)
+        if record.kind == "benchmark" and record.preset != "smoke" and (card := card_class(record.config.get("card_bytes", 0))):
+            yield card, record
+
+
+def tuning_seconds(
+    base: str, run: Tuning, tokens: float, card: int, rates: dict[tuple[str, str, int], float], flops: dict[tuple[str, int], float]
+) -> tuple[float, str]:
+    """Seconds of tuning over `tokens` real tokens, and the basis as in `PlannedRun`.
+
+    Args:
+        base: Registry name.
+        run: The settings.
+        tokens: Real tokens, over all steps.
+        card: Key of `CARDS`.
+        rates: From `read_rates`.
+        flops: From `read_flops`.
+    """
+    if rate := rates.get((base, "tune", card)):
+        return tokens / rate, "measured"
+    reached = flops.get((run.method, card))
+    return step_flops(run, 1) * tokens / (reached or ASSUMED_MFU * CARDS[card].flops), "scaled" if reached else "assumed"
 
 
 def generation_seconds(base: ModelEntry, quantisation: str, prompts: int, batch: int, card: Card) -> float:
@@ -226,7 +262,9 @@ def generation_seconds(base: ModelEntry, quantisation: str, prompts: int, batch:
     return reading + passes * load_bytes(base.shape, quantisation) / (ASSUMED_BANDWIDTH_SHARE * card.bandwidth)
 
 
-def _plan_tuning(run: config.Run, base: ModelEntry, card: int, rates: dict[tuple[str, str, int], float]) -> PlannedRun:
+def _plan_tuning(
+    run: config.Run, base: ModelEntry, card: int, rates: dict[tuple[str, str, int], float], flops: dict[tuple[str, int], float]
+) -> PlannedRun:
     parameters = config.declared_parameters(config.TUNE_NOTEBOOK) | (run.tune or {})
     wanted = tuning_of(parameters, base)
     rows = parameters["batch_size"] * parameters.get("gradient_accumulation", 1)
@@ -238,7 +276,7 @@ def _plan_tuning(run: config.Run, base: ModelEntry, card: int, rates: dict[tuple
     need = sharded_total(wanted, parameters["num_processes"]) if sharded else tuning_memory(wanted).total
     # Of one process: several read as many tokens side by side.
     tokens = parameters["max_steps"] * rows * min(TOKENS_PER_RECORD, parameters["max_length"])
-    rate = rates.get((base.name, "tune", card))
+    seconds, basis = tuning_seconds(base.name, wanted, tokens, card, rates, flops)
     trained = trained_parameters(wanted)
     kept = len({*parameters["save_steps"], parameters["max_steps"]})
     return PlannedRun(
@@ -248,8 +286,8 @@ def _plan_tuning(run: config.Run, base: ModelEntry, card: int, rates: dict[tuple
         bytes=need,
         best=best,
         fits=need <= CARDS[card].usable(),
-        seconds=tokens / rate if rate else tuning_seconds(wanted, tokens, CARDS[card]),
-        measured=rate is not None,
+        seconds=seconds,
+        basis=basis,
         download=base.download_bytes(),
         base_download=base.download_bytes(),
         disk=kept * 4 * trained + 8 * trained,
@@ -291,7 +329,7 @@ def _plan_evaluation(run: config.Run, base: ModelEntry, card: int, rates: dict[t
         best=best,
         fits=memory(batch).total <= CARDS[card].usable(),
         seconds=prompts * TOKENS_PER_ANSWER / rate if rate else generation_seconds(base, quantisation, prompts, batch, CARDS[card]),
-        measured=rate is not None,
+        basis="measured" if rate else "assumed",
         download=download,
         base_download=base.download_bytes(),
         disk=0,
@@ -324,7 +362,7 @@ def plan_frame(planned: Sequence[PlannedRun], card: int) -> pd.DataFrame:
     for item in planned:
         row: dict[str, Any] = {"run": item.run, "step": item.step, "base": item.base, "GB as set": round(item.bytes / GB, 1)}
         row |= {f"{key} GB card": item.best[key] or "no" for key in CARDS}
-        row[f"hours on {card} GB"] = f"{item.seconds / 3600:.1f}{'' if item.measured else ' (assumed)'}"
+        row[f"hours on {card} GB"] = f"{item.seconds / 3600:.1f}{'' if item.basis == 'measured' else f' ({item.basis})'}"
         row |= {"fetch GB": round(item.download / GB, 1), "write GB": round(item.disk / GB, 1)}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -352,21 +390,17 @@ def memory_frame(names: Sequence[str] = ("llama-2-7b-chat", "llama-2-13b-chat", 
     """
     import pandas as pd
 
-    chosen: dict[str, Any] = {"rank": 64, "length": 1024, "dropout": 0.1, "checkpointing": True, "accumulating": True} | settings
     rows = []
-    for name in names:
-        shape = registry.resolve(name).shape
-        assert shape is not None
-        for method in ("lora", "qlora"):
-            memory = tuning_memory(Tuning(shape, method=method, **chosen))
-            parts = {part: getattr(memory, part) / GB for part in ("weights", "adapter", "gradients", "optimizer", "activations", "work")}
-            fits = {f"fits {key} GB": memory.total <= card.usable() for key, card in CARDS.items()}
-            rows.append({"model": name, "method": method} | parts | {"total": memory.total / GB} | fits)
+    for name, method, run in _grid(names, {"checkpointing": True, "accumulating": True} | settings):
+        memory = tuning_memory(run)
+        parts = {part: getattr(memory, part) / GB for part in ("weights", "adapter", "gradients", "optimizer", "activations", "work")}
+        fits = {f"fits {key} GB": memory.total <= card.usable() for key, card in CARDS.items()}
+        rows.append({"model": name, "method": method} | parts | {"total": memory.total / GB} | fits)
     return pd.DataFrame(rows)
 
 
 def card_frame(names: Sequence[str] = ("llama-2-7b-chat", "llama-2-13b-chat", "llama-2-70b-chat"), **settings: Any) -> pd.DataFrame:
-    """What each card can do with a batch of 8, one row per model and method; the fastest settings that fit, in words.
+    """What each card can do with a batch of `BATCH`, one row per model and method; the fastest settings that fit, in words.
 
     Args:
         names: Registry names.
@@ -374,19 +408,54 @@ def card_frame(names: Sequence[str] = ("llama-2-7b-chat", "llama-2-13b-chat", "l
     """
     import pandas as pd
 
-    chosen: dict[str, Any] = {"rank": 64, "length": 1024, "dropout": 0.1} | settings
     rows = []
+    for name, method, run in _grid(names, settings):
+        row = {"model": name, "method": method}
+        for key, card in CARDS.items():
+            option = fit_tuning(run, BATCH, card.usable())
+            row[f"{key} GB"] = in_words(option) if option else _several(run, card) or "no"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def hours_frame(
+    names: Sequence[str] = ("llama-2-7b-chat", "llama-2-13b-chat", "llama-2-70b-chat"),
+    steps: int = STEPS,
+    folder: Path = MEASURED,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Hours of tuning on each card with the settings of `card_frame`, one row per model and method; "no" where one card is too small.
+
+    Args:
+        names: Registry names.
+        steps: Optimizer steps, of `BATCH` records with `TOKENS_PER_RECORD` tokens each.
+        folder: Records of `gpu_check.py`; hours without a measured rate say "scaled" or "assumed".
+        settings: As in `memory_frame`.
+    """
+    import pandas as pd
+
+    rates, flops = read_rates(folder), read_flops(folder)
+    rows = []
+    for name, method, run in _grid(names, settings):
+        row = {"model": name, "method": method}
+        for key, card in CARDS.items():
+            option = fit_tuning(run, BATCH, card.usable())
+            if option is None:
+                row[f"{key} GB"] = "no"
+                continue
+            seconds, basis = tuning_seconds(name, option, steps * BATCH * TOKENS_PER_RECORD, key, rates, flops)
+            row[f"{key} GB"] = f"{seconds / 3600:.1f}{'' if basis == 'measured' else f' ({basis})'}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _grid(names: Sequence[str], settings: dict[str, Any]) -> Iterator[tuple[str, str, Tuning]]:
+    """Every model by 16-bit and 4-bit tuning, with the defaults that the tables share."""
     for name in names:
         shape = registry.resolve(name).shape
         assert shape is not None
         for method in ("lora", "qlora"):
-            run = Tuning(shape, method=method, **chosen)
-            row = {"model": name, "method": method}
-            for key, card in CARDS.items():
-                option = fit_tuning(run, 8, card.usable())
-                row[f"{key} GB"] = in_words(option) if option else _several(run, card) or "no"
-            rows.append(row)
-    return pd.DataFrame(rows)
+            yield name, method, Tuning(shape, method=method, **({"rank": 64, "length": 1024, "dropout": 0.1} | settings))
 
 
 def check_frame(folder: Path = MEASURED) -> pd.DataFrame:
@@ -489,7 +558,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     disk = sum(shared.values()) + adapters + sum(item.disk for item in planned)
     hours = sum(item.seconds for item in planned) / 3600
     print(f"\nIn all: {hours:.0f} h on one {CARDS[card].name}; {disk / GB:.0f} GB of disk (each base fetched once).")
-    if not all(item.measured for item in planned):
+    if any(item.basis == "scaled" for item in planned):
+        print("'scaled': from another base measured on this card, by floating-point operations.")
+    if any(item.basis == "assumed" for item in planned):
         print(
             f"'assumed': {ASSUMED_MFU:.0%} of the card's matrix rate, {TOKENS_PER_RECORD} tokens a record, {TOKENS_PER_ANSWER} an answer. "
             "`python benchmarks/gpu_check.py` measures this machine."

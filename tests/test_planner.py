@@ -53,7 +53,7 @@ def test_a_preset_fits_the_card_it_is_made_for(name: str, card: int, no_records:
     assert planner.refusals(planned, card) == []
     runs = config.load_preset(name).runs
     assert [(p.run, p.step) for p in planned] == [(r.name, s) for r in runs for s in (("tune", "evaluate") if r.tune else ("evaluate",))]
-    assert all(p.seconds > 0 and p.download > 0 and not p.measured for p in planned)
+    assert all(p.seconds > 0 and p.download > 0 and p.basis == "assumed" for p in planned)
 
 
 def test_a_run_that_cannot_fit_is_refused_with_the_mend(no_records: Path):
@@ -66,7 +66,7 @@ def test_weights_divided_over_cards_fit_where_one_card_is_too_small(no_records: 
     settings = {"base": "llama-2-70b-chat", "method": "qlora", "rank": 64, "batch_size": 1, "gradient_checkpointing": True}
     several = settings | {"num_processes": 4, "launch_config": "fsdp2_nf4"}
     base = registry.resolve("llama-2-70b-chat")
-    one, four = (planner._plan_tuning(config.Run("big", tune, {}), base, 24, {}) for tune in (settings, several))
+    one, four = (planner._plan_tuning(config.Run("big", tune, {}), base, 24, {}, {}) for tune in (settings, several))
     assert not one.fits and four.fits and four.bytes < one.bytes / 2
     assert planner.refusals([four], 24) == [] and four.seconds == one.seconds
 
@@ -111,15 +111,39 @@ def test_an_unknown_card_is_refused(no_records: Path):
 
 
 def test_a_measured_rate_replaces_the_assumed_one(tmp_path: Path):
-    case = {"base": "open-calm-7b", "tokens_per_second": 1000.0, "generation_tokens_per_second": 50.0}
-    common = {"kind": "benchmark", "seed": 1, "config": {"card_bytes": 85_000_000_000}, "metrics": {"cases": [case]}}
+    case = {"base": "open-calm-7b", "method": "lora", "tokens_per_second": 1000.0, "generation_tokens_per_second": 50.0}
+    case["hardware_flops_utilisation"] = 0.4
+    metrics = {"cases": [case, case | {"hardware_flops_utilisation": 0.5}], "matmul_flops": 2e14}
+    common = {"kind": "benchmark", "seed": 1, "config": {"card_bytes": 85_000_000_000}, "metrics": metrics}
     write_record(tmp_path, Record(name="gpu_check__a100", preset="paper", **common))
     write_record(tmp_path, Record(name="gpu_check__tiny", preset="smoke", **common | {"config": {"card_bytes": 0}}))
     assert planner.read_rates(tmp_path) == {("open-calm-7b", "tune", 80): 1000.0, ("open-calm-7b", "generate", 80): 50.0}
     tune, evaluate = planner.plan_preset("paper", 80, tmp_path)[:2]
-    assert tune.measured and tune.seconds == 10_000 * 8 * planner.TOKENS_PER_RECORD / 1000
-    assert evaluate.measured and evaluate.seconds == (1455 + 460) * 4 * 2 * planner.TOKENS_PER_ANSWER / 50
-    assert not planner.plan_preset("paper", 141, tmp_path)[0].measured
+    assert tune.basis == "measured" and tune.seconds == 10_000 * 8 * planner.TOKENS_PER_RECORD / 1000
+    assert evaluate.basis == "measured" and evaluate.seconds == (1455 + 460) * 4 * 2 * planner.TOKENS_PER_ANSWER / 50
+    assert planner.plan_preset("paper", 141, tmp_path)[0].basis == "assumed"
+    assert planner.read_flops(tmp_path) == {("lora", 80): 0.4 * 2e14}
+
+
+def test_a_rate_carries_to_other_sizes_by_their_work_on_the_same_card_and_method(tmp_path: Path):
+    set_ = config.declared_parameters(config.TUNE_NOTEBOOK) | {"method": "lora"}
+    run = planner.tuning_of(set_, registry.resolve("llama-2-13b-chat"))
+    seconds, basis = planner.tuning_seconds("llama-2-13b-chat", run, 1000, 80, {}, {("lora", 80): 1e14})
+    assert basis == "scaled" and seconds == pytest.approx(1000 * memory.step_flops(run, 1) / 1e14)
+    assert planner.tuning_seconds("llama-2-13b-chat", run, 1000, 48, {}, {("lora", 80): 1e14})[1] == "assumed"
+    assert planner.tuning_seconds("llama-2-13b-chat", replace(run, method="qlora"), 1000, 80, {}, {("lora", 80): 1e14})[1] == "assumed"
+
+
+def test_hours_stand_where_a_card_suffices_and_say_what_they_rest_on(no_records: Path):
+    hours, cards = planner.hours_frame(folder=no_records), planner.card_frame()
+    assert list(hours.columns) == list(cards.columns) and len(hours) == 6
+    for found, settings in zip(hours.to_dict("records"), cards.to_dict("records"), strict=True):
+        for key in planner.CARDS:
+            cell = found[f"{key} GB"]
+            assert (cell == "no") == (settings[f"{key} GB"] == "no" or "FSDP" in settings[f"{key} GB"])
+            assert cell == "no" or cell.endswith(" (assumed)")
+    small, large = (float(hours[hours["model"] == f"llama-2-{n}b-chat"].iloc[1]["80 GB"].split()[0]) for n in (7, 70))
+    assert large > 5 * small > 0
 
 
 def test_a_misspelt_base_is_refused_and_one_of_unknown_size_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
