@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jmedlora_utils import paths
+from jmedlora_utils.records import read_record
 
 
 @pytest.fixture
@@ -43,3 +44,12 @@ def test_invented_records_have_the_lengths_of_the_exam(script, monkeypatch) -> N
     monkeypatch.setattr(script, "ROWS", 400)
     lengths = sorted(len(r["instruction"]) for r in script.make_records("plain_ja")[0])
     assert lengths[40] < 30 < lengths[200] < 120 < lengths[380] < 920
+
+
+def test_the_committed_record_reaches_the_goals_by_its_own_seconds(script) -> None:
+    record = read_record(script.RESULTS / "tuning.json")
+    best = {arm: min(taken) for arm, taken in record.metrics["all_seconds"].items()}
+    assert all(len(taken) >= 5 for taken in record.metrics["all_seconds"].values()) and not record.git_dirty
+    assert best["qlora.py-like"] / best["ours"] >= script.GOAL and record.metrics["goal_reached"]
+    trl = [arm for arm in best if arm.startswith("TRL")]
+    assert len(trl) == 4 and all(best[arm] > best["ours"] for arm in trl)
