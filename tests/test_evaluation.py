@@ -31,7 +31,7 @@ ASK = EvalSettings(base="llama", adapter="run", steps=(0, 5, 20), shots=(0, 1), 
 def tuned(tmp_path_factory):
     """A workspace with a LoRA run on Llama and a full one on GPT-NeoX."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        workspace = tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, "llama", "gpt_neox")
+        workspace = tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, *tiny.FAMILIES)
         tuning.tune(TUNE, "run", workspace)
         tuning.tune(replace(TUNE, base="gpt_neox", method="full", learning_rate=3e-3), "full", workspace)
         yield workspace
@@ -50,7 +50,7 @@ def encode(tokenizer: Any, n: int, template: str = "plain_ja", shots: Any = ()) 
 # --- generation -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_trap_24_a_padded_batch_with_a_shared_prefix_answers_as_one_by_one(tuned, family: str) -> None:
     model, tokenizer = models.load_base(family, workspace=tuned)
     rows = encode(tokenizer, 10, shots=tiny.make_questions(1, "mini_shots", seed=9))
@@ -257,9 +257,11 @@ def test_an_adapter_folder_is_evaluated_without_its_run(tuned) -> None:
     assert record.config["step"] == 900
 
 
-def test_a_four_bit_run_is_evaluated_on_its_four_bit_base(tuned) -> None:
-    tuning.tune(replace(TUNE, method="qlora", max_steps=5, save_steps=()), "four", tuned)
-    [record] = evaluation.evaluate(replace(ASK, adapter="four", steps=(5,), shots=(0,)), "four", tuned)
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_four_bit_run_is_evaluated_on_its_four_bit_base(tuned, family: str) -> None:
+    name = f"four-{family}"
+    tuning.tune(replace(TUNE, base=family, method="qlora", max_steps=5, save_steps=()), name, tuned)
+    [record] = evaluation.evaluate(replace(ASK, base=family, adapter=name, steps=(5,), shots=(0,)), name, tuned)
     assert record.config["quantisation"] == "nf4" and record.model["differs_from_base"]
 
 

@@ -1,4 +1,4 @@
-"""The fused LoRA pass: the numbers of peft's own, on both architectures, on 4-bit weights and under autocast."""
+"""The fused LoRA pass: the numbers of peft's own, on every architecture, on 4-bit weights and under autocast."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS = TuneSettings(base="llama", template="plain_ja", rank=4, alpha=12, lea
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> paths.Workspace:
-    return tiny.make_workspace(tmp_path, monkeypatch, "llama", "gpt_neox")
+    return tiny.make_workspace(tmp_path, monkeypatch, *tiny.FAMILIES)
 
 
 def layers(model: Any) -> list[Any]:
@@ -41,7 +41,7 @@ def gradients(model: Any, autocast: bool) -> tuple[Any, dict[str, Any]]:
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
 @pytest.mark.parametrize(("method", "dropout"), [("lora", 0.0), ("lora", 0.3), ("qlora", 0.0)])
-@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_the_fused_pass_gives_pefts_numbers(workspace, family: str, method: str, dropout: float, autocast: bool) -> None:
     import torch
 
@@ -86,7 +86,7 @@ def test_a_sum_of_weights_has_the_gradients_of_its_formula() -> None:
     ],
     ids=["float32", "few tokens", "dropout", "bfloat16", "4-bit"],
 )
-@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_weights_are_summed_only_where_that_is_exact_and_pays(workspace, monkeypatch, family, change, tokens: int, summed: bool) -> None:
     import torch
 

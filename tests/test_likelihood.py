@@ -22,7 +22,7 @@ ASK = EvalSettings(base="llama", shots=(0, 1), template="plain_ja", batch_size=8
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        yield tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, "llama", "gpt_neox")
+        yield tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, *tiny.FAMILIES)
 
 
 def uneven(n: int) -> list[Question]:
@@ -48,7 +48,7 @@ def full_prompts(model: Any, ids: list[int], options: likelihood.Options) -> lis
 
 
 @pytest.mark.parametrize("adapted", [False, True])
-@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_choices_from_the_cache_equal_five_full_prompts(workspace, tmp_path, monkeypatch, family: str, adapted: bool) -> None:
     model, tokenizer = models.load_base(family, workspace=workspace)
     if adapted:

@@ -12,16 +12,14 @@ from jmedlora_utils.records import sha256_file, sha256_text
 from jmedlora_utils.registry import RegistryError
 from tests import tiny
 
-FAMILIES = ("llama", "gpt_neox")
-
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("bases")
-    return {family: tiny.make_checkpoint(root / family, family) for family in FAMILIES}
+    return {family: tiny.make_checkpoint(root / family, family) for family in tiny.FAMILIES}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_trap_46_four_bit_counts_the_true_parameters(folders, family: str) -> None:
     plain, _ = models.load_base(str(folders[family]))
     packed, _ = models.load_base(str(folders[family]), quantisation="nf4")
@@ -29,15 +27,18 @@ def test_trap_46_four_bit_counts_the_true_parameters(folders, family: str) -> No
     assert models.count_parameters(packed)["total"] == models.count_parameters(plain)["total"] == sum(p.numel() for p in plain.parameters())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_default_targets_are_all_linear_layers_of_the_blocks(folders, family: str) -> None:
     import torch
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora.layer import LoraLayer
 
     model, _ = models.load_base(str(folders[family]))
-    linear = {
-        n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not model.get_output_embeddings()
-    }
-    assert set(models.lora_targets(models.find_base(str(folders[family])), model)) == linear
+    linear = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not model.get_output_embeddings()}
+    targets = models.lora_targets(models.find_base(str(folders[family])), model)
+    assert targets == "all-linear" or set(targets) == {n.rsplit(".", 1)[-1] for n in linear}
+    tuned = get_peft_model(model, LoraConfig(target_modules=targets))
+    assert {n for n, m in tuned.get_base_model().named_modules() if isinstance(m, LoraLayer)} == linear
 
 
 def test_the_registry_names_the_papers_targets() -> None:

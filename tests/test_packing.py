@@ -20,7 +20,6 @@ from jmedlora_utils.packing import PackingCollator, PackingError
 from tests import tiny
 from tests.test_tuning import KILL_SETTINGS, QUICK, losses
 
-FAMILIES = ("llama", "gpt_neox")
 KERNELS = ("sdpa", "eager")
 
 
@@ -73,7 +72,7 @@ def test_padding_belongs_to_the_last_record() -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_packed_record_has_the_logits_of_the_record_alone(tmp_path, family: str, kernel: str) -> None:
     import torch
 
@@ -102,7 +101,7 @@ def test_a_packed_record_has_the_logits_of_the_record_alone(tmp_path, family: st
     assert min(leaks.values()) > 100 * 2e-5, f"the wrong way must be seen to leak, or this test proves nothing: {leaks}"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_the_loss_of_a_packed_step_is_the_token_mean_of_the_unpacked(tmp_path, family: str) -> None:
     import torch
 
@@ -121,7 +120,7 @@ def test_the_loss_of_a_packed_step_is_the_token_mean_of_the_unpacked(tmp_path, f
     assert torch.allclose(found[1][1], found[0][1], atol=2e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_the_check_passes_models_that_keep_records_apart(tmp_path, family: str) -> None:
     model, tokenizer = load(tmp_path, family)
     rows = rows_of(tokenizer, 2)
@@ -151,10 +150,10 @@ def test_a_model_with_state_instead_of_attention_is_refused() -> None:
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_packed_run_learns_what_the_unpacked_one_learns_with_less_padding(tmp_path, monkeypatch, family: str) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, family)
-    plan = replace(QUICK, base=family, method="qlora" if family == "llama" else "lora", length_grouped=False)
+    plan = replace(QUICK, base=family, method="lora" if family == "gpt_neox" else "qlora", length_grouped=False)
     plain = tuning.tune(plan, "plain", workspace)
     packed = tuning.tune(replace(plan, packing=True), "packed", workspace)
     assert losses(packed) == pytest.approx(losses(plain), abs=5e-3 if plan.method == "qlora" else 1e-4)

@@ -19,9 +19,9 @@ CHAT = (
 )
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt_neox"])
+@pytest.fixture(scope="module", params=tiny.FAMILIES)
 def tokenizer(request):
-    return tiny.make_tokenizer(bos=request.param == "llama")
+    return tiny.make_family_tokenizer(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,14 @@ def test_trap_19_one_bos_where_the_tokenizer_has_the_habit_else_none(tokenizer, 
     assert tokenizer.decode(ids[expected:]) == "問題:アカシ病\n答え:"
     chat = prompts.build_exam_prompt(QUESTIONS[0], "chat", tokenizer=chat_tokenizer)
     assert prompts.encode_prompt(chat_tokenizer, chat).count(chat_tokenizer.bos_token_id) == 1
+
+
+def test_trap_19_a_chat_of_qwen3_has_no_bos_and_its_marks_are_one_token_each() -> None:
+    tokenizer = tiny.make_family_tokenizer("qwen3")
+    chat = prompts.build_exam_prompt(QUESTIONS[0], "chat", tokenizer=tokenizer)
+    ids = prompts.encode_prompt(tokenizer, chat)
+    assert tokenizer.bos_token_id is None and tokenizer.decode(ids) == chat and chat.startswith("<|im_start|>user")
+    assert [ids.count(tokenizer.convert_tokens_to_ids(mark)) for mark in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")] == [2, 1, 0]
 
 
 def test_the_two_architectures_differ_in_the_habit() -> None:

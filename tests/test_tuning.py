@@ -25,7 +25,7 @@ QUICK = TuneSettings(base="llama", template="plain_ja", rank=4, learning_rate=5e
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> paths.Workspace:
-    return tiny.make_workspace(tmp_path, monkeypatch, "llama", "gpt_neox")
+    return tiny.make_workspace(tmp_path, monkeypatch, *tiny.FAMILIES)
 
 
 def losses(record: Any) -> list[float]:
@@ -142,7 +142,7 @@ def make_trainer(model: Any, tokenizer: Any, folder: Path, **more: Any) -> Any:
     return ResponseTrainer(model=model, args=arguments, train_dataset=[], keep_steps=(), checkpoint_every=0, collator=collator)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_supervised_logits_give_the_loss_of_all_logits_padded_and_unmasked(tmp_path, family: str) -> None:
     import torch
 
@@ -178,19 +178,18 @@ def test_trap_49_eight_rows_at_once_equal_eight_accumulated(workspace) -> None:
     assert norms[1] == pytest.approx(norms[0], rel=1e-3)
 
 
-def test_trap_51_gradient_checkpointing_changes_no_loss(workspace, monkeypatch) -> None:
-    from transformers.models.llama.modeling_llama import LlamaMLP
-
-    calls: list[None] = []
-    forward = LlamaMLP.forward
-    monkeypatch.setattr(LlamaMLP, "forward", lambda *args: calls.append(None) or forward(*args))
-    plain = tuning.tune(replace(QUICK, gradient_checkpointing=False), "plain", workspace)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_trap_51_gradient_checkpointing_changes_no_loss(workspace, monkeypatch, family: str) -> None:
+    layers = models.load_base(models.find_base(family, workspace))[0].get_decoder().layers
+    part, calls = type(layers[0].mlp), []
+    forward = part.forward
+    monkeypatch.setattr(part, "forward", lambda *args: calls.append(None) or forward(*args))
+    plan = replace(QUICK, base=family, gradient_checkpointing=True)
+    assert tuning.training_arguments(plan, workspace.root, cpu=True).activation_checkpointing_kwargs == {"use_reentrant": False}
+    plain = tuning.tune(replace(plan, gradient_checkpointing=False), "plain", workspace)
     once = len(calls)
-    checkpointed = replace(QUICK, gradient_checkpointing=True)
-    assert tuning.training_arguments(checkpointed, workspace.root, cpu=True).activation_checkpointing_kwargs == {"use_reentrant": False}
-    saved = tuning.tune(checkpointed, "saved", workspace)
-    blocks = 2
-    assert len(calls) - 2 * once == QUICK.max_steps * blocks, "not every block is computed again on the way back"
+    saved = tuning.tune(plan, "saved", workspace)
+    assert len(calls) - 2 * once == QUICK.max_steps * len(layers), "not every block is computed again on the way back"
     assert losses(saved) == pytest.approx(losses(plain), abs=1e-5)
 
 
@@ -214,8 +213,8 @@ def test_the_presets_checkpoint_only_where_the_planner_finds_nothing_faster() ->
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
-@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
-def test_every_method_learns_on_both_architectures(workspace, family: str, method: str) -> None:
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_every_method_learns_on_every_architecture(workspace, family: str, method: str) -> None:
     rate = 2e-3 if method == "full" else 1e-2
     record = tuning.tune(replace(QUICK, base=family, method=method, learning_rate=rate, max_steps=12, save_steps=(6,)), "run", workspace)
     assert losses(record)[-1] < losses(record)[0] - 1

@@ -11,16 +11,15 @@ from jmedlora_utils.evaluation import EvalSettings, EvaluationError
 from jmedlora_utils.subjects import Loader, Subject
 from tests import tiny
 
-FAMILIES = ("llama", "gpt_neox")
 PROBE = list(range(5, 40))
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Bases of both architectures, each with two adapters."""
+    """Bases of every architecture, each with two adapters."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        workspace = tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, *FAMILIES)
-        for family in FAMILIES:
+        workspace = tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, *tiny.FAMILIES)
+        for family in tiny.FAMILIES:
             for seed in (1, 2):
                 tiny.make_adapter(workspace.bases / family, workspace.root / f"{family}-{seed}", seed)
         yield workspace
@@ -38,7 +37,7 @@ def loaded(workspace, ask: EvalSettings, step: int = 5):
         return subjects.logits(loader.model, PROBE), loader.model
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_trap_50_merged_weights_are_the_unmerged_ones_but_for_rounding(workspace, family: str) -> None:
     plain, _ = loaded(workspace, settings(workspace, family), 0)
     unmerged, _ = loaded(workspace, settings(workspace, family))
@@ -77,7 +76,7 @@ def test_trap_50_a_merge_that_rounds_the_adapter_away_is_refused(workspace, monk
         loaded(workspace, settings(workspace, "llama", adapter_mode="merged"))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_trap_50_the_table_reports_what_loading_otherwise_changes(workspace, family: str) -> None:
     ask = settings(workspace, family)
     records = evaluation.evaluate(ask, family, workspace)
@@ -102,10 +101,9 @@ def test_variants_do_not_count_as_runs(workspace) -> None:
     [record] = variants.evaluate(replace(ask, steps=(5,)), "llama", workspace, ["merged-none"])["merged-none"]
     assert (workspace.records / f"{record.name}.json").is_file()
     with pytest.raises(tables.TableError, match="no evaluation record"):
-        for file in workspace.records.glob("30_evaluate__llama__*"):
-            file.unlink()
-        for file in workspace.records.glob("30_evaluate__gpt_neox__*"):
-            file.unlink()
+        for family in tiny.FAMILIES:
+            for file in workspace.records.glob(f"30_evaluate__{family}__*"):
+                file.unlink()
         tables.read_runs("smoke", [1])
 
 

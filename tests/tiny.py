@@ -1,4 +1,4 @@
-"""Tiny checkpoints of the paper's two architectures, made on the spot, and invented exam questions."""
+"""Tiny checkpoints of the paper's two architectures and of Qwen3, made on the spot, and invented exam questions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Any
 from jmedlora_utils.exams import LETTERS, Question
 
 SYLLABLES = "アイウエオカキクケコサシスセソタチツテトナニヌネノ"
+FAMILIES = ("llama", "gpt_neox", "qwen3")
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 WORDS = [a + b + c for a in SYLLABLES[:5] for b in SYLLABLES[5:11] for c in SYLLABLES[11:14]]
 
 
@@ -21,33 +26,45 @@ def text_corpus() -> list[str]:
     ]
 
 
-def make_tokenizer(bos: bool, pad: bool = True, vocab_size: int = 500) -> Any:
-    """A byte-level BPE tokenizer; with `bos` it has Llama's habit of a BOS before each text, else it has none."""
+def make_tokenizer(bos: bool, pad: bool = True, vocab_size: int = 500, chatml: bool = False) -> Any:
+    """A byte-level BPE tokenizer; with `bos` it has Llama's habit of a BOS before each text, else it has none.
+
+    With `chatml` it has the special tokens and the form of chat of Qwen3, which knows no BOS at all.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    special = ["<s>", "</s>", "<pad>"]
+    start, end, padding = special = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"] if chatml else ["<s>", "</s>", "<pad>"]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     core.train_from_iterator(text_corpus(), trainer)
     if bos:
         core.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 0)])
-    names = {"bos_token": "<s>", "eos_token": "</s>"} | ({"pad_token": "<pad>"} if pad else {})
+    names = {"eos_token": end} | ({"chat_template": CHATML} if chatml else {"bos_token": start}) | ({"pad_token": padding} if pad else {})
     return PreTrainedTokenizerFast(tokenizer_object=core, **names)
+
+
+def make_family_tokenizer(family: str, pad: bool = True) -> Any:
+    """The tokenizer that `make_checkpoint` gives a model of `family`."""
+    return make_tokenizer(bos=family == "llama", pad=pad, chatml=family == "qwen3")
 
 
 def make_checkpoint(
     folder: Path, family: str = "llama", seed: int = 0, hidden: int = 64, pad: bool = True, tie: bool = False, context: int = 512
 ) -> Path:
-    """Saves a random model of `llama` (tokenizer with BOS habit) or `gpt_neox` (without) and returns its folder."""
-    import torch
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
+    """Saves a random model of a family and returns its folder; only `llama` has a tokenizer with a BOS habit.
 
-    tokenizer = make_tokenizer(bos=family == "llama", pad=pad)
+    `qwen3` has what real ones have: heads wider than their share of the hidden size (the smaller ones), fewer of them for keys and
+    values, and generation settings that sample and name two ends.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    tokenizer = make_family_tokenizer(family, pad)
     sizes: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden,
@@ -61,8 +78,13 @@ def make_checkpoint(
         "tie_word_embeddings": tie,
         "initializer_range": 0.1,
     }
+    if family == "qwen3":
+        sizes |= {"num_key_value_heads": 2, "head_dim": hidden // 2, "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>")}
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**sizes)) if family == "llama" else GPTNeoXForCausalLM(GPTNeoXConfig(**sizes))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes))
+    if family == "qwen3":
+        ends = [tokenizer.eos_token_id, sizes["bos_token_id"]]
+        model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_k=20, top_p=0.95, eos_token_id=ends)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -78,7 +100,7 @@ def make_adapter(base: Path, folder: Path, seed: int = 0, rank: int = 4) -> Path
 
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base)
-    targets = list(models.LORA_TARGETS[model.config.model_type])
+    targets = models.lora_targets(models.find_base(str(base)), model)
     tuned = get_peft_model(model, LoraConfig(r=rank, lora_alpha=4 * rank, target_modules=targets, init_lora_weights=False))
     tuned.save_pretrained(folder)
     return folder
