@@ -23,8 +23,10 @@ IDENTITY_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 # All linear layers of a block, by architecture; the registry may name fewer for a model.
+_LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LORA_TARGETS = {
-    "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "llama": _LLAMA,
+    "qwen3": _LLAMA,
     "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
 }
 
