@@ -1,8 +1,9 @@
 """What the book asks of Sphinx beyond its settings; `_config.yml` names it among the extensions.
 
 * Search finds Japanese words: Sphinx's own index takes a whole run of Japanese for one word.
-* With a public address, every page gets its social card and the book its sitemap. The address is one setting of
-  `_config.yml`: `html.baseurl`, or else the Pages address that follows from `repository.url`. Without one, nothing is added.
+* With a public address, every page gets its social card and the book its sitemap. The address is `html.baseurl` of
+  `_config.yml`, which `book` takes from the environment where it is set there, or else the Pages address that follows from
+  `repository.url`. Without one, nothing is added.
 * The first page carries citation tags, from `CITATION.cff`.
 * The API page reads docstrings as they are written: bars and stars stand for themselves, and names of classes become links.
 """
