@@ -30,6 +30,8 @@ HTML = paths.ROOT / "_build" / "html"
 STAGING = paths.ROOT / "_book"
 GENERATED = "_generated"
 EVIDENCE = "evidence"
+ADDRESS = "JMEDLORA_ADDRESS"
+"""Variable of the environment that says where the book will stand; it goes before `html.baseurl` of `_config.yml`."""
 BIBLIOGRAPHY = paths.BOOK / "references.bib"
 COLAB_NOTEBOOKS = ("20_", "30_")
 LIBRARY_WARNING = re.compile(r"^[^\n]*/site-packages/[^\n]*:\d+: \w*Warning: [^\n]*(?:\n  [^\n]*)?\n?", re.MULTILINE)
@@ -148,6 +150,7 @@ def _gather(source: Source) -> Path:
     shutil.copy(paths.ROOT / "_toc.yml", folder)
     for setting in ("use_repository_button", "use_issues_button"):
         config["html"][setting] = bool(address)
+    config["html"]["baseurl"] = os.environ.get(ADDRESS) or config["html"]["baseurl"]
     write_text(folder / "_config.yml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     _write_fragments(source, folder / "book")
     return folder

@@ -1,8 +1,10 @@
 """What the book asks of Sphinx beyond its settings; `_config.yml` names it among the extensions.
 
 * Search finds Japanese words: Sphinx's own index takes a whole run of Japanese for one word.
-* With a public address, every page gets its social card and the book its sitemap. The address is one setting of
-  `_config.yml`: `html.baseurl`, or else the Pages address that follows from `repository.url`. Without one, nothing is added.
+* A paragraph or heading that is mostly Japanese says so in its `lang`, for the forms of its characters and for readers aloud.
+* With a public address, every page gets its social card and the book its sitemap. The address is `html.baseurl` of
+  `_config.yml`, which `book` takes from the environment where it is set there, or else the Pages address that follows from
+  `repository.url`. Without one, nothing is added.
 * The first page carries citation tags, from `CITATION.cff`.
 * The API page reads docstrings as they are written: bars and stars stand for themselves, and names of classes become links.
 """
@@ -17,18 +19,19 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import yaml
+from docutils import nodes
 from sphinx import search
 
 from jmedlora_utils import paths
 
 if TYPE_CHECKING:
-    from docutils import nodes
     from sphinx.application import Sphinx
     from sphinx.config import Config
 
 CARD = "_static/social_card.png"
 CARD_SIZE = (1200, 630)
 _JAPANESE = re.compile(r"[々〆ぁ-ゖァ-ヺー一-鿿㐀-䶿]{2,}")
+_JAPANESE_LETTER = re.compile(r"[々〆ぁ-ゖァ-ヺー一-鿿㐀-䶿]")
 _BULLET = re.compile(r"\s*(?:[*-] )?")
 _LITERAL = re.compile(r"(`+[^`]*`+)")
 
@@ -73,11 +76,20 @@ def setup(app: Sphinx) -> dict[str, Any]:
         app.setup_extension("sphinxext.opengraph")
         app.connect("config-inited", lambda app, config: _publish(config, address))
         app.connect("build-finished", _write_card)
+    app.connect("doctree-read", _mark_japanese)
     app.connect("html-page-context", _cite)
     app.connect("build-finished", _copy_citation)
     app.connect("autodoc-process-docstring", _plain_marks, priority=100)
     app.connect("missing-reference", _find_class)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _mark_japanese(app: Sphinx, doctree: nodes.document) -> None:
+    """Docutils writes the class `language-ja` as `lang="ja"`."""
+    for node in doctree.findall(lambda node: isinstance(node, (nodes.paragraph, nodes.title))):
+        text = node.astext()
+        if 2 * len(_JAPANESE_LETTER.findall(text)) > sum(map(str.isalnum, text)):
+            node["classes"].append("language-ja")
 
 
 def _publish(config: Config, address: str) -> None:

@@ -430,6 +430,18 @@ def robustness(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def same_verdicts(changed: pd.DataFrame) -> list[tuple[int, int]]:
+    """How many changed conditions give a claim the verdict of the headline, and how many were measured; in the order of `CLAIMS`.
+
+    Args:
+        changed: What `robustness` returns.
+    """
+    verdicts = changed.set_index("condition")[[f"claim {claim.number}" for claim in CLAIMS]]
+    others = verdicts.drop(index="headline")
+    same = others.eq(verdicts.loc["headline"]) & others.ne(NOT_MEASURED)
+    return list(zip(same.sum().tolist(), others.ne(NOT_MEASURED).sum().tolist(), strict=True))
+
+
 def _english(frame: pd.DataFrame) -> pd.DataFrame:
     ladder = runs(frame)
     ladder = ladder[ladder["centric"] == "english"]

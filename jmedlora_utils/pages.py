@@ -10,6 +10,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,15 @@ def _mini() -> Any:
     return tables.read_evidence(folder) if (folder / "evidence.json").is_file() else None
 
 
+@cache
+def _judged(folder: Path) -> tuple[Any, pd.DataFrame]:
+    """The findings of a committed study, and its verdicts with one choice changed at a time."""
+    from jmedlora_utils import findings, tables
+
+    outcomes = tables.read_evidence(folder).outcomes
+    return findings.evaluate_claims(outcomes), findings.robustness(outcomes)
+
+
 def story(folder: Path) -> str:
     """The figure that tells the story at a glance, with its caption; the picture is written to `folder`."""
     from jmedlora_utils import plotting, views
@@ -238,11 +248,11 @@ def story(folder: Path) -> str:
 
 def verdicts(_: Path) -> str:
     """The verdicts, one row a claim."""
-    from jmedlora_utils import findings, tables, views
+    from jmedlora_utils import tables, views
 
     if (study := _mini()) is None:
         return NO_EVIDENCE
-    shown = views.glance_table(findings.evaluate_claims(study.outcomes))
+    shown = views.glance_table(*_judged(tables.evidence_folder(MINI)))
     columns = {c: views.HEADINGS.get(c, c) for c in shown.columns}
     caption = "The claims: what was published, and what the miniature says."
     line = evidence_line("40_findings", ("outcomes", "published/claims.csv"), {"preset": MINI, "source": "committed"})
@@ -251,12 +261,13 @@ def verdicts(_: Path) -> str:
 
 def verdicts_ja(_: Path) -> str:
     """The verdicts in Japanese."""
-    from jmedlora_utils import findings, views
+    from jmedlora_utils import tables, views
 
     if (study := _mini()) is None:
         return "五つのシードによる結果は、この複製には含まれていません。"
-    rows = views.verdicts_ja(findings.evaluate_claims(study.outcomes))
-    return f"{pipe_table(('主張', '縮小版での効果(ポイント、95 % 区間)', '判定'), rows)}\n\n{views.summary_ja(study)}"
+    rows = views.verdicts_ja(*_judged(tables.evidence_folder(MINI)))
+    heads = ("主張", "縮小版での効果(ポイント、95 % 区間)", "判定", "別の条件でも同じ判定")
+    return f"{pipe_table(heads, rows)}\n\n{views.summary_ja(study)}"
 
 
 # --- the paper's settings and a worked example --------------------------------------------------------------------

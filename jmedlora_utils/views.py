@@ -92,6 +92,7 @@ HEADINGS = {
     "published": "published",
     "miniature": "the miniature, points [95 %]",
     "larger": "larger runs",
+    "same": "same verdict under other choices",
     "where": "",
     "kind": "step",
     "name": "what",
@@ -123,8 +124,13 @@ def p_text(p: float) -> str:
 # --- claims -------------------------------------------------------------------------------------------------------
 
 
-def glance_table(found: Sequence[Finding]) -> pd.DataFrame:
-    """One row a claim: what was published, the effects in the miniature, larger runs or the words "not run", the verdict."""
+def glance_table(found: Sequence[Finding], changed: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row a claim: what was published, the effects in the miniature, larger runs or the words "not run", the verdict.
+
+    Args:
+        found: The findings.
+        changed: What `findings.robustness` returns; where given, the last column counts the changes that leave the verdict as it is.
+    """
     published, larger = _published_claims(), larger_findings()
     rows = []
     for finding in found:
@@ -140,7 +146,8 @@ def glance_table(found: Sequence[Finding]) -> pd.DataFrame:
                 "verdict": f"**{finding.verdict}**",
             }
         )
-    return pd.DataFrame(rows)
+    shown = pd.DataFrame(rows)
+    return shown if changed is None else shown.assign(same=[f"{same} of {n}" for same, n in findings.same_verdicts(changed)])
 
 
 def claim_card(finding: Finding, study: Study) -> pd.DataFrame:
@@ -168,12 +175,12 @@ def larger_findings() -> dict[str, list[Finding]]:
     return {name: findings.evaluate_claims(tables.read_evidence(tables.evidence_folder(name)).outcomes) for name in there}
 
 
-def verdicts_ja(found: Sequence[Finding]) -> list[tuple[str, str, str]]:
-    """Claim, effects and verdict in Japanese, one row a claim."""
+def verdicts_ja(found: Sequence[Finding], changed: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    """Claim, effects, verdict and how often another choice leaves it as it is (`findings.same_verdicts`), in Japanese, one row a claim."""
     rows = []
-    for finding, title in zip(found, CLAIMS_JA, strict=True):
+    for finding, title, (same, n) in zip(found, CLAIMS_JA, findings.same_verdicts(changed), strict=True):
         effects = "<br>".join(f"{PARTS_JA[p.name]} {percent(*p.effect, signed=True)}" for p in finding.parts)
-        rows.append((f"{finding.claim.number}. {title}", effects, f"**{VERDICTS_JA[finding.verdict]}**"))
+        rows.append((f"{finding.claim.number}. {title}", effects, f"**{VERDICTS_JA[finding.verdict]}**", f"{n} 通り中 {same}"))
     return rows
 
 

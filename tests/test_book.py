@@ -133,6 +133,15 @@ def test_launch_buttons_stay_off_until_there_is_an_address(here: Project) -> Non
     assert yaml.safe_load((folder / "_config.yml").read_text())["html"]["use_repository_button"] is True
 
 
+def test_the_address_of_the_environment_goes_before_that_of_the_settings(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = yaml.safe_load((here.root / "_config.yml").read_text())
+    settings["html"]["baseurl"] = "https://old.example.org"
+    (here.root / "_config.yml").write_text(yaml.safe_dump(settings))
+    for set_to, wanted in (("", "https://old.example.org"), ("https://book.example.org/a", "https://book.example.org/a")):
+        monkeypatch.setenv(book.ADDRESS, set_to)
+        assert yaml.safe_load((book.stage("mini") / "_config.yml").read_text())["html"]["baseurl"] == wanted
+
+
 def test_the_status_tables_come_from_the_records(here: Project) -> None:
     folder = paths.Workspace("mini", 1).records
     made = Record("tune", "20_tune__a", "mini", 1, wall_seconds=61, peak_memory_bytes=2**30, git_commit="abcdef0123456789")

@@ -10,7 +10,7 @@ import yaml
 from jmedlora_utils import book_extension, paths
 
 SETTINGS = yaml.safe_load((paths.ROOT / "_config.yml").read_text(encoding="utf-8"))
-PAGE = """# A page 日本語の要約
+PAGE = """# 日本語の要約 A page
 
 医師国家試験に対する公開済みの解答を採点します。 Tuned models.
 
@@ -100,6 +100,12 @@ def test_docstrings_are_read_as_written_and_classes_become_links(published: Path
     assert "2|K| / (|R| + |C|)" in page
     assert page.count('href="#jmedlora_utils.metrics.MetricError"') >= 2, "its own anchor alone: no docstring links to it"
     assert page.count('href="#jmedlora_utils.exams.Question"') >= 2
+
+
+def test_japanese_paragraphs_say_that_they_are_japanese(published: Path) -> None:
+    page = (published / "index.html").read_text(encoding="utf-8")
+    assert '<p lang="ja">医師国家試験に' in page and '<h1 lang="ja">日本語の要約' in page
+    assert page.count('lang="ja"') == 2, "a text of another language"
 
 
 def test_japanese_is_indexed_by_neighbouring_characters() -> None:

@@ -184,6 +184,19 @@ def test_robustness_changes_one_thing_at_a_time():
     assert set(one_shot) == {NOT_MEASURED}  # this study asked without worked examples only
 
 
+def test_verdicts_are_compared_with_the_headline_where_they_were_measured():
+    supported, undecided = findings.SUPPORTED, findings.UNDECIDED
+    rows = {
+        "headline": (supported, undecided, NOT_MEASURED, supported),
+        "1-shot": (supported, undecided, NOT_MEASURED, NOT_MEASURED),
+        "early step": (undecided, undecided, supported, supported),
+    }
+    changed = pd.DataFrame(
+        [{"condition": name, **{f"claim {c.number}": v for c, v in zip(findings.CLAIMS, row, strict=True)}} for name, row in rows.items()]
+    )
+    assert findings.same_verdicts(changed) == [(1, 2), (2, 2), (0, 1), (1, 1)]
+
+
 def test_tables_show_every_part():
     found = findings.evaluate_claims(study({"en-large": 0.8}))
     table = findings.findings_table(found)

@@ -49,10 +49,26 @@ def test_a_larger_run_with_evidence_takes_the_place_of_not_run(study, found, mon
     assert glance["larger"].str.contains("`midi`: ").all() and glance["larger"].str.endswith("at the paper's size: not run").all()
 
 
-def test_japanese_verdicts_follow_the_english_ones(found):
-    rows = views.verdicts_ja(found)
+@pytest.fixture(scope="module")
+def changed(study):
+    return findings.robustness(study.outcomes)
+
+
+def test_the_glance_counts_the_changes_that_leave_a_verdict_as_it_is(found, changed):
+    shown = views.glance_table(found, changed)
+    assert "same" not in views.glance_table(found)
+    for finding, said in zip(found, shown["same"], strict=True):
+        verdicts = changed.set_index("condition")[f"claim {finding.claim.number}"]
+        measured = verdicts[1:][verdicts[1:] != findings.NOT_MEASURED]
+        assert verdicts["headline"] == finding.verdict
+        assert said == f"{(measured == finding.verdict).sum()} of {len(measured)}"
+
+
+def test_japanese_verdicts_follow_the_english_ones(found, changed):
+    rows = views.verdicts_ja(found, changed)
     assert len(rows) == len(findings.CLAIMS) == len(views.CLAIMS_JA)
     assert [row[2].strip("*") for row in rows] == [views.VERDICTS_JA[f.verdict] for f in found]
+    assert [row[3] for row in rows] == [f"{n} 通り中 {same}" for same, n in findings.same_verdicts(changed)]
     assert {part for claim in findings.CLAIMS for part in claim.parts} == set(views.PARTS_JA)
     assert set(views.VERDICTS_JA) == {*findings.VERDICTS, findings.NOT_MEASURED}
 

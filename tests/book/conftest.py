@@ -1,4 +1,4 @@
-"""The built smoke book, served on this machine only, and a headless Chromium to look at it."""
+"""A built book, the smoke preset's or the one that JMEDLORA_BOOK names, served on this machine only, and a headless Chromium."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from jmedlora_utils import paths
 
-HTML = Path(os.environ.get("JMEDLORA_BOOK") or paths.ROOT / "_build" / "smoke" / "html")
+HTML = paths.ROOT / (os.environ.get("JMEDLORA_BOOK") or "_build/smoke/html")
 PAGES = sorted(str(p.relative_to(HTML)) for folder in ("book", "notebooks") for p in (HTML / folder).glob("*.html"))
 FLAGS = (
     "--headless",
@@ -72,6 +72,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def shots() -> Path:
     """Where the screenshots go, for a person to look at."""
-    folder = paths.ROOT / "_build" / "screenshots"
+    folder = paths.ROOT / "_build" / "screenshots" / HTML.parent.name
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -16,10 +16,15 @@ pytestmark = pytest.mark.book
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
-def look(browser, url: str, width: int, height: int) -> None:
-    """Opens a page in a viewport of exactly this size; a headless window cannot be narrower than 500 pixels."""
+def resize(browser, width: int, height: int) -> None:
+    """Makes the viewport exactly this large; a headless window cannot be narrower than 500 pixels."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def look(browser, url: str, width: int, height: int) -> None:
+    """Opens a page in a viewport of this size."""
+    resize(browser, width, height)
     browser.get(url)
     browser.execute_async_script("const done = arguments[0]; document.fonts.ready.then(() => setTimeout(done, 200));")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import PAGES
-from .test_pages import WIDTHS, look
+from .test_pages import WIDTHS, look, resize
 
 pytestmark = pytest.mark.book
 
@@ -61,6 +61,9 @@ def test_text_stands_out_and_plots_stand_on_white(browser, address: str, shots: 
     look(browser, f"{address}/{page}", width, height)
     assert browser.execute_script("return document.documentElement.dataset.theme") == theme
     pale = browser.execute_script(PALE)
+    if theme == "dark":
+        resize(browser, *WIDTHS["phone"])
+        pale += browser.execute_script(PALE)
     grounds = browser.execute_script(
         "return [...document.querySelectorAll('.bd-article .cell_output img, .bd-article figure img')]"
         ".map((i) => getComputedStyle(i).backgroundColor)"

@@ -13,7 +13,7 @@ import yaml
 
 from jmedlora_utils import fetch, paths
 from jmedlora_utils.__main__ import main
-from jmedlora_utils.book import BIBLIOGRAPHY, MACHINE_PATH
+from jmedlora_utils.book import ADDRESS, BIBLIOGRAPHY, MACHINE_PATH
 from jmedlora_utils.config import load_preset, preset_names
 from jmedlora_utils.exams import ExamError
 from jmedlora_utils.records import read_record
@@ -210,6 +210,14 @@ def test_the_published_book_asks_for_the_real_question_first_and_goes_on_without
     commands = [step.get("run") for step in steps]
     assert commands.index("make example") < commands.index("make book")
     assert steps[commands.index("make example")]["continue-on-error"] is True
+
+
+def test_the_published_book_knows_its_address() -> None:
+    build = yaml.safe_load((paths.ROOT / ".github" / "workflows" / "book.yml").read_text(encoding="utf-8"))["jobs"]["build"]
+    asked = next(step for step in build["steps"] if step.get("uses", "").startswith("actions/configure-pages@"))
+    made = next(step for step in build["steps"] if step.get("run") == "make book")
+    assert made["env"][ADDRESS] == f"${{{{ steps.{asked['id']}.outputs.base_url }}}}"
+    assert build["permissions"] == {"contents": "read", "pages": "read"}
 
 
 def test_the_question_of_the_book_needs_no_torch(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
-"""What findings pages keep to: no typed number in prose, and evidence behind every figure and table."""
+"""What findings pages keep to: no typed number in prose, captions and printed sentences, and evidence behind every figure and table."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ ALLOWED = re.compile(
             r"notebooks? \d\d",
             r"\b[01]-shot\b",
             r"\bstep 0\b",
-            r"\b4-bit\b",
+            r"\b(?:4|16)-bit\b",
             r"95 %",
             r"\bSHA-256\b",
             r"\b(?:19|20)\d\d(?:[-–〜](?:19|20)\d\d)?年?",
@@ -35,11 +37,24 @@ ALLOWED = re.compile(
     ),
     re.IGNORECASE | re.MULTILINE,
 )
-# Settings and the ends of a scale, typed where the code has them as defaults.
+# Settings, names and the ends of a scale, typed where the code has them as defaults.
 SETTINGS = {
     ("41_metrics", "changes-why"): ("100 is the right value", "0 is"),
+    ("41_metrics", "discordant"): ("below 0.001",),
+    ("41_metrics", "pairs-seen"): ("right, 30 % of characters lost",),
     ("41_metrics", "power-why"): ("Power is 80 %, the level 5 %",),
+    ("41_metrics", "power-figure"): ("80 % power",),
+    ("41_metrics", "power-table"): ("1, 2 and 5 points", "80 % power", "1 point", "2 points", "5 points"),
+    ("41_metrics", "smallest"): ("80 % power",),
 }
+
+
+def said(cell: dict[str, Any]) -> str:
+    """Caption, alternative text and every string of several words in a code cell, without the fields that the code fills in."""
+    shown = cell["metadata"].get("mystnb", {})
+    strings = [n.value for n in ast.walk(ast.parse("".join(cell["source"]))) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    texts = [shown.get("figure", {}).get("caption", ""), shown.get("image", {}).get("alt", ""), *(s for s in strings if " " in s.strip())]
+    return "\n".join(re.sub(r"\{[^{}]*\}(?!`)", "", text) for text in texts)
 
 
 def prose() -> list[tuple[str, str, str]]:
@@ -47,7 +62,7 @@ def prose() -> list[tuple[str, str, str]]:
     for stem in FINDINGS:
         if (paths.NOTEBOOKS / f"{stem}.ipynb").is_file():
             cells = json.loads((paths.NOTEBOOKS / f"{stem}.ipynb").read_text(encoding="utf-8"))["cells"]
-            found += [(stem, c["id"], "".join(c["source"])) for c in cells if c["cell_type"] == "markdown"]
+            found += [(stem, c["id"], "".join(c["source"]) if c["cell_type"] == "markdown" else said(c)) for c in cells]
     for page in ("intro", "summary_ja"):
         found.append((page, "page", (paths.BOOK / f"{page}.md").read_text(encoding="utf-8")))
     return found
@@ -68,6 +83,14 @@ def test_the_contract_sees_a_typed_number() -> None:
         assert re.search(r"\d", ALLOWED.sub("", text)), text
     for text in ("Claims 1 to 3 of {cite:t}`a2024`", "Llama 2 70B and OpenCALM-7B in 2018-2021, 0-shot", "1. The first", "`rank 64`"):
         assert not re.search(r"\d", ALLOWED.sub("", text)), text
+
+
+def test_the_contract_reads_captions_alternative_texts_and_printed_sentences() -> None:
+    shown = {"figure": {"caption": "A gain of 12 points."}, "image": {"alt": "Dots up to 34."}}
+    source = ["step = 'very-56'\n", "print(f'It earns {score:.78f} % of 90 questions', 'tab-1', '{:.2f} points')"]
+    text = said({"metadata": {"mystnb": shown}, "source": source})
+    assert re.findall(r"\d+", text) == ["12", "34", "90"]
+    assert text.count("points") == 2
 
 
 def test_the_method_page_states_no_score() -> None:
