@@ -36,6 +36,7 @@ FACTS = {
     "taught": ("taught, trained phrasing", PALETTE["blue"], "o"),
     "taught_held_out_phrasing": ("taught, held-out phrasing", PALETTE["sky"], "s"),
     "untaught": ("untaught (control)", PALETTE["grey"], "D"),
+    "untaught_held_out_phrasing": ("untaught, held-out phrasing", PALETTE["black"], "d"),
     "general": ("general exam", PALETTE["green"], "^"),
 }
 ENGLISH_BLUES = ("#8CC4E8", "#3D94CC", "#0072B2", "#004A73", "#00263B")

@@ -55,6 +55,8 @@ VERDICTS_JA = {
     findings.UNDECIDED: "この規模では判定できない",
     findings.NOT_MEASURED: "測っていない",
 }
+UNTAUGHT, UNTAUGHT_AGAIN = "untaught", "untaught_held_out_phrasing"
+"""Untaught facts in the trained phrasing, and the same facts in the other one."""
 METHOD_NAMES = {
     "none": "base",
     "lora": "LoRA",
@@ -338,7 +340,7 @@ def gains_table(study: Study, tests: pd.DataFrame, phrasings: Sequence[str] = fi
 
 
 def late_frame(study: Study, bases: Sequence[str] | None = None) -> pd.DataFrame:
-    """Accuracy by condition and group of facts at the late step, 0-shot, for `plotting.dot_intervals`.
+    """Accuracy by condition and group of facts at the late step, 0-shot, for `plotting.dot_intervals`; untaught facts once.
 
     Args:
         study: The study.
@@ -360,7 +362,7 @@ def late_frame(study: Study, bases: Sequence[str] | None = None) -> pd.DataFrame
                 late = findings.step_of(frame, run, findings.HEADLINE.step_rank)
                 parts.append(rows[rows["steps"] == late].assign(condition=f"{base}, {METHOD_NAMES[method]}"))
     order = list(dict.fromkeys(p["condition"].iloc[0] for p in parts))
-    found = tables.estimates(pd.concat(parts), ["condition", "facts"])
+    found = tables.estimates(_control_once(pd.concat(parts)), ["condition", "facts"])
     return found.sort_values("condition", key=lambda c: c.map(order.index), kind="stable", ignore_index=True)
 
 
@@ -414,7 +416,12 @@ def story_frame(study: Study) -> pd.DataFrame:
     """Accuracy of the largest run by group of facts and step, 0-shot; untaught facts in the trained phrasing, as the rule says."""
     frame = study.outcomes
     own = frame[(frame["run"] == largest(study)) & (frame["shots"] == 0)]
-    return tables.estimates(own[(own["facts"] != "untaught") | (own["exam"] == "mini_trained")], ["facts", "steps"])
+    return tables.estimates(_control_once(own), ["facts", "steps"])
+
+
+def _control_once(frame: pd.DataFrame) -> pd.DataFrame:
+    """The outcomes without the held-out phrasing of untaught facts: with both, each of these facts would count twice."""
+    return frame[(frame["facts"] != UNTAUGHT) | (frame["exam"] != findings.EXAM_OF["taught_held_out_phrasing"])]
 
 
 def story_caption(study: Study) -> str:
@@ -747,17 +754,26 @@ def price_frame(study: Study) -> pd.DataFrame:
 # --- errors -------------------------------------------------------------------------------------------------------
 
 
+def phrasings_apart(study: Study) -> pd.DataFrame:
+    """The outcomes with the untaught facts of each phrasing as a group of their own: together, each fact would count twice."""
+    frame = study.outcomes.astype({"facts": str, "exam": str})
+    again = (frame["facts"] == UNTAUGHT) & (frame["exam"] == findings.EXAM_OF["taught_held_out_phrasing"])
+    return frame.assign(facts=frame["facts"].mask(again, UNTAUGHT_AGAIN))
+
+
 def flips(study: Study, run: str, facts: Sequence[str] = ()) -> pd.DataFrame:
     """Every question at the late step, 0-shot, before and after tuning: columns of the question, `before`, `after`, `flip`.
+
+    A fact stands once in each group: the two phrasings of a fact are two groups.
 
     Args:
         study: The study.
         run: A tuned run.
         facts: Groups of questions; by default every group that the run was asked.
     """
-    frame = study.outcomes
-    there = set(frame.loc[frame["run"] == run, "facts"].astype(str))
-    facts = facts or [g for g in (*findings.PHRASINGS, "untaught", "general") if g in there] or sorted(there)
+    frame = phrasings_apart(study)
+    there = set(frame.loc[frame["run"] == run, "facts"])
+    facts = facts or [g for g in (*findings.PHRASINGS, UNTAUGHT, UNTAUGHT_AGAIN, "general") if g in there] or sorted(there)
     late, found = findings.step_of(frame, run, findings.HEADLINE.step_rank), []
     about = frame.drop_duplicates(["seed", "exam", "id"]).set_index(["seed", "exam", "id"])[["facts", "category", "n_select", "chance"]]
     for group in facts:
@@ -770,12 +786,33 @@ def flips(study: Study, run: str, facts: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def main_questions(flipped: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The flips that a page looks into, and their name: taught facts in the miniature, else every question of the exams."""
-    taught = flipped[flipped["facts"].isin(findings.PHRASINGS)]
+    """The flips that a page looks into, and their name: taught facts in the miniature, else every question of the exams.
+
+    Taught facts are those of the trained phrasing alone, as in the rule of the verdicts, so that no fact counts twice.
+    """
+    taught = flipped[flipped["facts"] == findings.HEADLINE.facts]
     if len(taught):
-        return taught, "Taught facts, both phrasings"
+        return taught, "Taught facts, trained phrasing"
     named = flipped["category"].astype(object).where(flipped["category"].notna() & (flipped["category"].astype(str) != ""), "not named")
     return flipped.assign(category=named.astype(str)), "Questions of every exam"
+
+
+def guesses_sentence(flipped: pd.DataFrame) -> str:
+    """Whether fixed and broken questions balance where a model can only guess, and what was broken of the general exam."""
+    tests = {group: statistics.mcnemar_exact(own["before"], own["after"]) for group, own in flipped.groupby("facts")}
+    if UNTAUGHT not in tests:
+        return "No group of questions here is known to be guessed at."
+    control = tests[UNTAUGHT]
+    said = f"Of the questions on untaught facts {_counts(control)}"
+    said += f"; asked in the held-out phrasing, {_counts(tests[UNTAUGHT_AGAIN])}" if UNTAUGHT_AGAIN in tests else ""
+    said += f". Luck alone {'often' if control.p >= 0.05 else 'seldom'} splits the first pair, the control, so unevenly."
+    if "general" in tests:
+        said += f" Of the general exam, where a broken question is forgetting, {_counts(tests['general'])}."
+    return said
+
+
+def _counts(test: statistics.PairedTest) -> str:
+    return f"{test.gained} were fixed and {test.lost} broken (McNemar's p {p_text(test.p)})"
 
 
 def flips_table(flipped: pd.DataFrame, by: str) -> pd.DataFrame:
