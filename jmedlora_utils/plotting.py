@@ -248,7 +248,7 @@ def story(lines: pd.DataFrame, gains: pd.DataFrame, styles: Mapping[str, LineSty
 
 
 def sources(frame: pd.DataFrame, families: Mapping[str, str]) -> Figure:
-    """Published scores, one panel a family that may be compared within itself.
+    """Scores from several sources, one panel a family that may be compared within itself.
 
     Args:
         frame: Columns `family` (a key of `families`), `system`, `percent` (0 to 100; rows without a number are not drawn).
@@ -266,7 +266,7 @@ def sources(frame: pd.DataFrame, families: Mapping[str, str]) -> Figure:
         ax.set_ylim(-0.7, len(rows) - 0.3)
         ax.set_title(families[family], loc="right", fontsize=9.5, pad=4)
         percent_axis(ax, axis="x")
-    axes[-1, 0].set_xlabel("Published score (%)")
+    axes[-1, 0].set_xlabel("Score (%)")
     return figure
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from jmedlora_utils import findings, paths, statistics, tables, toyworld
 from jmedlora_utils.findings import Condition, Finding
+from jmedlora_utils.records import read_record
 from jmedlora_utils.tables import Study, percent
 
 PUBLISHED = paths.RESULTS / "published"
@@ -33,7 +34,7 @@ FAMILIES = {
     "points5": "C. Points of the whole examination, 2018-2022",
     "points4": "D. Points of the whole examination, 2018-2021",
     "unknown": "E. Metric or questions not stated: compare with nothing",
-    "ours": "F. This project",
+    "ours": "F. This project: compare where the questions are the same",
 }
 CLAIMS_JA = (
     "指示チューニングによって、医学知識は部分的に取り込まれる",
@@ -566,8 +567,7 @@ def sources_frame() -> pd.DataFrame:
     letters = _pool_years(igaku[igaku["group"] == "re-scored"]).assign(family="letters")
     points = igaku[igaku["unit"] == "points"]
     earlier = points[~points["exam"].str.endswith("2022")]
-    ours = pd.DataFrame([{"family": "ours", "system": "any model", "note": "the examination has been put to none of our models"}])
-    found = pd.concat([shares, letters, _points(points, "points5"), _points(earlier, "points4"), _own_card(), ours])
+    found = pd.concat([shares, letters, _points(points, "points5"), _points(earlier, "points4"), _own_card(), _ours()])
     found = found.assign(order=found["family"].map(list(FAMILIES).index)).sort_values(["order", "percent"], kind="stable")
     shown = found[["family", "system", "percent", "metric", "subset", "source", "note"]]
     return shown.fillna(dict.fromkeys(("metric", "subset", "source", "note"), "")).reset_index(drop=True)
@@ -594,6 +594,41 @@ def sources_warning() -> str:
         "and in how an answer is read. Families C and D add the questions on images and the weights of the examination. The same "
         f"answers earn different percentages in different families: {apart}.\n:::"
     )
+
+
+def sources_seen() -> str:
+    """What stands in the family of this project, in words."""
+    frame = sources_frame()
+    ours = frame[(frame["family"] == "ours") & frame["percent"].notna()]
+    if ours.empty:
+        return "No model of this project has sat this examination, so its family has no panel."
+    return (
+        f"The last panel is this project's own: {len(ours)} scores from the runs on this machine. They are Accuracy by the journal's "
+        "formulas, so they may be set beside each other where the questions are the same, and beside no other panel."
+    )
+
+
+def _ours() -> pd.DataFrame:
+    """Accuracy of every model of this project that was asked IgakuQA in a run on this machine, or one row without a number."""
+    rows = []
+    for path in sorted(paths.runs_root().glob("*/seed*/records/30_evaluate__*__igakuqa*.json")):
+        record = read_record(path)
+        config, accuracy = record.config, record.metrics["journal"]["all"]["accuracy"]
+        # A smoke run is no evidence, and a variant is the same weights loaded in another way.
+        if record.status != "done" or record.preset == "smoke" or config.get("variant_of"):
+            continue
+        left_out = sum(record.counts.get("excluded", {}).values())
+        rows.append(
+            {
+                "system": "{run_name}, step {step}, {shots}-shot".format(**config),
+                "percent": 100 * accuracy["value"],
+                "metric": "Accuracy, journal",
+                "subset": f"{config['exam']}, {accuracy['n']:,} items asked" + (f", {left_out:,} left out" if left_out else ""),
+                "source": f"this project, preset {record.preset}, seed {record.seed}, {record.device}, {record.created[:10]}",
+            }
+        )
+    none = {"system": "any model", "note": "the examination has been put to none of our models"}
+    return pd.DataFrame(rows or [none]).assign(family="ours")
 
 
 def _family(subset: str) -> str:
