@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 
@@ -83,6 +84,19 @@ def test_every_folder_of_evidence_is_listed_with_files_that_exist() -> None:
         assert f"(evidence-{folder.name})=" in listed
     files = re.findall(r"</book/results/([^>]+)>", listed)
     assert files and all((paths.RESULTS / name).is_file() for name in files)
+    about = json.loads((paths.RESULTS / "cluster" / "cluster.json").read_text(encoding="utf-8"))
+    assert f"{about['node']}, {about['day']}, commit `{about['git_commit'][:10]}`, slurm {about['versions']['slurm']}" in listed
+    assert "No file here names a day or a device; {download}`published/README.md" in listed
+
+
+def test_every_benchmark_is_listed_with_day_device_and_versions() -> None:
+    listed = pages.evidence_lists(None)
+    found = sorted(pages.BENCHMARKS.glob("*.json"))
+    assert len(found) >= 2
+    for path in found:
+        record = read_record(path)
+        (row,) = (line for line in listed.splitlines() if f"</benchmarks/results/{path.name}>" in line)
+        assert record.device in row and record.created[:10] in row and f"torch {record.versions['torch']}" in row
 
 
 def test_committed_evidence_is_linked_and_a_run_is_named(monkeypatch, tmp_path) -> None:
@@ -96,6 +110,13 @@ def test_committed_evidence_is_linked_and_a_run_is_named(monkeypatch, tmp_path) 
     )
     assert "</book/results/mini/summary.csv>" in line and "<evidence-mini>" in line
     assert "the code, `jmedlora_utils/planner.py`" in line and "{ref}`results/metrics/ <evidence-metrics>`" in line
+
+
+def test_the_explorer_links_the_answers_that_it_reads() -> None:
+    (entry,) = pages.EVIDENCE_OF["50_explore"]
+    line = pages.evidence_line("50_explore", [entry], {"preset": "mini", "source": "committed"})
+    assert "</book/results/mini/seed1/examples.jsonl>" in line and "</book/results/mini/seed1/questions.jsonl>" in line
+    assert "`runs/mini/`" in pages.evidence_line("50_explore", [entry], {"preset": "mini", "source": "run"})
 
 
 def test_without_evidence_the_pages_say_so(monkeypatch, tmp_path) -> None:
