@@ -68,7 +68,8 @@ def score_tables(study: Study) -> str:
     for group in groups(study):
         name = group.replace("_", "-")
         caption = f"Scores on `{group}`: model, steps and shots; chance earns {percent(_chance(study, group))} % Accuracy."
-        shown.append(tables.numbered(score_table(study, group), f"tab-scores-{name}", caption, _headings(score_table(study, group))))
+        scores = score_table(study, group)
+        shown.append(tables.numbered(scores, f"tab-scores-{name}", caption, _headings(scores)))
     return "\n".join([*shown, study.source_line()])
 
 
@@ -148,13 +149,14 @@ def differences_table(study: Study) -> str:
     """
     frame, rows = phrasings_apart(study), []
     tuned = frame[frame["steps"] > 0][["run", "base", "size_params"]].drop_duplicates().sort_values(["size_params", "run"])
+    gains = {
+        (run, group): gain for run in tuned["run"] for group in groups(study) if (gain := _last_gain(frame, str(run), group)) is not None
+    }
     for small, large in itertools.combinations(tuned.itertuples(index=False), 2):
         for group in groups(study) if small.base != large.base else []:
-            try:
-                first, second = (_last_gain(study, str(run.run), group) for run in (large, small))
-            except findings.FindingError:
+            if not {(small.run, group), (large.run, group)} <= gains.keys():
                 continue
-            first, second = _paired(first, second)
+            first, second = _paired(gains[large.run, group], gains[small.run, group])
             effect = findings.interval(first - second)
             rows.append(
                 {"pair": f"{large.run} - {small.run}", "group": group, "difference": percent(*effect, signed=True), "n": len(first)}
@@ -182,10 +184,14 @@ def leniency_table(study: Study) -> str:
     return tables.numbered(shown, "tab-scores-leniency", caption, _headings(shown), study.source_line())
 
 
-def _last_gain(study: Study, run: str, group: str) -> pd.Series:
-    condition, frame = Condition(facts=group), phrasings_apart(study)
+def _last_gain(frame: pd.DataFrame, run: str, group: str) -> pd.Series | None:
+    """Gain at the last kept step, question by question; None where the run or its base was not asked."""
+    condition = Condition(facts=group)
     last = frame.loc[(frame["run"] == run) & (frame["facts"] == group), "steps"].max()
-    before, after = _paired(findings.baseline(frame, run, condition), findings.outcomes(frame, run, int(last), condition))
+    try:
+        before, after = _paired(findings.baseline(frame, run, condition), findings.outcomes(frame, run, last, condition))
+    except findings.FindingError:
+        return None
     return after - before
 
 

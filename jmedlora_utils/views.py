@@ -791,9 +791,9 @@ def price_frame(study: Study) -> pd.DataFrame:
 
 def phrasings_apart(study: Study) -> pd.DataFrame:
     """The outcomes with the untaught facts of each phrasing as a group of their own: together, each fact would count twice."""
-    frame = study.outcomes.astype({"facts": str, "exam": str})
+    frame = study.outcomes
     again = (frame["facts"] == UNTAUGHT) & (frame["exam"] == findings.EXAM_OF["taught_held_out_phrasing"])
-    return frame.assign(facts=frame["facts"].mask(again, UNTAUGHT_AGAIN))
+    return tables.compact(frame.assign(facts=frame["facts"].astype(str).mask(again, UNTAUGHT_AGAIN)))
 
 
 def flips(study: Study, run: str, facts: Sequence[str] = ()) -> pd.DataFrame:
