@@ -7,6 +7,7 @@ nor torch.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -34,6 +35,7 @@ ADDRESS = "JMEDLORA_ADDRESS"
 """Variable of the environment that says where the book will stand; it goes before `html.baseurl` of `_config.yml`."""
 BIBLIOGRAPHY = paths.BOOK / "references.bib"
 COLAB_NOTEBOOKS = ("20_", "30_")
+NUMBERED_TABLE = re.compile(r"^:::\{table\}.*?^:::$", re.MULTILINE | re.DOTALL)
 LIBRARY_WARNING = re.compile(r"^[^\n]*/site-packages/[^\n]*:\d+: \w*Warning: [^\n]*(?:\n  [^\n]*)?\n?", re.MULTILINE)
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|Users|private|work|workspace|mnt|opt|var)/[\w.~-][^\s'\"<>)]*")
 
@@ -132,6 +134,7 @@ def _gather(source: Source) -> Path:
     folder = STAGING / source.name
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(paths.BOOK, folder / "book")
+    shutil.copytree(pages.BENCHMARKS, folder / "benchmarks" / "results")
     config = yaml.safe_load((paths.ROOT / "_config.yml").read_text(encoding="utf-8"))
     address, branch = config["repository"]["url"], config["repository"]["branch"]
     for stem in source.listed:
@@ -231,8 +234,18 @@ def with_evidence(notebook: dict[str, Any], stem: str, parameters: dict[str, Any
         cells.append(cell)
         if cell["cell_type"] == "code" and _is_numbered(cell):
             line = pages.evidence_line(stem, cell["metadata"].get("evidence") or pages.EVIDENCE_OF[stem], parameters)
+            cells[-1] = cell | {"outputs": [_between_tables(output, line) for output in cell["outputs"]]}
             cells.append({"cell_type": "markdown", "id": f"{cell['id'][:50]}-evidence", "metadata": {}, "source": line})
     return notebook | {"cells": cells}
+
+
+def _between_tables(output: dict[str, Any], line: str) -> dict[str, Any]:
+    """The output with the line under each of its tables but the last, which the cell that follows serves."""
+    shown = "".join(output.get("data", {}).get("text/markdown", ""))
+    if len(ends := [table.end() for table in NUMBERED_TABLE.finditer(shown)]) < 2:
+        return output
+    pieces = [shown[start:end] for start, end in itertools.pairwise([0, *ends[:-1], len(shown)])]
+    return output | {"data": output["data"] | {"text/markdown": f"\n\n{line}\n".join(pieces)}}
 
 
 def tidy_bibliography(path: Path = BIBLIOGRAPHY) -> bool:

@@ -24,8 +24,10 @@ from jmedlora_utils.workflow import clock
 LABEL = "evidence-"
 RUN_RECORDS = "run-records"
 MINI = "mini"
-# What the figures and tables of a page rest on, where a cell does not say it itself: `outcomes` and `records` are those of the
-# study, committed or run; `run` is always the run; a name with a slash lies below book/results, and a name of the package is code.
+# What the figures and tables of a page rest on, where a cell does not say it itself: `outcomes`, `records` and `examples` (answers kept
+# for reading) are those of the study, committed or run; `run` is always the run; a name with a slash lies below book/results, and a name
+# of the package is code.
+STUDY = ("outcomes", "records", "examples", "run")
 EVIDENCE_OF: dict[str, tuple[str, ...]] = {
     "31_score_published": ("published/",),
     "32_scores": ("outcomes",),
@@ -33,7 +35,7 @@ EVIDENCE_OF: dict[str, tuple[str, ...]] = {
     "41_metrics": ("metrics/",),
     "42_cost": ("records",),
     "43_errors": ("outcomes",),
-    "50_explore": ("outcomes",),
+    "50_explore": ("examples",),
 }
 BENCHMARKS = paths.ROOT / "benchmarks" / "results"
 EXAMPLE = (2018, "112C11")
@@ -79,13 +81,17 @@ def evidence_line(stem: str, entries: Sequence[str], parameters: dict[str, Any])
 def _evidence(entry: str, parameters: dict[str, Any]) -> str:
     from jmedlora_utils import tables
 
-    if entry in ("outcomes", "records", "run"):
+    if entry in STUDY:
         preset = parameters["preset"]
         if entry == "run" or not tables.is_committed(preset, parameters.get("source", "auto")):
             return f"answers and records of this run, `runs/{preset}/` ({{ref}}`listed here <{RUN_RECORDS}>`)"
         folder = tables.evidence_folder(preset).name
         if entry == "records":
             return f"{{ref}}`records of the study <{LABEL}{folder}>`"
+        if entry == "examples":
+            kept = sorted(paths.RESULTS.glob(f"{folder}/seed*/examples.jsonl"))
+            both = (path.with_name(name) for path in kept for name in (path.name, "questions.jsonl"))
+            return ", ".join(_download(str(path.relative_to(paths.RESULTS))) for path in both)
         return f"{_download(f'{folder}/summary.csv')}; {{ref}}`outcomes of every question, and records <{LABEL}{folder}>`"
     if entry.startswith("jmedlora_utils/"):
         return f"the code, `{entry}`"
@@ -154,22 +160,37 @@ def evidence_lists(_: Source) -> str:
         parts.append("Files: " + ", ".join(_download(str(p.relative_to(paths.RESULTS)), str(p.relative_to(folder))) for p in loose) + ".")
         if records:
             parts.append(_downloads(folder))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, benchmarks_list()])
+
+
+def benchmarks_list() -> str:
+    """The speed benchmarks: where and when each was measured, with which versions."""
+    rows = []
+    for path in sorted(BENCHMARKS.glob("*.json")):
+        record = read_record(path)
+        link = f"{{download}}`{path.name} </benchmarks/results/{path.name}>`"
+        rows.append((link, record.device, record.created[:10], _commit(record), clock(record.wall_seconds), _versions(record.versions)))
+    table = pipe_table(("record", "device", "day", "commit", "time", "versions"), rows)
+    return f"({LABEL}benchmarks)=\n\n### `benchmarks/results`\n\nSpeed, measured by the scripts of `benchmarks/`.\n\n{table}"
 
 
 def _origin(folder: Path) -> str:
     """Where a folder of evidence comes from, by its own about file; its README says the rest."""
     title = (folder / "README.md").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-    about_file = next((folder / name for name in ("evidence.json", "about.json") if (folder / name).is_file()), None)
+    about_file = next((folder / name for name in ("evidence.json", "about.json", "cluster.json") if (folder / name).is_file()), None)
     if about_file is None:
-        return f"{title}."
+        return f"{title}. No file here names a day or a device; {_download(f'{folder.name}/README.md')} says where each comes from."
     about = json.loads(about_file.read_text(encoding="utf-8"))
-    said = [f"preset `{about['preset']}`, seeds {', '.join(map(str, about['seeds']))}"] if "preset" in about else []
-    said += [about["device"]] if "device" in about else []
-    said += [about["created"][:10]]
+    said = [f"preset `{about['preset']}`"] if "preset" in about else []
+    said += [f"seeds {', '.join(map(str, about['seeds']))}"] if "seeds" in about else []
+    said += [about[key] for key in ("device", "node") if key in about]
+    said += [about.get("created", about.get("day"))[:10]]
     said += [f"commit `{about['git_commit'][:10]}`"] if about.get("git_commit") else []
-    said += [f"{name} {version}" for name, version in about["versions"].items() if version != "not installed"]
-    return f"{title}: {', '.join(said)}."
+    return f"{title}: {', '.join([*said, _versions(about['versions'])])}."
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if version != "not installed")
 
 
 def _downloads(folder: Path) -> str:

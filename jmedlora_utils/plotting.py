@@ -36,6 +36,7 @@ FACTS = {
     "taught": ("taught, trained phrasing", PALETTE["blue"], "o"),
     "taught_held_out_phrasing": ("taught, held-out phrasing", PALETTE["sky"], "s"),
     "untaught": ("untaught (control)", PALETTE["grey"], "D"),
+    "untaught_held_out_phrasing": ("untaught, held-out phrasing", PALETTE["black"], "d"),
     "general": ("general exam", PALETTE["green"], "^"),
 }
 ENGLISH_BLUES = ("#8CC4E8", "#3D94CC", "#0072B2", "#004A73", "#00263B")
@@ -247,7 +248,7 @@ def story(lines: pd.DataFrame, gains: pd.DataFrame, styles: Mapping[str, LineSty
 
 
 def sources(frame: pd.DataFrame, families: Mapping[str, str]) -> Figure:
-    """Published scores, one panel a family that may be compared within itself.
+    """Scores from several sources, one panel a family that may be compared within itself.
 
     Args:
         frame: Columns `family` (a key of `families`), `system`, `percent` (0 to 100; rows without a number are not drawn).
@@ -265,7 +266,7 @@ def sources(frame: pd.DataFrame, families: Mapping[str, str]) -> Figure:
         ax.set_ylim(-0.7, len(rows) - 0.3)
         ax.set_title(families[family], loc="right", fontsize=9.5, pad=4)
         percent_axis(ax, axis="x")
-    axes[-1, 0].set_xlabel("Published score (%)")
+    axes[-1, 0].set_xlabel("Score (%)")
     return figure
 
 

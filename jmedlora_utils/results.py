@@ -9,7 +9,7 @@ import pandas as pd
 from jmedlora_utils import findings, statistics, tables
 from jmedlora_utils.findings import Condition
 from jmedlora_utils.tables import Study, percent
-from jmedlora_utils.views import METHOD_NAMES, p_text
+from jmedlora_utils.views import METHOD_NAMES, p_text, phrasings_apart
 
 HEADINGS = {
     "exact_match": "Exact match (%)",
@@ -28,7 +28,7 @@ HEADINGS = {
 
 def groups(study: Study) -> list[str]:
     """The groups of questions of a study: the exams asked, or the groups of facts of the mini exams."""
-    asked = _outcomes(study)[["exam", "facts"]].drop_duplicates().astype(str)
+    asked = phrasings_apart(study)[["exam", "facts"]].drop_duplicates().astype(str)
     return list(dict.fromkeys(asked.sort_values(["exam", "facts"], key=_mini_order)["facts"]))
 
 
@@ -37,7 +37,7 @@ def score_table(study: Study, group: str) -> pd.DataFrame:
 
     Accuracy has its 95 % interval (Wilson's for one seed). `Exact match`, `Gestalt score` and `Accuracy` follow the journal's formulas.
     """
-    frame = _outcomes(study)
+    frame = phrasings_apart(study)
     frame = frame[frame["facts"] == group]
     rows = []
     keys = ["size_params", "run", "base", "method", "steps", "shots"]
@@ -68,13 +68,14 @@ def score_tables(study: Study) -> str:
     for group in groups(study):
         name = group.replace("_", "-")
         caption = f"Scores on `{group}`: model, steps and shots; chance earns {percent(_chance(study, group))} % Accuracy."
-        shown.append(tables.numbered(score_table(study, group), f"tab-scores-{name}", caption, _headings(score_table(study, group))))
+        scores = score_table(study, group)
+        shown.append(tables.numbered(scores, f"tab-scores-{name}", caption, _headings(scores)))
     return "\n".join([*shown, study.source_line()])
 
 
 def steps_frame(study: Study, group: str, shots: int = 0) -> pd.DataFrame:
     """Accuracy of every run by steps on one group of questions, for `plotting.accuracy_by_steps` with a line a run."""
-    frame = _outcomes(study)
+    frame = phrasings_apart(study)
     own = frame[(frame["facts"] == group) & (frame["shots"] == shots)]
     return tables.estimates(own, ["run", "steps"]).rename(columns={"run": "base"}).astype({"base": str})
 
@@ -92,7 +93,7 @@ def gains_frame(study: Study) -> pd.DataFrame:
         Columns `run`, `steps`, `shots`, `group`, `before`, `after`, `gain`, `low`, `high` (shares), `fixed`, `broken`, `n`, and `p`,
         McNemar's exact test pooled over seeds, with Holm's correction over all rows. Empty where nothing was tuned or no base was asked.
     """
-    frame, rows = _outcomes(study), []
+    frame, rows = phrasings_apart(study), []
     tuned = frame[frame["steps"] > 0]
     for run, steps, shots, group in tuned[["run", "steps", "shots", "facts"]].drop_duplicates().itertuples(index=False):
         condition = Condition(shots=int(shots), facts=str(group))
@@ -146,15 +147,16 @@ def differences_table(study: Study) -> str:
 
     Every pair of runs on different bases, the larger base first; the same questions.
     """
-    frame, rows = _outcomes(study), []
+    frame, rows = phrasings_apart(study), []
     tuned = frame[frame["steps"] > 0][["run", "base", "size_params"]].drop_duplicates().sort_values(["size_params", "run"])
+    gains = {
+        (run, group): gain for run in tuned["run"] for group in groups(study) if (gain := _last_gain(frame, str(run), group)) is not None
+    }
     for small, large in itertools.combinations(tuned.itertuples(index=False), 2):
         for group in groups(study) if small.base != large.base else []:
-            try:
-                first, second = (_last_gain(study, str(run.run), group) for run in (large, small))
-            except findings.FindingError:
+            if not {(small.run, group), (large.run, group)} <= gains.keys():
                 continue
-            first, second = _paired(first, second)
+            first, second = _paired(gains[large.run, group], gains[small.run, group])
             effect = findings.interval(first - second)
             rows.append(
                 {"pair": f"{large.run} - {small.run}", "group": group, "difference": percent(*effect, signed=True), "n": len(first)}
@@ -168,7 +170,7 @@ def differences_table(study: Study) -> str:
 
 def leniency_table(study: Study) -> str:
     """Accuracy minus Exact match of every run at its last step, 0-shot, question by question."""
-    frame, rows = _outcomes(study), []
+    frame, rows = phrasings_apart(study), []
     for run in dict.fromkeys(frame.sort_values(["size_params", "run"])["run"].astype(str)):
         own = frame[(frame["run"] == run) & (frame["shots"] == 0)]
         own = own[own["steps"] == own["steps"].max()]
@@ -182,10 +184,14 @@ def leniency_table(study: Study) -> str:
     return tables.numbered(shown, "tab-scores-leniency", caption, _headings(shown), study.source_line())
 
 
-def _last_gain(study: Study, run: str, group: str) -> pd.Series:
-    condition, frame = Condition(facts=group), _outcomes(study)
+def _last_gain(frame: pd.DataFrame, run: str, group: str) -> pd.Series | None:
+    """Gain at the last kept step, question by question; None where the run or its base was not asked."""
+    condition = Condition(facts=group)
     last = frame.loc[(frame["run"] == run) & (frame["facts"] == group), "steps"].max()
-    before, after = _paired(findings.baseline(frame, run, condition), findings.outcomes(frame, run, int(last), condition))
+    try:
+        before, after = _paired(findings.baseline(frame, run, condition), findings.outcomes(frame, run, last, condition))
+    except findings.FindingError:
+        return None
     return after - before
 
 
@@ -196,15 +202,8 @@ def _paired(first: pd.Series, second: pd.Series) -> tuple[pd.Series, pd.Series]:
 
 
 def _chance(study: Study, group: str) -> float:
-    frame = _outcomes(study)
+    frame = phrasings_apart(study)
     return float(frame.loc[frame["facts"] == group, "chance"].mean())
-
-
-def _outcomes(study: Study) -> pd.DataFrame:
-    """The outcomes with the untaught facts of each phrasing as a group of their own: together, each fact would count twice."""
-    frame = study.outcomes.astype({"facts": str, "exam": str})
-    again = (frame["facts"] == "untaught") & (frame["exam"] == "mini_heldout")
-    return frame.assign(facts=frame["facts"].mask(again, "untaught_held_out_phrasing"))
 
 
 def _headings(frame: pd.DataFrame) -> dict[str, str]:

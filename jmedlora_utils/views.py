@@ -15,6 +15,7 @@ import pandas as pd
 
 from jmedlora_utils import findings, paths, statistics, tables, toyworld
 from jmedlora_utils.findings import Condition, Finding
+from jmedlora_utils.records import read_record
 from jmedlora_utils.tables import Study, percent
 
 PUBLISHED = paths.RESULTS / "published"
@@ -33,7 +34,7 @@ FAMILIES = {
     "points5": "C. Points of the whole examination, 2018-2022",
     "points4": "D. Points of the whole examination, 2018-2021",
     "unknown": "E. Metric or questions not stated: compare with nothing",
-    "ours": "F. This project",
+    "ours": "F. This project: compare where the questions are the same",
 }
 CLAIMS_JA = (
     "指示チューニングによって、医学知識は部分的に取り込まれる",
@@ -55,6 +56,8 @@ VERDICTS_JA = {
     findings.UNDECIDED: "この規模では判定できない",
     findings.NOT_MEASURED: "測っていない",
 }
+UNTAUGHT, UNTAUGHT_AGAIN = "untaught", "untaught_held_out_phrasing"
+"""Untaught facts in the trained phrasing, and the same facts in the other one."""
 METHOD_NAMES = {
     "none": "base",
     "lora": "LoRA",
@@ -345,7 +348,7 @@ def gains_table(study: Study, tests: pd.DataFrame, phrasings: Sequence[str] = fi
 
 
 def late_frame(study: Study, bases: Sequence[str] | None = None) -> pd.DataFrame:
-    """Accuracy by condition and group of facts at the late step, 0-shot, for `plotting.dot_intervals`.
+    """Accuracy by condition and group of facts at the late step, 0-shot, for `plotting.dot_intervals`; untaught facts once.
 
     Args:
         study: The study.
@@ -367,7 +370,7 @@ def late_frame(study: Study, bases: Sequence[str] | None = None) -> pd.DataFrame
                 late = findings.step_of(frame, run, findings.HEADLINE.step_rank)
                 parts.append(rows[rows["steps"] == late].assign(condition=f"{base}, {METHOD_NAMES[method]}"))
     order = list(dict.fromkeys(p["condition"].iloc[0] for p in parts))
-    found = tables.estimates(pd.concat(parts), ["condition", "facts"])
+    found = tables.estimates(_control_once(pd.concat(parts)), ["condition", "facts"])
     return found.sort_values("condition", key=lambda c: c.map(order.index), kind="stable", ignore_index=True)
 
 
@@ -421,7 +424,12 @@ def story_frame(study: Study) -> pd.DataFrame:
     """Accuracy of the largest run by group of facts and step, 0-shot; untaught facts in the trained phrasing, as the rule says."""
     frame = study.outcomes
     own = frame[(frame["run"] == largest(study)) & (frame["shots"] == 0)]
-    return tables.estimates(own[(own["facts"] != "untaught") | (own["exam"] == "mini_trained")], ["facts", "steps"])
+    return tables.estimates(_control_once(own), ["facts", "steps"])
+
+
+def _control_once(frame: pd.DataFrame) -> pd.DataFrame:
+    """The outcomes without the held-out phrasing of untaught facts: with both, each of these facts would count twice."""
+    return frame[(frame["facts"] != UNTAUGHT) | (frame["exam"] != findings.EXAM_OF["taught_held_out_phrasing"])]
 
 
 def story_caption(study: Study) -> str:
@@ -566,8 +574,7 @@ def sources_frame() -> pd.DataFrame:
     letters = _pool_years(igaku[igaku["group"] == "re-scored"]).assign(family="letters")
     points = igaku[igaku["unit"] == "points"]
     earlier = points[~points["exam"].str.endswith("2022")]
-    ours = pd.DataFrame([{"family": "ours", "system": "any model", "note": "the examination has been put to none of our models"}])
-    found = pd.concat([shares, letters, _points(points, "points5"), _points(earlier, "points4"), _own_card(), ours])
+    found = pd.concat([shares, letters, _points(points, "points5"), _points(earlier, "points4"), _own_card(), _ours()])
     found = found.assign(order=found["family"].map(list(FAMILIES).index)).sort_values(["order", "percent"], kind="stable")
     shown = found[["family", "system", "percent", "metric", "subset", "source", "note"]]
     return shown.fillna(dict.fromkeys(("metric", "subset", "source", "note"), "")).reset_index(drop=True)
@@ -594,6 +601,41 @@ def sources_warning() -> str:
         "and in how an answer is read. Families C and D add the questions on images and the weights of the examination. The same "
         f"answers earn different percentages in different families: {apart}.\n:::"
     )
+
+
+def sources_seen() -> str:
+    """What stands in the family of this project, in words."""
+    frame = sources_frame()
+    ours = frame[(frame["family"] == "ours") & frame["percent"].notna()]
+    if ours.empty:
+        return "No model of this project has sat this examination, so its family has no panel."
+    return (
+        f"The last panel is this project's own: {len(ours)} scores from the runs on this machine. They are Accuracy by the journal's "
+        "formulas, so they may be set beside each other where the questions are the same, and beside no other panel."
+    )
+
+
+def _ours() -> pd.DataFrame:
+    """Accuracy of every model of this project that was asked IgakuQA in a run on this machine, or one row without a number."""
+    rows = []
+    for path in sorted(paths.runs_root().glob("*/seed*/records/30_evaluate__*__igakuqa*.json")):
+        record = read_record(path)
+        config, accuracy = record.config, record.metrics["journal"]["all"]["accuracy"]
+        # A smoke run is no evidence, and a variant is the same weights loaded in another way.
+        if record.status != "done" or record.preset == "smoke" or config.get("variant_of"):
+            continue
+        left_out = sum(record.counts.get("excluded", {}).values())
+        rows.append(
+            {
+                "system": "{run_name}, step {step}, {shots}-shot".format(**config),
+                "percent": 100 * accuracy["value"],
+                "metric": "Accuracy, journal",
+                "subset": f"{config['exam']}, {accuracy['n']:,} items asked" + (f", {left_out:,} left out" if left_out else ""),
+                "source": f"this project, preset {record.preset}, seed {record.seed}, {record.device}, {record.created[:10]}",
+            }
+        )
+    none = {"system": "any model", "note": "the examination has been put to none of our models"}
+    return pd.DataFrame(rows or [none]).assign(family="ours")
 
 
 def _family(subset: str) -> str:
@@ -754,17 +796,26 @@ def price_frame(study: Study) -> pd.DataFrame:
 # --- errors -------------------------------------------------------------------------------------------------------
 
 
+def phrasings_apart(study: Study) -> pd.DataFrame:
+    """The outcomes with the untaught facts of each phrasing as a group of their own: together, each fact would count twice."""
+    frame = study.outcomes
+    again = (frame["facts"] == UNTAUGHT) & (frame["exam"] == findings.EXAM_OF["taught_held_out_phrasing"])
+    return tables.compact(frame.assign(facts=frame["facts"].astype(str).mask(again, UNTAUGHT_AGAIN)))
+
+
 def flips(study: Study, run: str, facts: Sequence[str] = ()) -> pd.DataFrame:
     """Every question at the late step, 0-shot, before and after tuning: columns of the question, `before`, `after`, `flip`.
+
+    A fact stands once in each group: the two phrasings of a fact are two groups.
 
     Args:
         study: The study.
         run: A tuned run.
         facts: Groups of questions; by default every group that the run was asked.
     """
-    frame = study.outcomes
-    there = set(frame.loc[frame["run"] == run, "facts"].astype(str))
-    facts = facts or [g for g in (*findings.PHRASINGS, "untaught", "general") if g in there] or sorted(there)
+    frame = phrasings_apart(study)
+    there = set(frame.loc[frame["run"] == run, "facts"])
+    facts = facts or [g for g in (*findings.PHRASINGS, UNTAUGHT, UNTAUGHT_AGAIN, "general") if g in there] or sorted(there)
     late, found = findings.step_of(frame, run, findings.HEADLINE.step_rank), []
     about = frame.drop_duplicates(["seed", "exam", "id"]).set_index(["seed", "exam", "id"])[["facts", "category", "n_select", "chance"]]
     for group in facts:
@@ -777,12 +828,33 @@ def flips(study: Study, run: str, facts: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def main_questions(flipped: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The flips that a page looks into, and their name: taught facts in the miniature, else every question of the exams."""
-    taught = flipped[flipped["facts"].isin(findings.PHRASINGS)]
+    """The flips that a page looks into, and their name: taught facts in the miniature, else every question of the exams.
+
+    Taught facts are those of the trained phrasing alone, as in the rule of the verdicts, so that no fact counts twice.
+    """
+    taught = flipped[flipped["facts"] == findings.HEADLINE.facts]
     if len(taught):
-        return taught, "Taught facts, both phrasings"
+        return taught, "Taught facts, trained phrasing"
     named = flipped["category"].astype(object).where(flipped["category"].notna() & (flipped["category"].astype(str) != ""), "not named")
     return flipped.assign(category=named.astype(str)), "Questions of every exam"
+
+
+def guesses_sentence(flipped: pd.DataFrame) -> str:
+    """Whether fixed and broken questions balance where a model can only guess, and what was broken of the general exam."""
+    tests = {group: statistics.mcnemar_exact(own["before"], own["after"]) for group, own in flipped.groupby("facts")}
+    if UNTAUGHT not in tests:
+        return "No group of questions here is known to be guessed at."
+    control = tests[UNTAUGHT]
+    said = f"Of the questions on untaught facts {_counts(control)}"
+    said += f"; asked in the held-out phrasing, {_counts(tests[UNTAUGHT_AGAIN])}" if UNTAUGHT_AGAIN in tests else ""
+    said += f". Luck alone {'often' if control.p >= 0.05 else 'seldom'} splits the first pair, the control, so unevenly."
+    if "general" in tests:
+        said += f" Of the general exam, where a broken question is forgetting, {_counts(tests['general'])}."
+    return said
+
+
+def _counts(test: statistics.PairedTest) -> str:
+    return f"{test.gained} were fixed and {test.lost} broken (McNemar's p {p_text(test.p)})"
 
 
 def flips_table(flipped: pd.DataFrame, by: str) -> pd.DataFrame:

@@ -193,6 +193,18 @@ def test_figures_and_tables_of_analysis_pages_get_a_line_of_evidence() -> None:
     assert book.with_evidence({"cells": cells}, "20_tune_lora", {}) == {"cells": cells}
 
 
+def test_every_table_of_one_cell_gets_its_line() -> None:
+    tables = [f":::{{table}} Caption\n:name: tab-{name}\n\n| a |\n|---|\n| 1 |\n:::\n" for name in "xyz"]
+    output = {"output_type": "display_data", "metadata": {}, "data": {"text/markdown": "\n".join([*tables, "foot"])}}
+    cell = {"cell_type": "code", "id": "scores", "metadata": {}, "source": "", "outputs": [output]}
+    shown, line = book.with_evidence({"cells": [cell]}, "32_scores", {"preset": "smoke", "source": "run"})["cells"]
+    text = shown["outputs"][0]["data"]["text/markdown"]
+    assert text.count("jm-evidence") == 2 and line["source"].count("jm-evidence") == 1
+    assert [text.index(f"tab-{name}") < text.index("jm-evidence") for name in "xyz"] == [True, False, False]
+    assert text.rindex("jm-evidence") < text.index("tab-z") and text.replace(f"\n\n{line['source']}\n", "") == "\n".join([*tables, "foot"])
+    assert "jm-evidence" not in output["data"]["text/markdown"]
+
+
 def test_trap_1_a_warning_fails_the_build_and_the_old_book_stays(here: Project) -> None:
     html = here.root / "_build" / "html"
     intro = here.root / "book" / "intro.md"

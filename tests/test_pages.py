@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 
@@ -83,6 +84,19 @@ def test_every_folder_of_evidence_is_listed_with_files_that_exist() -> None:
         assert f"(evidence-{folder.name})=" in listed
     files = re.findall(r"</book/results/([^>]+)>", listed)
     assert files and all((paths.RESULTS / name).is_file() for name in files)
+    about = json.loads((paths.RESULTS / "cluster" / "cluster.json").read_text(encoding="utf-8"))
+    assert f"{about['node']}, {about['day']}, commit `{about['git_commit'][:10]}`, slurm {about['versions']['slurm']}" in listed
+    assert "No file here names a day or a device; {download}`published/README.md" in listed
+
+
+def test_every_benchmark_is_listed_with_day_device_and_versions() -> None:
+    listed = pages.evidence_lists(None)
+    found = sorted(pages.BENCHMARKS.glob("*.json"))
+    assert len(found) >= 2
+    for path in found:
+        record = read_record(path)
+        (row,) = (line for line in listed.splitlines() if f"</benchmarks/results/{path.name}>" in line)
+        assert record.device in row and record.created[:10] in row and f"torch {record.versions['torch']}" in row
 
 
 def test_committed_evidence_is_linked_and_a_run_is_named(monkeypatch, tmp_path) -> None:
@@ -96,6 +110,13 @@ def test_committed_evidence_is_linked_and_a_run_is_named(monkeypatch, tmp_path) 
     )
     assert "</book/results/mini/summary.csv>" in line and "<evidence-mini>" in line
     assert "the code, `jmedlora_utils/planner.py`" in line and "{ref}`results/metrics/ <evidence-metrics>`" in line
+
+
+def test_the_explorer_links_the_answers_that_it_reads() -> None:
+    (entry,) = pages.EVIDENCE_OF["50_explore"]
+    line = pages.evidence_line("50_explore", [entry], {"preset": "mini", "source": "committed"})
+    assert "</book/results/mini/seed1/examples.jsonl>" in line and "</book/results/mini/seed1/questions.jsonl>" in line
+    assert "`runs/mini/`" in pages.evidence_line("50_explore", [entry], {"preset": "mini", "source": "run"})
 
 
 def test_without_evidence_the_pages_say_so(monkeypatch, tmp_path) -> None:
@@ -116,6 +137,33 @@ def test_every_reported_score_in_japanese_stands_in_one_family() -> None:
     assert set(igaku.loc[igaku["group"] == "re-scored", "system"]) == set(shown.loc[shown["family"] == "letters", "system"])
     assert shown.loc[shown["family"] == "ours", "percent"].isna().all()
     assert set(shown["family"]) == set(views.FAMILIES)
+
+
+def asked_igakuqa(preset: str, run: str, right: int, **config: object) -> None:
+    workspace = paths.Workspace(preset, 1)
+    name = f"30_evaluate__{run}__step900__igakuqa_2018_2021__0shot"
+    about = {"run_name": run, "step": 900, "exam": "igakuqa_2018_2021", "shots": 0, **config}
+    scores = {"journal": {"all": {"accuracy": {"value": right / 1000, "n": 1000}}}}
+    counts = {"questions": 1000, "excluded": {"longer than the context": 5}}
+    made = {"device": "NVIDIA A100", "created": "2027-01-02T03:04:05+00:00"}
+    write_record(workspace.records, Record("evaluate", name, preset, 1, about, scores, counts, **made))
+
+
+def test_a_model_that_was_asked_igakuqa_takes_the_place_of_not_run(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    assert views.sources_table()["percent"].iloc[-1] == "not run" and "No model of this project" in views.sources_seen()
+    asked_igakuqa("smoke", "toy", 999)
+    asked_igakuqa("paper", "again", 400, variant_of="llama")
+    assert views.sources_table()["percent"].iloc[-1] == "not run"
+    asked_igakuqa("paper", "llama", 331)
+    asked_igakuqa("modern", "newer", 512)
+    table = views.sources_table()
+    ours = table[table["family"].ne("").cumsum() == len(views.FAMILIES)].set_index("system")
+    assert ours["percent"].to_dict() == {"llama, step 900, 0-shot": "33.1", "newer, step 900, 0-shot": "51.2"}
+    row = ours.loc["llama, step 900, 0-shot"]
+    assert row["metric"] == "Accuracy, journal" and row["subset"] == "igakuqa_2018_2021, 1,000 items asked, 5 left out"
+    assert row["source"] == "this project, preset paper, seed 1, NVIDIA A100, 2027-01-02" and "none of our models" not in set(table["note"])
+    assert "own: 2 scores" in views.sources_seen()
 
 
 def test_points_are_shares_of_the_points_of_their_years() -> None:

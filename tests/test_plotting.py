@@ -77,7 +77,7 @@ def test_a_negative_error_from_rounding_does_not_break_a_figure():
 
 def test_groups_of_facts_have_fixed_names():
     facts = list(plotting.FACTS)
-    frame = estimates(condition=["base"] * 4, facts=facts, value=[0.2, 0.2, 0.2, 0.9])
+    frame = estimates(condition=["base"] * len(facts), facts=facts, value=[0.2] * (len(facts) - 1) + [0.9])
     figure = plotting.dot_intervals(frame, 0.2)
     draw(figure)
     shown = {t.get_text() for t in figure.legends[0].get_texts()}

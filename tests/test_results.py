@@ -99,7 +99,7 @@ def test_errors_and_cost_pages_take_published_exams(exams) -> None:
 
 def test_the_miniature_still_looks_into_taught_facts(study) -> None:
     asked, about = views.main_questions(views.flips(study, "en-large_lora"))
-    assert set(asked["facts"].astype(str)) == set(findings.PHRASINGS) and about.startswith("Taught facts")
+    assert set(asked["facts"].astype(str)) == {findings.HEADLINE.facts} and about.startswith("Taught facts")
 
 
 def test_an_adapter_tuned_elsewhere_has_the_method_of_its_evaluation() -> None:

@@ -155,6 +155,15 @@ def test_trap_6_a_figure_has_caption_name_and_alternative_text_and_one_output(pa
     assert len(set(names)) == len(names)
 
 
+@every_notebook
+def test_a_numbered_reference_points_into_its_own_notebook(path: Path) -> None:
+    """A page that did not run stands in a book without its tables, so that no other page may count on them."""
+    named = {cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") for cell in code_cells(path)}
+    named |= {name for cell in code_cells(path) for name in re.findall(r"\"(tab-[\w-]+)\"", cell["source"])}
+    prose = [cell["source"] for cell in read(path) if cell["cell_type"] == "markdown"]
+    assert {name for text in prose for name in re.findall(r"\{numref\}`([\w-]+)`", text)} <= named
+
+
 def test_figure_names_are_unique_in_the_book() -> None:
     names = [
         cell["metadata"]["mystnb"]["figure"]["name"]

@@ -106,7 +106,7 @@ def test_every_figure_and_table_rests_on_evidence_that_exists(stem: str) -> None
     entries = {entry for cell in cells for entry in cell["metadata"].get("evidence", [])} | set(pages.EVIDENCE_OF[stem])
     for entry in entries:
         where = paths.ROOT if entry.startswith("jmedlora_utils/") else paths.RESULTS
-        assert entry in ("outcomes", "records", "run") or (where / entry).exists(), f"{stem}: evidence {entry!r} is not there"
+        assert entry in pages.STUDY or (where / entry).exists(), f"{stem}: evidence {entry!r} is not there"
 
 
 def test_every_analysis_notebook_names_its_evidence() -> None:
