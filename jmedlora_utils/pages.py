@@ -353,6 +353,15 @@ def prompt(_: Path) -> str:
     return f"```text\n{prompts.build_exam_prompt(example()[0], 'alpaca_ja')}```"
 
 
+def training_row(_: Path) -> str:
+    """The example as a row of tuning would hold it; what carries loss stands between ⟦ and ⟧, as in `encoding.marked_text`."""
+    from jmedlora_utils import prompts
+
+    asked, _real = example()
+    answer = asked.choice(min(asked.gold))
+    return f"```text\n{prompts.build_exam_prompt(asked, 'alpaca_ja')}⟦{answer}<EOS>⟧\n```"
+
+
 def responses(_: Path) -> str:
     """Responses of known content to the example: distances to each choice, and what each earns."""
     from jmedlora_utils import metrics_study, tables
@@ -400,6 +409,7 @@ FRAGMENTS: dict[str, Callable[[Path], str]] = {
     "question": question,
     "prompt": prompt,
     "responses": responses,
+    "training_row": training_row,
     "speed_tuning": lambda _: speed("tuning"),
     "speed_evaluation": lambda _: speed("evaluation"),
 }

@@ -185,5 +185,7 @@ def test_with_the_examination_the_page_quotes_the_question_and_the_prompt(tmp_pa
     asked = next(q for q in load_igakuqa(data_dir(), [2018]) if q.id == "112C11")
     shown = pages.question(tmp_path)
     assert f"> {asked.text}" in shown and all(choice in shown for choice in asked.choices) and f"**c. {asked.choice('c')}**" in shown
-    assert prompts.build_exam_prompt(asked, "alpaca_ja") in pages.prompt(tmp_path)
+    prompt = prompts.build_exam_prompt(asked, "alpaca_ja")
+    assert prompt in pages.prompt(tmp_path)
+    assert f"{prompt}⟦{asked.choice('c')}<EOS>⟧" in pages.training_row(tmp_path)
     assert asked.points == 1 and not asked.prohibited and asked.gold == {"c"}
