@@ -107,8 +107,8 @@ def test_deep_nesting_is_a_reject_not_a_crash():
 
 
 @pytest.mark.parametrize("path", sorted(ODD.glob("*.txt")), ids=lambda p: p.stem)
-def test_recorded_odd_outputs(path):
-    """Each fixture: invented model output; `expected.json` holds the outputs of the pairs and the reasons."""
+def test_odd_outputs(path):
+    """Each fixture: model output invented after forms that users report; `expected.json` holds the outputs of the pairs and the reasons."""
     expected = json.loads((ODD / "expected.json").read_text(encoding="utf-8"))[path.stem]
     text = path.read_text(encoding="utf-8")
     parsed = parse_pairs(text)
