@@ -29,7 +29,8 @@ _SPACE = re.compile(r"\s*")
 _BARE_QUOTE = re.compile(r'((?:^|[^\\])(?:\\\\)*)"')
 _NEXT_OBJECT = re.compile(r"(?:\n[\s\d.．、):）*•\-\[]*|[\[}｝]\s*[,，、]?\s*)(?=[{｛])")
 _LAYOUT = re.compile(r"^\s*(?:```\s*\w*|[\[\]］［,，、;；\s]*|[\s\[,，]*(?:[-*•・]|[(（]?\d{1,3}[.．、):）]?)[\s\[]*)$")
-_THINK_END = "</think>"
+# At a line's end or before an object: inside a value it belongs to the text.
+_THINK_END = re.compile(r"</think>(?=[^\S\n]*[\n\[{｛`])")
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ def parse_pairs(text: str) -> Parsed:
     read in two ways, is a reject.
     """
     parsed = Parsed()
-    position = text.rfind(_THINK_END) + len(_THINK_END) if _THINK_END in text else 0
+    position = max((end.end() for end in _THINK_END.finditer(text)), default=0)
     if text.lstrip().startswith("<think>") and not position:
-        parsed.rejects.append(Reject("truncated", text))
+        finished = text.rstrip().endswith("</think>")
+        parsed.rejects.append(Reject("empty answer" if finished else "truncated", text))
         return parsed
     if not text[position:].strip():
         parsed.rejects.append(Reject("empty answer", text))

@@ -89,6 +89,8 @@ def test_other_quotes_delimit_but_do_not_change_the_text(value, quotes):
         ('{"instruction": "q", "output": "a\n{"instruction": "r", "output": "b"}', [Pair("r", "b")], ["truncated"]),
         ('{"pairs": [{"instruction": "q", "output": "a"}, {"instruction": "r"', [Pair("q", "a")], ["broken object", "truncated"]),
         ("<think>all my tokens went here {", [], ["truncated"]),
+        ("<think>and nothing after it</think>", [], ["empty answer"]),
+        ('opened by the prompt</think>{"instruction": "q", "output": "</think>"}', [Pair("q", "</think>")], []),
         ("申し訳ありませんが、お手伝いできません。", [], ["outside text"]),
         ("", [], ["empty answer"]),
         (" \n\u3000", [], ["empty answer"]),
