@@ -49,7 +49,7 @@ example: $(or $(wildcard $(STAMP)),$(BOOK_STAMP))  ## fetch the examination of t
 plan: $(STAMP)  ## print what a preset would run, and what it takes on a card (CARD=24, 48, 80 or 141)
 	@$(BIN)/python -m jmedlora_utils plan --preset $(PRESET)
 	@echo
-	@$(BIN)/python -m jmedlora_utils.planner --preset $(PRESET) $(if $(CARD),--card $(CARD))
+	@$(BIN)/python -m jmedlora_utils.models.planner --preset $(PRESET) $(if $(CARD),--card $(CARD))
 
 fetch: $(STAMP)  ## download the models and examinations of a preset, for jobs without a network
 	@$(BIN)/python -m jmedlora_utils fetch --preset $(PRESET)

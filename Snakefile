@@ -9,8 +9,8 @@ notebook, or a module that the notebook imports, so reading this file refuses a 
 import shlex
 import sys
 
-from jmedlora_utils import paths
-from jmedlora_utils.workflow import plan
+from jmedlora_utils.core import paths
+from jmedlora_utils.workflow.runner import plan
 
 PRESET = config.get("preset", "mini")
 STEPS = plan(PRESET)

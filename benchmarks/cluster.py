@@ -21,8 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from jmedlora_utils import config, paths, workflow  # noqa: E402
-from jmedlora_utils.records import git_state, write_text  # noqa: E402
+from jmedlora_utils.core import paths, presets  # noqa: E402
+from jmedlora_utils.core.records import git_state, write_text  # noqa: E402
+from jmedlora_utils.workflow import runner  # noqa: E402
 from tests import slurm  # noqa: E402
 
 PACKAGES = ("snakemake", "snakemake-executor-plugin-slurm", "snakemake-executor-plugin-slurm-jobstep", "papermill")
@@ -59,7 +60,7 @@ def main() -> int:
     commit, dirty = git_state()
     record = {
         "preset": options.preset,
-        "notebooks": len(workflow.steps(config.load_preset(options.preset))),
+        "notebooks": len(runner.steps(presets.load_preset(options.preset))),
         "day": f"{datetime.now(UTC):%Y-%m-%d}",
         "node": f"{cores} cores, {memory_mb:,} MB for jobs",
         "versions": {"slurm": asked.stdout.split()[-1], **{name: importlib.metadata.version(name) for name in PACKAGES}},
@@ -77,7 +78,7 @@ def main() -> int:
 
 def _profile(folder: Path) -> Path:
     """The project's profile with the settings of `HERE`."""
-    shutil.copytree(workflow.PROFILES / "slurm", folder)
+    shutil.copytree(runner.PROFILES / "slurm", folder)
     with (folder / "config.yaml").open("a", encoding="utf-8") as file:
         file.write("".join(f"{key}: {value}\n" for key, value in HERE.items() if key != "latency-wait"))
     text = (folder / "config.yaml").read_text(encoding="utf-8").replace("latency-wait: 60", f"latency-wait: {HERE['latency-wait']}")

@@ -29,8 +29,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jmedlora_utils import generation, likelihood, metrics, models, pretraining, prompts, records, toyworld
-from jmedlora_utils.exams import Question
+from jmedlora_utils.core import records
+from jmedlora_utils.data import invented_world, prompts
+from jmedlora_utils.data.exams import Question
+from jmedlora_utils.evaluation import generation, likelihood, metrics
+from jmedlora_utils.models import loading, pretraining
 
 # Before torch is imported, which happens in functions only.
 THREADS = 2
@@ -54,7 +57,7 @@ Arm = Callable[[], Any]
 
 def make_questions(n: int) -> tuple[list[Question], list[Question], list[str]]:
     """Questions of the mini world, worked examples, and texts to make a tokenizer from."""
-    world = toyworld.make_world(toyworld.WorldSettings(seed=SEED))
+    world = invented_world.make_world(invented_world.WorldSettings(seed=SEED))
     asked = world.exams()["mini_trained"][:n]
     texts = [document.text for document in world.corpus(0.5, 2000)]
     return asked, prompts.pick_shots(world.shots(), SHOTS, asked), texts
@@ -333,7 +336,7 @@ def main() -> int:
             "answer_budget": bench.budget,
             "choice_tokens": sum(bench.choice_lengths),
             "choices": len(bench.choice_lengths),
-            "parameters": models.count_parameters(bench.model)["total"],
+            "parameters": loading.count_parameters(bench.model)["total"],
         },
         **meter.fields(),
     )

@@ -27,11 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, set_seed
 
-from jmedlora_utils import encoding, fused_lora, memory, planner, registry, tuning
-from jmedlora_utils.live_bytes import LiveBytes, resident_bytes, resident_tensors
-from jmedlora_utils.records import Meter, Record, write_record
-from jmedlora_utils.registry import Shape
-from jmedlora_utils.response_trainer import OrderedRows, ResponseTrainer
+from jmedlora_utils.core.records import Meter, Record, write_record
+from jmedlora_utils.models import memory, planner, registry
+from jmedlora_utils.models.registry import Shape
+from jmedlora_utils.tuning import encoding, fused_lora, training
+from jmedlora_utils.tuning.live_bytes import LiveBytes, resident_bytes, resident_tensors
+from jmedlora_utils.tuning.response_trainer import OrderedRows, ResponseTrainer
 
 Result = TypeVar("Result")
 TOLERANCE = 0.10
@@ -166,9 +167,9 @@ def _nf4(module: Any, device: torch.device) -> Any:
     return made
 
 
-def settings_of(case: Case, option: memory.Tuning, steps: int) -> tuning.TuneSettings:
+def settings_of(case: Case, option: memory.Tuning, steps: int) -> training.TuneSettings:
     """The project's tuning settings for a case, with the micro-batch and checkpointing that the planner chose."""
-    return tuning.TuneSettings(
+    return training.TuneSettings(
         base=case.base,
         method=case.method,
         rank=case.rank,
@@ -199,7 +200,7 @@ def train(case: Case, option: memory.Tuning, model: Any, steps: int, folder: Pat
     clock = Clock(synchronise)
     trainer = UnsavedTrainer(
         model=model,
-        args=tuning.training_arguments(settings, folder, cpu=not option.cuda),
+        args=training.training_arguments(settings, folder, cpu=not option.cuda),
         train_dataset=OrderedRows(rows, list(range(case.batch)) * steps),
         keep_steps=(),
         checkpoint_every=0,
@@ -288,7 +289,7 @@ def run_case(
     built = time.perf_counter() - start
     weights = resident_bytes(model)
     model = get_peft_model(model, lora_config(case, shape))
-    fused_lora.fuse(model)  # as `tuning.build_model` does
+    fused_lora.fuse(model)  # as `training.build_model` does
     model.train()
     with tempfile.TemporaryDirectory() as folder:
         seconds, peak = measured(model, lambda: train(case, option, model, steps, Path(folder), synchronise))

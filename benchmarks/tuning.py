@@ -29,8 +29,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jmedlora_utils import encoding, exams, models, packing, records, truncation, tuning
-from jmedlora_utils.encoding import Row
+from jmedlora_utils.core import records
+from jmedlora_utils.data import exams
+from jmedlora_utils.models import loading
+from jmedlora_utils.tuning import encoding, packing, training, truncation
+from jmedlora_utils.tuning.encoding import Row
 
 THREADS = 2
 ROWS, BATCH, MAX_LENGTH, SEED = 256, 8, 1024, 1
@@ -92,10 +95,10 @@ class Bench:
         self.folder = folder
         # A tokenizer trained on the rows would know long ones by heart, and they would take fewer tokens than they do in earnest.
         texts = [f"{r['instruction']}\n{r['input']}\n{r['output']}" for r in others]
-        self.base = models.find_base(str(make_base(texts, folder / "base")))
-        self.tokenizer = models.load_tokenizer(self.base)
+        self.base = loading.find_base(str(make_base(texts, folder / "base")))
+        self.tokenizer = loading.load_tokenizer(self.base)
         self.rows, self.audit = encoding.encode_records(made, self.tokenizer, template, MAX_LENGTH, "exclude")
-        self.settings = tuning.TuneSettings(
+        self.settings = training.TuneSettings(
             str(folder / "base"), rank=64, alpha=16, batch_size=BATCH, max_length=MAX_LENGTH, learning_rate=2e-4, seed=SEED, device="cpu"
         )
 
@@ -104,7 +107,7 @@ class Bench:
         from transformers import set_seed
 
         set_seed(SEED)
-        return tuning.build_model(self.settings, self.base)
+        return training.build_model(self.settings, self.base)
 
     def peft_model(self) -> Any:
         """The same model with the forward pass that peft ships, for the arms of others."""
@@ -119,11 +122,11 @@ class Bench:
     def arguments(self, steps: int) -> Any:
         from dataclasses import replace
 
-        return tuning.training_arguments(replace(self.settings, max_steps=steps), self.folder / "out", cpu=True)
+        return training.training_arguments(replace(self.settings, max_steps=steps), self.folder / "out", cpu=True)
 
     def ours(self, rows: Sequence[Row], packed: bool) -> Any:
         """Logits for supervised tokens; rows of like length together and padded, or rows in random order and packed."""
-        from jmedlora_utils.response_trainer import OrderedRows, ResponseTrainer
+        from jmedlora_utils.tuning.response_trainer import OrderedRows, ResponseTrainer
 
         class Unsaved(ResponseTrainer):
             def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -280,7 +283,7 @@ def main() -> int:
                 taken, losses = run(make(bench.rows))
                 seconds[name].append(round(taken, 3))
                 last[name] = losses[-1]
-        parameters = models.count_parameters(bench.model())
+        parameters = loading.count_parameters(bench.model())
         lengths = [len(r.ids) for r in bench.rows]
     best = {name: min(taken) for name, taken in seconds.items()}
     arms_table = [

@@ -7,14 +7,17 @@ import sys
 import time
 from pathlib import Path
 
-from jmedlora_utils import book, export, fetch, hub, model_card, pages, workflow
-from jmedlora_utils.config import ConfigError, load_preset, preset_names
-from jmedlora_utils.exams import ExamError
-from jmedlora_utils.models import ModelError
-from jmedlora_utils.records import RecordError
-from jmedlora_utils.registry import RegistryError
+from jmedlora_utils.book import builder, fragments
+from jmedlora_utils.core.presets import ConfigError, load_preset, preset_names
+from jmedlora_utils.core.records import RecordError
+from jmedlora_utils.data import fetch
+from jmedlora_utils.data.exams import ExamError
+from jmedlora_utils.models import hub
+from jmedlora_utils.models.loading import ModelError
+from jmedlora_utils.models.registry import RegistryError
+from jmedlora_utils.workflow import export, model_card, runner
 
-ERRORS = (book.BookError, export.ExportError, fetch.FetchError, hub.HubError, model_card.CardError, workflow.WorkflowError)
+ERRORS = (builder.BookError, export.ExportError, fetch.FetchError, hub.HubError, model_card.CardError, runner.WorkflowError)
 ERRORS += (ConfigError, ExamError, ModelError, RecordError, RegistryError)
 
 
@@ -51,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     build = command("book", "build the book of a preset's last run, or of committed evidence where no preset is named", _book)
     build.add_argument("--jobs", type=int, default=2, help="analysis notebooks side by side, for committed evidence")
     for added in (reproduce, build):
-        added.add_argument("--html", type=Path, default=book.HTML, help="folder of the built book")
+        added.add_argument("--html", type=Path, default=builder.HTML, help="folder of the built book")
     questions = command("exams", "fetch the examination questions and verify them", _exams, preset=False)
     questions.add_argument("--example", action="store_true", help="only the year of the question that the method page shows")
     command("fetch", "download the models of a preset and the examinations, for jobs without a network", _fetch)
@@ -67,42 +70,42 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    print(workflow.matrix(load_preset(options.preset)))
+    print(runner.matrix(load_preset(options.preset)))
 
 
 def _run(options: argparse.Namespace) -> None:
-    step = workflow.find_step(options.preset, options.output, options.seed)
+    step = runner.find_step(options.preset, options.output, options.seed)
     print(f"start  {step.label}", flush=True)
-    seconds = workflow.run_step(step, options.threads)
-    every = workflow.steps(load_preset(options.preset))
-    done = sum(not workflow.is_stale(other) for other in every)
-    print(f"done   {step.label} in {workflow.clock(seconds)}; {done} of {len(every)} notebooks", flush=True)
+    seconds = runner.run_step(step, options.threads)
+    every = runner.steps(load_preset(options.preset))
+    done = sum(not runner.is_stale(other) for other in every)
+    print(f"done   {step.label} in {runner.clock(seconds)}; {done} of {len(every)} notebooks", flush=True)
 
 
 def _reproduce(options: argparse.Namespace) -> None:
     times = [("install", options.install_seconds)]
     start = time.perf_counter()
-    workflow.reproduce(options.preset, options.jobs, options.profile)
+    runner.reproduce(options.preset, options.jobs, options.profile)
     times.append(("notebooks", time.perf_counter() - start))
     model_card.write_all(options.preset, load_preset(options.preset).seeds)
     start = time.perf_counter()
-    index = book.build(options.preset, options.html)
+    index = builder.build(options.preset, options.html)
     times.append(("book", time.perf_counter() - start))
     how = "on the cluster" if options.profile else f"{options.jobs} side by side"
     print(f"\nEach notebook, when it ran ({how}):")
-    print(workflow.time_table(workflow.durations(options.preset)))
+    print(runner.time_table(runner.durations(options.preset)))
     print("\nThis time:")
-    print(workflow.time_table(times))
+    print(runner.time_table(times))
     print(f"\nThe book: {index}")
 
 
 def _book(options: argparse.Namespace) -> None:
-    print(f"The book: {book.build(options.preset, options.html, options.jobs)}")
+    print(f"The book: {builder.build(options.preset, options.html, options.jobs)}")
 
 
 def _exams(options: argparse.Namespace) -> None:
     if options.example:
-        print(fetch.ensure(["igakuqa"], [pages.EXAMPLE[0]]).notice())
+        print(fetch.ensure(["igakuqa"], [fragments.EXAMPLE[0]]).notice())
     else:
         _every_exam()
 
@@ -128,7 +131,7 @@ def _cards(options: argparse.Namespace) -> None:
 
 
 def _tidy(options: argparse.Namespace) -> int:
-    return int(book.tidy_bibliography())
+    return int(builder.tidy_bibliography())
 
 
 if __name__ == "__main__":

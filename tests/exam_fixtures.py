@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from jmedlora_utils import exam_card
-from jmedlora_utils.exams import Question
+from jmedlora_utils.analysis import exam_card
+from jmedlora_utils.data.exams import Question
 
 YEARS = [2018, 2019, 2020, 2021]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import nbformat
 
-from jmedlora_utils import paths
-from jmedlora_utils.config import check_parameters
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.presets import check_parameters
 
 
 def execute(stem: str, target: Path, monkeypatch: Any, **parameters: Any) -> str:

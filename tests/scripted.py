@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from jmedlora_utils.articles import Article
+from jmedlora_utils.data.articles import Article
 
 ARTICLES = [Article(f"a{i}", f"第{i}の架空の疾患は夜間のしびれで始まります。") for i in range(6)]
 PAIRS = '{"instruction": "初期症状は何ですか?", "output": "夜間のしびれです。"}\n{"instruction": "何時に'

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jmedlora_utils import metrics, paths, toyworld
-from jmedlora_utils.config import Preset, Run
-from jmedlora_utils.exams import Question, write_exam
-from jmedlora_utils.records import Record, write_jsonl, write_record
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.presets import Preset, Run
+from jmedlora_utils.core.records import Record, write_jsonl, write_record
+from jmedlora_utils.data import invented_world
+from jmedlora_utils.data.exams import Question, write_exam
+from jmedlora_utils.evaluation import metrics
 
 STEPS = (0, 10, 20, 40)
 EXAMS = ("mini_trained", "mini_heldout", "mini_general")
@@ -51,7 +53,9 @@ def write_study(preset: str, seeds: Sequence[int], runs: Sequence[Made] = RUNS, 
     """Writes `runs/<preset>/seed<k>/` for every seed."""
     for seed in seeds:
         workspace = paths.Workspace(preset, seed)
-        world = toyworld.make_world(toyworld.WorldSettings(seed=seed, towns=answers, answers=answers, people=60, general_questions=30))
+        world = invented_world.make_world(
+            invented_world.WorldSettings(seed=seed, towns=answers, answers=answers, people=60, general_questions=30)
+        )
         exams = world.exams()
         for name, questions in exams.items():
             write_exam(workspace.data / "exams" / f"{name}.jsonl", questions)

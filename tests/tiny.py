@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from jmedlora_utils.exams import LETTERS, Question
+from jmedlora_utils.data.exams import LETTERS, Question
 
 SYLLABLES = "アイウエオカキクケコサシスセソタチツテトナニヌネノ"
 FAMILIES = ("llama", "gpt_neox", "qwen3")
@@ -96,11 +96,11 @@ def make_adapter(base: Path, folder: Path, seed: int = 0, rank: int = 4) -> Path
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from jmedlora_utils import models
+    from jmedlora_utils.models import loading
 
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base)
-    targets = models.lora_targets(models.find_base(str(base)), model)
+    targets = loading.lora_targets(loading.find_base(str(base)), model)
     tuned = get_peft_model(model, LoraConfig(r=rank, lora_alpha=4 * rank, target_modules=targets, init_lora_weights=False))
     tuned.save_pretrained(folder)
     return folder
@@ -108,8 +108,9 @@ def make_adapter(base: Path, folder: Path, seed: int = 0, rank: int = 4) -> Path
 
 def make_workspace(root: Path, monkeypatch: Any, *families: str, records: int = 120, questions: int = 24, preset: str = "smoke") -> Any:
     """A workspace below `root` with bases, instruction records, articles, three exams and a pool of worked examples."""
-    from jmedlora_utils import exams, paths
-    from jmedlora_utils.records import write_jsonl
+    from jmedlora_utils.core import paths
+    from jmedlora_utils.core.records import write_jsonl
+    from jmedlora_utils.data import exams
 
     monkeypatch.setenv("JMEDLORA_RUNS", str(root))
     workspace = paths.Workspace(preset, 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jmedlora_utils import paths
+from jmedlora_utils.core import paths
 
 HTML = paths.ROOT / (os.environ.get("JMEDLORA_BOOK") or "_build/smoke/html")
 PAGES = sorted(str(p.relative_to(HTML)) for folder in ("book", "notebooks") for p in (HTML / folder).glob("*.html"))

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from jmedlora_utils import paths
+from jmedlora_utils.core import paths
 from tests import synthetic_study
 
 pytestmark = pytest.mark.book

@@ -177,7 +177,7 @@ def test_internal_links_resolve(html: Path) -> None:
 
 
 def test_no_page_shows_a_path_of_this_machine(html: Path) -> None:
-    from jmedlora_utils import paths
+    from jmedlora_utils.core import paths
 
     assert not [page for page in PAGES if str(paths.ROOT) in (HTML / page).read_text(encoding="utf-8")]
 

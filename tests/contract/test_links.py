@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from jmedlora_utils import fetch, paths
+from jmedlora_utils.core import paths
+from jmedlora_utils.data import fetch
 
 URL = re.compile(r"https?://[^\s`\"'<>\\|\])}]+")
 LOCAL = ("localhost", "127.0.0.1")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from jmedlora_utils import paths
-from jmedlora_utils.config import declared_parameters
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.presets import declared_parameters
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 DRAWS = re.compile(r"\b(?:plotting|\w+_plots|plt|sns)\.\w+\(|\w+_figure\(|\.figure\(\)")
@@ -177,7 +177,7 @@ def test_figure_names_are_unique_in_the_book() -> None:
 def test_table_names_are_unique_in_the_book() -> None:
     """Also of tables that a page shows in some books only: no one build would show all of them beside each other."""
     sources = [cell["source"] for path in NOTEBOOKS for cell in code_cells(path)]
-    sources += [path.read_text(encoding="utf-8") for path in (paths.ROOT / "jmedlora_utils").glob("*.py")]
+    sources += [path.read_text(encoding="utf-8") for path in paths.PACKAGE.rglob("*.py")]
     names = [name for source in sources for name in re.findall(r"[\"'](tab-[\w-]+)[\"']", source)]
     assert len(names) > 50 and len(set(names)) == len(names)
 

@@ -14,7 +14,8 @@ import pytest
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 
-from jmedlora_utils import exam_errors, paths, tables
+from jmedlora_utils.analysis import exam_errors, tables
+from jmedlora_utils.core import paths
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import synthetic_study
@@ -145,5 +146,8 @@ def test_cells_are_small(stem):
 def test_analysis_needs_no_torch():
     import subprocess
 
-    code = "import sys; from jmedlora_utils import views, tables, findings, plotting; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from jmedlora_utils.analysis import findings, tables, views; "
+        "from jmedlora_utils.figures import plotting; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, check=False).returncode == 0

@@ -15,9 +15,9 @@ import pytest
 import yaml
 from exam_fixtures import data_dir, needs_data, pair, question, write_lines
 
-from jmedlora_utils import paths
-from jmedlora_utils.exam_card import COLUMNS
-from jmedlora_utils.exams import SYSTEMS, read_exam, write_exam
+from jmedlora_utils.analysis.exam_card import COLUMNS
+from jmedlora_utils.core import paths
+from jmedlora_utils.data.exams import SYSTEMS, read_exam, write_exam
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from jmedlora_utils import evaluation
-from jmedlora_utils.records import read_jsonl, read_record
+from jmedlora_utils.core.records import read_jsonl, read_record
+from jmedlora_utils.evaluation import evaluator
 from tests import tiny
 from tests.executed import execute
 
@@ -48,7 +48,7 @@ def test_a_tiny_base_answers_two_hundred_real_questions(tmp_path, monkeypatch) -
         batch_size=16,
         template="alpaca_ja",
     )
-    questions = [q.id for q in evaluation.load_exam("igakuqa_2018", workspace)[0][:200]]
+    questions = [q.id for q in evaluator.load_exam("igakuqa_2018", workspace)[0][:200]]
     for shots in (0, 1):
         stem = f"real__step0__igakuqa_2018__{shots}shot"
         rows = read_jsonl(workspace.answers / f"{stem}.jsonl")

@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jmedlora_utils import candidates, config, paths, workflow
-from jmedlora_utils.records import read_jsonl, read_record
+from jmedlora_utils.analysis import candidates
+from jmedlora_utils.core import paths, presets
+from jmedlora_utils.core.records import read_jsonl, read_record
+from jmedlora_utils.workflow import runner
 from tests import tiny
 from tests.scripted import Scripted, completion, scripted_server
 
@@ -122,7 +124,7 @@ def test_the_commands_for_single_notebooks_name_all_of_the_preset(monkeypatch: p
     monkeypatch.setattr(paths, "PRESETS", tmp_path)
     for text in (LARGER, PRESET):
         (tmp_path / "ward.yaml").write_text(text, encoding="utf-8")
-        steps = workflow.steps(config.load_preset("ward"))
+        steps = runner.steps(presets.load_preset("ward"))
     typed = [re.search(r"--output (\S+)(?: --seed (\d+))?$", c) for c in [*RECORDS, *ONE_BY_ONE] if " run " in c]
     assert {(m[1], int(m[2]) if m[2] else None) for m in typed if m} == {(step.job.output, step.job.seed) for step in steps}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from jmedlora_utils import exams, models, paths, pretraining, toyworld
-from jmedlora_utils.config import load_preset
-from jmedlora_utils.records import read_jsonl, read_record
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.presets import load_preset
+from jmedlora_utils.core.records import read_jsonl, read_record
+from jmedlora_utils.data import exams, invented_world
+from jmedlora_utils.models import loading, pretraining
 from tests.executed import execute
 
 BASES = ["en-small", "ja-medium"]
@@ -20,7 +22,7 @@ def test_world_then_bases_and_twice_the_same(tmp_path, monkeypatch) -> None:
         workspace = paths.Workspace("smoke", 1)
         shown = execute("10_prepare_instructions", tmp_path / "10.ipynb", monkeypatch)
         assert "every taught fact, and no untaught one" in shown and "tab-world" in shown
-        asked = {name: exams.read_exam(workspace.data / "exams" / f"{name}.jsonl") for name in toyworld.EXAMS}
+        asked = {name: exams.read_exam(workspace.data / "exams" / f"{name}.jsonl") for name in invented_world.EXAMS}
         assert all(asked.values()) and {q.section for q in asked["mini_trained"]} == {"taught", "untaught"}
         assert read_jsonl(workspace.data / "instructions" / "train.jsonl") and read_jsonl(workspace.data / "articles.jsonl")
         weights = workspace.bases / "en-small" / "model.safetensors"
@@ -32,7 +34,7 @@ def test_world_then_bases_and_twice_the_same(tmp_path, monkeypatch) -> None:
         assert "tab-ladder" in shown and "tab-entry" in shown and "en-small: " in shown
         assert turn == "two" or weights.stat().st_mtime_ns == made
         for base in BASES:
-            model, tokenizer = models.load_base(base, workspace=workspace)
+            model, tokenizer = loading.load_base(base, workspace=workspace)
             assert model.config.vocab_size == len(tokenizer)
         names = ["10_prepare_instructions", *(f"19_pretrain__{base}" for base in BASES)]
         records.append([read_record(workspace.records / f"{name}.json").comparable() for name in names])

@@ -1,0 +1,163 @@
+"""Evaluated models as candidates of the national examination: their answers, marked as an exam card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jmedlora_utils.analysis import exam_card, exam_errors, tables
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.presets import load_preset
+from jmedlora_utils.core.records import Record, load_records, write_text
+from jmedlora_utils.data import exams, fetch
+from jmedlora_utils.data.exams import Question
+from jmedlora_utils.evaluation import evaluator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXAM = "igakuqa"
+COLUMNS = (*exam_card.COLUMNS, "asked", "reachable")
+SAME = ("base", "exam", "shots", "template", "quantisation")
+"""What a model before and after tuning must share for a pair."""
+
+
+def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
+    """The exam card of every model of a preset that was asked IgakuQA, and of the majority of students below them.
+
+    A question that a model was not asked, one with an image for example, counts as wrong: an examination has no
+    questions left out. So `asked` and `reachable` say how many items and points the model had a chance of.
+
+    Args:
+        preset: Name of the preset; a run that has not been made gives no rows.
+        seeds: Seeds to read; all of the preset's by default.
+
+    Returns:
+        Columns `COLUMNS`: those of `exam_card.card`, then the items asked and their points. One row a model and year;
+        `system` is run, step and shots, and the seed where the preset has several. Empty where no model was asked.
+
+    Raises:
+        exams.ExamError: An answers file does not match its exam.
+    """
+    import pandas as pd
+
+    wanted = tuple(seeds) or load_preset(preset).seeds
+    found, sat = [], {}
+    for seed in wanted:
+        workspace = paths.Workspace(preset, seed)
+        for record in _sittings(workspace):
+            system = "{run_name}, step {step}, {shots}-shot".format(**record.config) + (f", seed {seed}" if len(wanted) > 1 else "")
+            asked, responses = evaluator.asked_questions(record, workspace)
+            answers = dict(zip((q.id for q in asked), responses, strict=True))
+            questions = whole_examination(record.config["exam"], workspace)
+            sat |= {(q.year, q.id): q for q in questions}
+            # Choices in the order in which they were asked.
+            posed = {q.id: q for q in asked}
+            questions = [posed.get(q.id, q) for q in questions]
+            found.append(_card(questions, exam_card.mark_responses(questions, answers), system, set(answers)))
+    if not found:
+        return pd.DataFrame(columns=list(COLUMNS))
+    everyone = list(sat.values())
+    found.append(_card(everyone, exam_card.students(everyone), "student-majority", {q.id for q in everyone}))
+    return pd.concat(found, ignore_index=True)
+
+
+def flips(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
+    """How IgakuQA's questions go from each base to its tuned models, by kind of question; answers read by the `strict` scorer.
+
+    Each run is shown at its last step that was asked, with the fewest worked examples. Its base is its own step 0, else
+    that of another run that asked the same base the same exam in the same way, never one after continued pretraining.
+
+    Args:
+        preset: Name of the preset; a run that has not been made gives no rows.
+        seeds: Seeds to read; all of the preset's by default.
+
+    Returns:
+        Columns `first, second` and those of `exam_errors.flip_counts`; empty where no model was asked before and after.
+
+    Raises:
+        exams.ExamError: An answers file does not match its exam.
+    """
+    import pandas as pd
+
+    wanted = tuple(seeds) or load_preset(preset).seeds
+    found = [pd.DataFrame(columns=["first", "second", "cut", "group", *exam_errors.FLIPS.values()])]
+    for seed in wanted:
+        workspace = paths.Workspace(preset, seed)
+        asked = _sittings(workspace)
+        for after in _last(asked):
+            if (before := _base_of(after, asked, workspace)) is None:
+                continue
+            first, second = (_marked(record, workspace) for record in (before, after))
+            both = [q for name, (q, _) in second.items() if name in first and exams.exclusion(q) is None]
+            marks = [{name: mark for name, (_, mark) in of.items()} for of in (first, second)]
+            name = "{run_name}, step {step}, {shots}-shot".format(**after.config) + (f", seed {seed}" if len(wanted) > 1 else "")
+            found.append(exam_errors.flip_counts(both, *marks).assign(first=after.config["base"], second=name))
+    return pd.concat(found[1:] or found, ignore_index=True)[list(found[0].columns)]
+
+
+def _last(records: Sequence[Record]) -> list[Record]:
+    """Of each tuned run and exam the last step, with the fewest worked examples."""
+    last: dict[tuple[str, str], Record] = {}
+    for record in sorted(records, key=lambda r: (r.config["step"], -r.config["shots"])):
+        if record.config["step"] > 0:
+            last[record.config["run_name"], record.config["exam"]] = record
+    return list(last.values())
+
+
+def _base_of(after: Record, records: Sequence[Record], workspace: paths.Workspace) -> Record | None:
+    """The record of a run's base before tuning, asked the same exam with as many worked examples."""
+    every = load_records(workspace.root, allow_smoke=True)
+    same = [
+        r
+        for r in records
+        if r.config["step"] == 0
+        and all(r.config.get(name) == after.config.get(name) for name in SAME)
+        and not tables.method_of(every, r.config["run_name"]).startswith("cpt")
+    ]
+    return min(same, key=lambda r: (r.config["run_name"] != after.config["run_name"], r.name), default=None)
+
+
+def _marked(record: Record, workspace: paths.Workspace) -> dict[str, tuple[Question, exam_card.Marked]]:
+    asked, responses = evaluator.asked_questions(record, workspace)
+    marks = exam_card.mark_responses(asked, dict(zip((q.id for q in asked), responses, strict=True)))
+    return {q.id: (q, marks[q.id]) for q in asked}
+
+
+def write(folder: Path, table: pd.DataFrame) -> list[Path]:
+    """Writes the cards as `candidates.csv`; an empty table leaves no file."""
+    return [write_text(folder / "candidates.csv", table.to_csv(index=False, lineterminator="\n"))] if len(table) else []
+
+
+def whole_examination(exam: str, workspace: paths.Workspace) -> list[Question]:
+    """All questions of the years that an evaluation's exam covers, those with images included.
+
+    Args:
+        exam: `igakuqa` as notebook 11 prepared it, or `igakuqa_<year>`, `igakuqa_<first>_<last>`.
+        workspace: Where notebook 11 wrote `data/exams/<exam>_full.jsonl`.
+
+    Raises:
+        exams.ExamError: The file is malformed.
+        fetch.FetchError: A published file is missing or was changed.
+    """
+    prepared = workspace.data / "exams" / f"{exam}_full.jsonl"
+    if prepared.is_file():
+        return exams.read_exam(prepared)
+    years = sorted({q.year for q in evaluator.load_exam(exam, workspace)[0] if q.year is not None})
+    return exams.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in years), years)
+
+
+def _sittings(workspace: paths.Workspace) -> list[Record]:
+    if not any(workspace.records.glob("*.json")):
+        return []
+    records = load_records(workspace.root, allow_smoke=True)
+    return [r for r in records if r.kind == "evaluate" and r.config["exam"].split("_")[0] == EXAM]
+
+
+def _card(questions: Sequence[Question], marked: Mapping[str, exam_card.Marked], system: str, asked: set[str]) -> pd.DataFrame:
+    table = exam_card.card(questions, marked, system)
+    of_year = {year: [q for q in questions if q.year == year and q.id in asked] for year in table["year"]}
+    items = [len(of_year[year]) for year in table["year"]]
+    points = [int(sum(q.points for q in of_year[year])) for year in table["year"]]
+    return table.assign(asked=items, reachable=points)[list(COLUMNS)]

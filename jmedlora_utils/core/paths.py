@@ -1,0 +1,78 @@
+"""Where things are: the one module that knows folders."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent
+ROOT = PACKAGE.parent
+NOTEBOOKS = ROOT / "notebooks"
+PRESETS = NOTEBOOKS / "presets"
+BOOK = ROOT / "book"
+RESULTS = BOOK / "results"
+PACKAGE_DATA = PACKAGE / "resources"
+
+
+def runs_root() -> Path:
+    """Folder under which every preset writes; `JMEDLORA_RUNS` overrides it."""
+    return Path(os.environ.get("JMEDLORA_RUNS") or ROOT / "runs").resolve()
+
+
+def exam_data_dir() -> Path:
+    """Folder that holds `IgakuQA/` and `JJSIMQA/`.
+
+    `JMEDLORA_DATA` names a local copy; without it, the download cache of the project is used.
+    """
+    return Path(os.environ.get("JMEDLORA_DATA") or ROOT / ".jmedlora_cache").resolve()
+
+
+def relative(path: Path | str) -> str:
+    """The path as shown to a reader: from the repository root where it lies inside it."""
+    path = Path(path).resolve()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one preset at one seed: `runs/<preset>/seed<seed>/`."""
+
+    preset: str
+    seed: int
+
+    @property
+    def root(self) -> Path:
+        return runs_root() / self.preset / f"seed{self.seed}"
+
+    @property
+    def data(self) -> Path:
+        """Prepared data: `articles.jsonl`, `instructions/*.jsonl`, `exams/*.jsonl`."""
+        return self.root / "data"
+
+    @property
+    def bases(self) -> Path:
+        """Base models trained here, one folder each in the layout of `save_pretrained`."""
+        return self.root / "bases"
+
+    @property
+    def adapters(self) -> Path:
+        """One folder per tuning run, `checkpoint-<step>` inside."""
+        return self.root / "adapters"
+
+    @property
+    def records(self) -> Path:
+        return self.root / "records"
+
+    @property
+    def answers(self) -> Path:
+        """One JSONL per evaluation, one line per question."""
+        return self.root / "answers"
+
+    @property
+    def notebooks(self) -> Path:
+        return self.root / "notebooks"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"

@@ -1,0 +1,283 @@
+"""Run records: one small self-describing JSON per run, and the safe file writing behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jmedlora_utils.core import paths
+
+SCHEMA_VERSION = 1
+KINDS = ("prepare", "pretrain", "tune", "evaluate", "score", "benchmark")
+STATUSES = ("done", "failed", "cancelled")
+VOLATILE = ("created", "wall_seconds", "peak_memory_bytes", "git_commit", "git_dirty", "device", "versions", "timing")
+PACKAGES = (
+    "jmedlora",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "tokenizers",
+    "numpy",
+    "pandas",
+    "papermill",
+)
+
+
+class RecordError(ValueError):
+    """A record or a JSONL file that cannot be read or written as asked."""
+
+
+@dataclass
+class Record:
+    """One run, described by itself.
+
+    Attributes:
+        kind: What ran, one of `KINDS`.
+        name: Name of the run; the file name derives from it.
+        preset: Name of the preset; analysis refuses `smoke`.
+        seed: Random seed of the run.
+        config: Every setting that shaped the result, JSON values only.
+        metrics: Final figures, or lists of rows (for example the loss series).
+        counts: Whole numbers: rows read, rows left out and why, questions, parameters.
+        data: Files read: name to SHA-256 or revision.
+        model: Base model and adapter: id, revision, architecture, parameters, quantisation.
+        timing: Seconds per stage.
+        wall_seconds: Seconds of the whole run.
+        peak_memory_bytes: Peak memory of the device, or of the process on a CPU.
+        status: One of `STATUSES`.
+    """
+
+    kind: str
+    name: str
+    preset: str
+    seed: int
+    config: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
+    wall_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    status: str = "done"
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str = ""
+    git_dirty: bool = False
+    created: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise RecordError(f"record {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.status not in STATUSES:
+            raise RecordError(f"record {self.name!r}: status {self.status!r} is not one of {', '.join(STATUSES)}")
+        self.versions = self.versions or package_versions()
+        self.device = self.device or device_name()
+        self.created = self.created or datetime.now(UTC).isoformat(timespec="seconds")
+        if not self.git_commit:
+            self.git_commit, self.git_dirty = git_state()
+
+    def comparable(self) -> dict[str, Any]:
+        """The record without what may differ between two equal runs: times, memory, machine, commit."""
+        return {k: v for k, v in asdict(self).items() if k not in VOLATILE}
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Writes `<folder>/<name>.json`, whole or not at all, and returns its path."""
+    path = folder / f"{record.name}.json"
+    write_text(path, json.dumps(asdict(record), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """Reads one record.
+
+    Raises:
+        RecordError: The file is not JSON, has unknown or missing fields, or another schema version.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); delete the file and run its step again") from error
+    if not isinstance(raw, dict):
+        raise RecordError(f"{path}: a record is a JSON object; delete the file and run its step again")
+    known = {f.name for f in fields(Record)}
+    required = {"kind", "name", "preset", "seed", "schema_version"}
+    if unknown := set(raw) - known:
+        raise RecordError(f"{path}: unknown field {sorted(unknown)[0]!r}; it was written by another version of jmedlora")
+    if missing := required - set(raw):
+        raise RecordError(f"{path}: field {sorted(missing)[0]!r} is missing; run its step again")
+    if raw["schema_version"] != SCHEMA_VERSION:
+        raise RecordError(f"{path}: schema version {raw['schema_version']}, this code reads {SCHEMA_VERSION}; run its step again")
+    return Record(**raw)
+
+
+def load_records(folders: Path | Sequence[Path], kind: str | None = None, allow_smoke: bool = False) -> list[Record]:
+    """Reads the finished records below the folders, sorted by path.
+
+    Raises:
+        RecordError: A record is malformed, is a smoke run (unless allowed), or none is found.
+    """
+    folders = [folders] if isinstance(folders, Path) else list(folders)
+    files = sorted(p for folder in folders for p in folder.rglob("*.json") if p.parent.name == "records")
+    found = [read_record(p) for p in files]
+    found = [r for r in found if (kind is None or r.kind == kind) and r.status == "done"]
+    if not found:
+        where = ", ".join(paths.relative(f) for f in folders)
+        raise RecordError(f"no finished {kind or 'run'} record below {where}; run `make reproduce` first")
+    smoke = [r.name for r in found if r.preset == "smoke"]
+    if smoke and not allow_smoke:
+        raise RecordError(f"{smoke[0]}: smoke runs test the code and are no evidence; point the analysis at another preset")
+    return found
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Writes a text file whole or not at all: to a temporary file beside it, then renamed."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        mend = "free some space or choose another folder; nothing was changed"
+        raise RecordError(f"{path}: could not be written ({error.strerror}); {mend}") from error
+    return path
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    """Writes one JSON object a line, whole or not at all."""
+    return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Reads one JSON object a line; blank lines are skipped.
+
+    Raises:
+        RecordError: The file is missing or a line is not a JSON object; names the file and the line.
+    """
+    return [row for _, row in iter_jsonl(path)]
+
+
+def iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields `(line number, object)`; see `read_jsonl`."""
+    if not path.is_file():
+        raise RecordError(f"{path}: no such file")
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RecordError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}); mend or remove the line") from error
+        if not isinstance(row, dict):
+            raise RecordError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}; mend or remove the line")
+        yield number, row
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """SHA-256 of a text in UTF-8, hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that shape results, and of Python."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_state() -> tuple[str, bool]:
+    """Commit of the working tree and whether it has uncommitted changes; ("", False) outside git.
+
+    A preset's run asks once and hands the answer to its notebooks, so that all its records name one commit.
+    """
+    if "JMEDLORA_GIT_COMMIT" in os.environ:
+        return os.environ["JMEDLORA_GIT_COMMIT"], os.environ.get("JMEDLORA_GIT_DIRTY") == "1"
+
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", "-C", str(paths.ROOT), *args], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+
+
+def device_name() -> str:
+    """The accelerator if torch is loaded and sees one, else the processor and its core count."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    return f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+
+
+class Meter:
+    """Measures a run: seconds per stage, whole seconds and peak memory of the device or the process."""
+
+    def __init__(self) -> None:
+        self.timing: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the seconds of the block to `timing[name]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timing[name] = round(self.timing.get(name, 0.0) + time.perf_counter() - start, 3)
+
+    @property
+    def wall_seconds(self) -> float:
+        return round(time.perf_counter() - self._start, 3)
+
+    def fields(self) -> dict[str, Any]:
+        """The measured fields, ready for `Record(**meter.fields())`."""
+        return {"timing": self.timing, "wall_seconds": self.wall_seconds, "peak_memory_bytes": peak_memory_bytes()}
+
+
+def peak_memory_bytes() -> int:
+    """Peak bytes allocated on the GPU where torch sees one, else the peak resident size of the process."""
+    import resource
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

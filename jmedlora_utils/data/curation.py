@@ -1,0 +1,178 @@
+"""Which generated records are kept, and on which side of the split they stand; what is dropped is counted."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jmedlora_utils.core.records import sha256_text, write_jsonl, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LANGUAGES = ("ja", "en")
+
+Row = dict[str, Any]
+
+
+class CurationError(ValueError):
+    """A setting of the filters or the split that is not allowed; names the parameter and the mend."""
+
+
+@dataclass
+class Filtered:
+    """Records that were kept, and those that were not with their `reason`."""
+
+    kept: list[Row] = field(default_factory=list)
+    dropped: list[Row] = field(default_factory=list)
+
+    def table(self) -> pd.DataFrame:
+        """Dropped records by reason, most frequent first."""
+        return count_table(Counter(r["reason"] for r in self.dropped))
+
+
+def filter_records(records: Sequence[Row], language: str = "ja", min_chars: int = 2, max_chars: int = 1000, near: float = 0.9) -> Filtered:
+    """Drops records that are too short or long, of another language, broken, or that repeat an earlier one.
+
+    Args:
+        records: Instruction records.
+        language: `ja`, `en`, or "" for any.
+        min_chars: Shortest instruction and output, in characters.
+        max_chars: Longest instruction and output, in characters.
+        near: Jaccard similarity of character 5-grams of the normalised instruction and output from which a record repeats
+            an earlier one; 1 keeps all that differ in more than case, blanks and punctuation.
+
+    Returns:
+        Kept records, unaltered and in order; dropped ones with their `reason`.
+    """
+    if language not in ("", *LANGUAGES):
+        raise CurationError(f"parameter language is {language!r}; it must be one of {', '.join(LANGUAGES)} or empty")
+    if not 0 < min_chars <= max_chars:
+        raise CurationError(f"parameters min_chars and max_chars are {min_chars} and {max_chars}; 0 < min_chars <= max_chars must hold")
+    if not 0 < near <= 1:
+        raise CurationError(f"parameter near is {near}; it must be above 0 and at most 1")
+    result, fit = Filtered(), []
+    for record in records:
+        if reason := _unfit(record, language, min_chars, max_chars):
+            result.dropped.append(record | {"reason": reason})
+        else:
+            fit.append(record)
+    repeated = _repeated([(r["instruction"], r["output"]) for r in fit], near)
+    for i, record in enumerate(fit):
+        if i in repeated:
+            result.dropped.append(record | {"reason": repeated[i]})
+        else:
+            result.kept.append(record)
+    return result
+
+
+def _unfit(record: Row, language: str, min_chars: int, max_chars: int) -> str:
+    texts = (record["instruction"], record["output"])
+    if any(unicodedata.category(c) == "Cc" for text in texts for c in text):
+        return "line break or control character"
+    if any(len(text.strip()) < min_chars for text in texts):
+        return "too short"
+    if any(len(text) > max_chars for text in texts):
+        return "too long"
+    return "" if not language or is_language("".join(texts), language) else f"not {language}"
+
+
+def is_language(text: str, language: str) -> bool:
+    """Whether a text is Japanese or English, by its characters.
+
+    Japanese: holds kana, and no ideograph outside the Japanese standards (JIS X 0213, CP932), which sorts out Chinese.
+    English: at least nine in ten letters are Latin.
+    """
+    letters = [c for c in unicodedata.normalize("NFKC", text) if c.isalpha()]
+    if language == "en":
+        return bool(letters) and sum("LATIN" in unicodedata.name(c, "") for c in letters) >= 0.9 * len(letters)
+    kana = any("\u3041" <= c <= "\u30fa" for c in letters)
+    return kana and all(_is_japanese_ideograph(c) for c in letters if unicodedata.name(c, "").startswith("CJK UNIFIED"))
+
+
+def _is_japanese_ideograph(character: str) -> bool:
+    for codec in ("euc_jis_2004", "cp932"):
+        try:
+            character.encode(codec)
+        except UnicodeEncodeError:
+            continue
+        return True
+    return False
+
+
+def normalise(text: str) -> str:
+    """NFKC, lower case, letters and digits only: what two texts share beyond their typography."""
+    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
+
+
+def _repeated(pairs: Sequence[tuple[str, str]], near: float, n: int = 5) -> dict[int, str]:
+    """Positions of pairs that repeat an earlier kept one, with the reason.
+
+    A candidate must share one of the rarest n-grams: of two sets with Jaccard similarity t or more, the (1 - t) part of
+    each that is rarest must meet (prefix filter of Bayardo et al. 2007), so few pairs are compared and none is missed.
+    """
+    texts = [f"{normalise(a)}\n{normalise(b)}" for a, b in pairs]
+    grams = [{text[i : i + n] for i in range(max(len(text) - n + 1, 1))} for text in texts]
+    frequency = Counter(gram for found in grams for gram in found)
+    exact: set[tuple[str, str]] = set()
+    same: set[str] = set()
+    index: dict[str, list[int]] = {}
+    repeated: dict[int, str] = {}
+    for i, (pair, text, found) in enumerate(zip(pairs, texts, grams, strict=True)):
+        if pair in exact:
+            repeated[i] = "exact duplicate"
+            continue
+        ranked = sorted(found, key=lambda gram: (frequency[gram], gram))
+        rarest = ranked[: len(found) - int(near * len(found) - 1e-9)]
+        candidates = {j for gram in rarest for j in index.get(gram, ())}
+        if text in same or (near < 1 and any(len(found & grams[j]) >= near * len(found | grams[j]) for j in candidates)):
+            repeated[i] = "near duplicate"
+            continue
+        exact.add(pair)
+        same.add(text)
+        for gram in rarest:
+            index.setdefault(gram, []).append(i)
+    return repeated
+
+
+def split_by_article(records: Sequence[Row], heldout_share: float = 0.1, seed: int = 1) -> tuple[list[Row], list[Row]]:
+    """Splits records into training and held-out ones such that no article is on both sides.
+
+    The articles are ranked by a hash of seed and id, so the split needs no state, and an article added later moves few.
+
+    Returns:
+        Training and held-out records, each in their order.
+
+    Raises:
+        CurationError: The share is not within 0 and 1, or one side would stay empty.
+    """
+    if not 0 <= heldout_share < 1:
+        raise CurationError(f"parameter heldout_share is {heldout_share}; it must be at least 0 and below 1")
+    articles = sorted({r["article"] for r in records}, key=lambda article: sha256_text(f"{seed}\n{article}"))
+    count = max(round(heldout_share * len(articles)), 1) if heldout_share else 0
+    if count >= len(articles) and articles:
+        why = f"only {len(articles)} article(s) have a record left after dropping repetitions and the rest, too few to hold one out"
+        raise CurationError(f"parameter heldout_share: {why}; add articles, take a model that writes better, or set it to 0")
+    chosen = set(articles[:count])
+    return [r for r in records if r["article"] not in chosen], [r for r in records if r["article"] in chosen]
+
+
+def write_split(folder: Path, train: Sequence[Row], heldout: Sequence[Row], seed: int) -> list[Path]:
+    """Writes `train.jsonl`, `heldout.jsonl` and `split.json` (the articles of each side and the seed)."""
+    sides = {"train": train, "heldout": heldout}
+    written = [write_jsonl(folder / f"{name}.jsonl", rows) for name, rows in sides.items()]
+    split = {"seed": seed} | {name: sorted({r["article"] for r in rows}) for name, rows in sides.items()}
+    return [*written, write_text(folder / "split.json", json.dumps(split, ensure_ascii=False, indent=1) + "\n")]
+
+
+def count_table(counts: Mapping[str, int]) -> pd.DataFrame:
+    """Reasons and how often each occurred, most frequent first."""
+    import pandas as pd
+
+    rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return pd.DataFrame(rows, columns=["reason", "count"]).set_index("reason")

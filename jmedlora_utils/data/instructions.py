@@ -1,0 +1,465 @@
+"""Instruction records from one's own articles: a language model behind an OpenAI-compatible endpoint writes them.
+
+As in the paper, the model gets one text at a time and writes question-answer pairs keyed "instruction" and "output", 15 a
+text, one a line. Every answer is kept on disk as it came, so that a killed run goes on and nothing is asked twice.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jmedlora_utils.core.notebook import progress
+from jmedlora_utils.core.records import sha256_text, write_text
+from jmedlora_utils.data.articles import Article, split_text
+from jmedlora_utils.data.curation import Row, count_table
+from jmedlora_utils.data.pairs import parse_pairs
+
+if TYPE_CHECKING:
+    import openai
+    import pandas as pd
+
+GIVE_UP_AFTER = 5
+"""Texts that may fail before any was answered."""
+
+PROMPTS = {
+    "ja": """\
+以下の文章の内容にもとづいて、質問とその回答の組を{n}個作成してください。
+
+- 1組を1行に、"instruction"(質問)と "output"(回答)をキーとする JSON オブジェクトとして書いてください。
+- 値の中で改行しないでください。
+- 文章を読んでいない人にも意味が通じる質問にしてください。
+- 回答は文章に書かれている内容だけにもとづいてください。
+- JSON オブジェクト以外は何も書かないでください。
+
+### Input:
+{text}
+""",
+    "en": """\
+Write {n} pairs of a question and its answer from the text below.
+
+- One pair a line, each a JSON object with the keys "instruction" (the question) and "output" (the answer).
+- No line breaks inside a value.
+- A question must make sense to somebody who has not read the text.
+- An answer rests on nothing but the text.
+- Write nothing besides the JSON objects.
+
+### Input:
+{text}
+""",
+}
+
+
+class InstructionError(ValueError):
+    """Settings or an endpoint that cannot be used as asked; names the parameter and the mend."""
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How records are generated.
+
+    Attributes:
+        generator: Name of the model as the endpoint lists it.
+        endpoint: Address of the OpenAI-compatible endpoint, with `/v1`.
+        allow_remote: Whether the articles may leave this machine; without it only a loopback address is accepted.
+        api_key_variable: Name of the environment variable that holds the API key; empty for servers that need none.
+        language: Language of the prompt, one of `PROMPTS`.
+        pairs_per_article: Pairs asked for per text.
+        max_text_chars: Longest text sent at once, in characters; longer articles are sent in parts, cut at paragraphs.
+        max_tokens: Longest answer, in tokens.
+        temperature: Sampling temperature; 0 is greedy.
+        seed: Seed passed to the endpoint.
+        concurrency: Requests under way at once.
+        max_retries: Further tries after a refused connection, a timeout, 408, 409, 429 or 5xx, with growing pauses.
+        timeout_seconds: Longest wait for one answer.
+        price_in: Price of one million prompt tokens.
+        price_out: Price of one million answer tokens.
+        max_cost: The run stops before its answers, those kept from earlier runs included, can cost more; 0 is no limit.
+        allow_failed: Whether to go on without the texts that the endpoint failed on.
+    """
+
+    generator: str
+    endpoint: str = "http://localhost:8000/v1"
+    allow_remote: bool = False
+    api_key_variable: str = ""
+    language: str = "ja"
+    pairs_per_article: int = 15
+    max_text_chars: int = 6000
+    max_tokens: int = 4096
+    temperature: float = 0.0
+    seed: int = 1
+    concurrency: int = 4
+    max_retries: int = 5
+    timeout_seconds: float = 600.0
+    price_in: float = 0.0
+    price_out: float = 0.0
+    max_cost: float = 0.0
+    allow_failed: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.generator.strip():
+            raise InstructionError(
+                "parameter generator is empty; give the name of the model as the endpoint lists it. The paper's records are "
+                "not public, so records come from your own articles: book/own_articles.md shows how"
+            )
+        if self.language not in PROMPTS:
+            raise InstructionError(f"parameter language is {self.language!r}; it must be one of {', '.join(PROMPTS)}")
+        for name in ("pairs_per_article", "max_text_chars", "max_tokens", "concurrency", "timeout_seconds"):
+            if not getattr(self, name) > 0:
+                raise InstructionError(f"parameter {name} is {getattr(self, name)}; it must be above 0")
+        for name in ("temperature", "max_retries", "price_in", "price_out", "max_cost"):
+            if not getattr(self, name) >= 0:
+                raise InstructionError(f"parameter {name} is {getattr(self, name)}; it must not be below 0")
+        if self.max_cost and not (self.price_in or self.price_out):
+            raise InstructionError("parameter max_cost needs the prices; set price_in and price_out, per million tokens")
+
+    def cost(self, prompt_tokens: int, answer_tokens: int) -> float:
+        """Price of these tokens, in the currency of the prices."""
+        return (prompt_tokens * self.price_in + answer_tokens * self.price_out) / 1e6
+
+
+@dataclass(frozen=True)
+class Text:
+    """What one request sends: an article, or a part of a long one."""
+
+    article: str
+    part: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer as read from the kept response.
+
+    Attributes:
+        content: What the model wrote, unaltered.
+        finish: Why it stopped; `length` where `max_tokens` cut it.
+        prompt_tokens: As reported by the endpoint, None where it reports none.
+        answer_tokens: Likewise.
+    """
+
+    content: str
+    finish: str
+    prompt_tokens: int | None
+    answer_tokens: int | None
+
+
+@dataclass
+class Generated:
+    """What `generate` returns.
+
+    Attributes:
+        records: Instruction records, in the order of the articles.
+        rejects: Pieces of answers that are no pair: `article`, `part`, `reason`, `raw`.
+        failed: Texts without an answer: `article`, `part`, `reason`.
+        counts: Texts, requests, answers kept from earlier runs, pairs, rejects, answers cut by `max_tokens`.
+        prompt_tokens: Over all answers, kept ones included.
+        answer_tokens: Likewise.
+        cost: Of all answers, in the currency of the prices.
+        cost_now: Of those asked for in this run.
+    """
+
+    records: list[Row] = field(default_factory=list)
+    rejects: list[Row] = field(default_factory=list)
+    failed: list[Row] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    cost: float = 0.0
+    cost_now: float = 0.0
+
+    def table(self) -> pd.DataFrame:
+        """Counts, tokens and cost, one row each."""
+        import pandas as pd
+
+        rows: dict[str, float] = dict(self.counts)
+        rows |= {"prompt tokens": self.prompt_tokens, "answer tokens": self.answer_tokens}
+        rows |= {"cost of all answers": round(self.cost, 4), "cost of this run": round(self.cost_now, 4)}
+        return pd.DataFrame({"value": rows}, dtype=object).rename_axis("figure")
+
+    def reject_table(self) -> pd.DataFrame:
+        """Rejects by reason, most frequent first."""
+        return count_table(Counter(r["reason"] for r in self.rejects))
+
+
+def build_prompt(text: str, language: str, pairs_per_article: int) -> str:
+    """The prompt for one text."""
+    return PROMPTS[language].format(n=pairs_per_article, text=text)
+
+
+def generate(articles: Sequence[Article], settings: GenerationSettings, cache_dir: Path) -> Generated:
+    """Asks the endpoint for pairs from every article, and reads them.
+
+    Answers lie in `cache_dir`, one file each, named by the SHA-256 of the request (model, prompt, sampling): what lies
+    there is not asked again. The files hold the prompts, so they are as confidential as the articles.
+
+    Raises:
+        InstructionError: The address is remote without `allow_remote`; the endpoint does not answer, wants a key, does
+            not know the model or speaks another language; `max_cost` is reached; or, unless `allow_failed`, texts are
+            left without an answer after everything else was done. What was answered is kept in every case.
+    """
+    client = open_client(settings)
+    texts = [t for article in articles for t in _texts(article, settings.max_text_chars)]
+    replies, generated = _kept(texts, settings, cache_dir), Generated()
+    missing = [t for t in texts if t not in replies]
+    generated.counts.update({"texts": len(texts), "answers kept from earlier runs": len(replies), "requests": len(missing)})
+    spent = sum(_cost(t, r, settings) for t, r in replies.items())
+    generated.cost = spent
+    if missing:
+        _greet(client, settings)
+        answers = _ask_all(client, missing, settings, cache_dir, spent)
+        for text, answer in progress(answers, "Asking the model", total=len(missing)):
+            if isinstance(answer, Reply):
+                replies[text] = answer
+                generated.cost_now += _cost(text, answer, settings)
+            else:
+                generated.failed.append({"article": text.article, "part": text.part, "reason": answer})
+        generated.cost += generated.cost_now
+    if generated.failed and not settings.allow_failed:
+        first = generated.failed[0]
+        raise InstructionError(
+            f"{len(generated.failed)} of {len(texts)} texts have no answer, the first is article {first['article']!r} "
+            f"({first['reason']}); run again to ask only for these, lower max_text_chars or concurrency, or set allow_failed"
+        )
+    for text in texts:
+        if text in replies:
+            _read(text, replies[text], generated)
+    return generated
+
+
+def open_client(settings: GenerationSettings) -> openai.OpenAI:
+    """A client of the endpoint, whose address has been checked before anything is sent.
+
+    Proxies of the environment and redirects are ignored for a local endpoint: both could carry a text away.
+
+    Raises:
+        InstructionError: The address is no http address, is remote without `allow_remote`, or the key is missing.
+    """
+    import openai
+
+    key = "none"
+    if settings.api_key_variable:
+        key = os.environ.get(settings.api_key_variable, "")
+        if not key:
+            raise InstructionError(
+                f"parameter api_key_variable: the environment variable {settings.api_key_variable} is not set or is empty"
+            )
+    local = {} if settings.allow_remote else {"trust_env": False}
+    client = openai.OpenAI(
+        base_url=settings.endpoint,
+        api_key=key,
+        timeout=settings.timeout_seconds,
+        max_retries=settings.max_retries,
+        http_client=openai.DefaultHttpxClient(follow_redirects=False, **local),
+    )
+    host = client.base_url.host
+    if client.base_url.scheme not in ("http", "https") or not host:
+        raise InstructionError(f"parameter endpoint: {settings.endpoint!r} is no address such as http://localhost:8000/v1")
+    if not settings.allow_remote and not _is_loopback(host):
+        raise InstructionError(
+            f"parameter endpoint: {host} is not this machine, and the articles would be sent there; "
+            "use a local server, or set allow_remote where that is permitted"
+        )
+    return client
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _texts(article: Article, limit: int) -> list[Text]:
+    whole = f"{article.title}\n\n{article.text}" if article.title.strip() else article.text
+    return [Text(article.id, i, part) for i, part in enumerate(split_text(whole, limit), start=1)]
+
+
+def _request(text: Text, settings: GenerationSettings) -> Row:
+    """The request whose SHA-256 names the kept answer."""
+    return {
+        "model": settings.generator,
+        "messages": [{"role": "user", "content": build_prompt(text.text, settings.language, settings.pairs_per_article)}],
+        "temperature": settings.temperature,
+        "max_tokens": settings.max_tokens,
+        "seed": settings.seed,
+    }
+
+
+def _cache_path(text: Text, settings: GenerationSettings, cache_dir: Path) -> Path:
+    key = {"article": text.article, "part": text.part, "request": _request(text, settings)}
+    return cache_dir / f"{sha256_text(json.dumps(key, ensure_ascii=False, sort_keys=True))}.json"
+
+
+def _kept(texts: Iterable[Text], settings: GenerationSettings, cache_dir: Path) -> dict[Text, Reply]:
+    """Answers that lie in the cache."""
+    replies = {}
+    for text in texts:
+        path = _cache_path(text, settings, cache_dir)
+        if path.is_file():
+            try:
+                replies[text] = _read_body(json.loads(path.read_text(encoding="utf-8"))["body"])
+            except (json.JSONDecodeError, KeyError, TypeError, InstructionError) as error:
+                raise InstructionError(f"{path}: not a kept answer ({error}); delete the file and run again") from error
+    return replies
+
+
+def _read_body(body: str) -> Reply:
+    """Reads the body of a chat completion.
+
+    Raises:
+        InstructionError: It is not one.
+    """
+    try:
+        raw = json.loads(body)
+        choice = raw["choices"][0]
+        content = choice["message"].get("content") or ""
+        usage = raw.get("usage") or {}
+        reply = Reply(content, str(choice.get("finish_reason")), usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    except (json.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InstructionError(f"not a chat completion: {body[:200]!r}") from error
+    if not isinstance(content, str):
+        raise InstructionError(f"not a chat completion with text: {body[:200]!r}")
+    return reply
+
+
+def _cost(text: Text, reply: Reply, settings: GenerationSettings) -> float:
+    """Price of an answer; where the endpoint reports no tokens, the most it can have been."""
+    if reply.prompt_tokens is None or reply.answer_tokens is None:
+        return _worst_cost(text, settings)
+    return settings.cost(reply.prompt_tokens, reply.answer_tokens)
+
+
+def _worst_cost(text: Text, settings: GenerationSettings) -> float:
+    """The most an answer can cost: a token holds at least one byte, and the chat template adds a few."""
+    return settings.cost(len(build_prompt(text.text, settings.language, settings.pairs_per_article).encode()) + 64, settings.max_tokens)
+
+
+def _greet(client: openai.OpenAI, settings: GenerationSettings) -> None:
+    """Asks for the list of models, so that a server that is not there is known at once and before any text is sent."""
+    import openai
+
+    try:
+        client.with_options(max_retries=0, timeout=min(10.0, settings.timeout_seconds)).models.list()
+    except openai.APITimeoutError:
+        pass  # a server busy with a long answer may not list its models in time
+    except openai.APIConnectionError as error:
+        raise _fatal(client, settings, error) from error
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+        raise _fatal(client, settings, error) from error
+    except openai.APIError:
+        pass  # not every server lists its models
+
+
+def _fatal(client: openai.OpenAI, settings: GenerationSettings, error: openai.APIError) -> InstructionError:
+    """The error for a problem that every further request would meet."""
+    import openai
+
+    where = f"parameter endpoint: {settings.endpoint}"
+    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+        mend = "put the key into an environment variable and name it in api_key_variable"
+        return InstructionError(f"{where} asks for an API key or refuses the one given ({error.status_code}); {mend}")
+    if isinstance(error, openai.NotFoundError):
+        try:
+            offered = ", ".join(model.id for model in client.with_options(max_retries=0).models.list())
+        except openai.APIError:
+            offered = ""
+        mend = f"it offers: {offered}" if offered else "check the name, and that the address ends in /v1"
+        return InstructionError(f"parameter generator: {settings.endpoint} knows no model {settings.generator!r} (404); {mend}")
+    if isinstance(error, openai.APIStatusError):
+        return InstructionError(f"{where} answers with status {error.status_code}; check the address")
+    mend = "start the server or correct the address; what was answered is kept"
+    return InstructionError(f"{where} cannot be reached ({error.__cause__ or error}); {mend}")
+
+
+def _ask_all(
+    client: openai.OpenAI, texts: Sequence[Text], settings: GenerationSettings, cache_dir: Path, spent: float
+) -> Iterator[tuple[Text, Reply | str]]:
+    """Yields each text with its answer, or with the reason why there is none, as they arrive."""
+    waiting, running, reserved = deque(texts), dict[Future[Reply | str], Text](), 0.0
+    answered = failed = 0
+    with ThreadPoolExecutor(settings.concurrency) as pool:
+        while waiting or running:
+            while waiting and len(running) < settings.concurrency:
+                worst = _worst_cost(waiting[0], settings)
+                if settings.max_cost and spent + reserved + worst > settings.max_cost:
+                    break
+                text = waiting.popleft()
+                reserved += worst
+                running[pool.submit(_ask, client, text, settings, cache_dir)] = text
+            if not running:
+                raise InstructionError(
+                    f"parameter max_cost: {spent:.4f} is spent, and the next answer could pass {settings.max_cost}; "
+                    f"{len(waiting)} texts are left; raise max_cost and run again, what was answered is kept"
+                )
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                text = running.pop(future)
+                answer = future.result()
+                reserved -= _worst_cost(text, settings)
+                if isinstance(answer, Reply):
+                    answered += 1
+                    spent += _cost(text, answer, settings)
+                else:
+                    failed += 1
+                if failed >= GIVE_UP_AFTER and not answered:
+                    raise InstructionError(f"parameter endpoint: {settings.endpoint} failed on the first {failed} texts ({answer})")
+                yield text, answer
+
+
+def _ask(client: openai.OpenAI, text: Text, settings: GenerationSettings, cache_dir: Path) -> Reply | str:
+    """One answer, kept on disk before it is returned; or the reason why this text has none."""
+    import openai
+
+    request = _request(text, settings)
+    try:
+        body = client.chat.completions.with_raw_response.create(**request).text
+    except openai.APITimeoutError:
+        return f"no answer within {settings.timeout_seconds:g} s"
+    except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+        raise _fatal(client, settings, error) from error
+    except openai.APIStatusError as error:
+        if error.status_code < 400:
+            raise _fatal(client, settings, error) from error
+        return f"status {error.status_code}: {error.response.text[:200]}"
+    except openai.APIConnectionError as error:
+        raise _fatal(client, settings, error) from error
+    try:
+        reply = _read_body(body)
+    except InstructionError as error:
+        raise InstructionError(f"parameter endpoint: {settings.endpoint} sent {error}; does the address end in /v1?") from error
+    kept = {"article": text.article, "part": text.part, "endpoint": settings.endpoint, "request": request, "body": body}
+    write_text(_cache_path(text, settings, cache_dir), json.dumps(kept, ensure_ascii=False) + "\n")
+    return reply
+
+
+def _read(text: Text, reply: Reply, generated: Generated) -> None:
+    """Adds the pairs and the rejects of one answer."""
+    parsed = parse_pairs(reply.content)
+    for number, pair in enumerate(parsed.pairs, start=1):
+        generated.records.append(
+            {
+                "id": f"{text.article}#{text.part}.{number}",
+                "instruction": pair.instruction,
+                "input": pair.input,
+                "output": pair.output,
+                "article": text.article,
+                "facts": [],
+            }
+        )
+    for reject in parsed.rejects:
+        generated.rejects.append({"article": text.article, "part": text.part, "reason": reject.reason, "raw": reject.raw})
+    generated.counts.update(
+        {"pairs": len(parsed.pairs), "rejects": len(parsed.rejects), "answers cut by max_tokens": int(reply.finish == "length")}
+    )
+    generated.counts["answers without token counts"] += reply.prompt_tokens is None or reply.answer_tokens is None
+    generated.prompt_tokens += reply.prompt_tokens or 0
+    generated.answer_tokens += reply.answer_tokens or 0

@@ -1,0 +1,277 @@
+"""Prompts: templates, one worked example before the question, and token ids that training and inference share."""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from jmedlora_utils.core.records import sha256_text
+from jmedlora_utils.data.exams import LETTERS, Question
+
+SEPARATOR = "、"
+TOO_LONG = ("error", "exclude")
+
+
+class PromptError(ValueError):
+    """A prompt that cannot be built, or does not fit; names the question or the template and the mend."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """Wording of a prompt.
+
+    Attributes:
+        opening: Stands once, before the first turn, where the turns have an input.
+        opening_plain: The same where no turn has an input.
+        turn: One instruction with its input; holds `{instruction}` and `{input}`. The response follows at once.
+        turn_plain: One instruction without an input.
+        between: Stands between a worked example's response and the next turn.
+        exam_note: Follows the stem of an exam question and says what form the answer has.
+        choice: One choice; holds `{letter}` and `{text}`. Each choice has its own line.
+        chat: Whether the turns go through the tokenizer's own chat template.
+    """
+
+    turn: str
+    turn_plain: str
+    opening: str = ""
+    opening_plain: str = ""
+    between: str = "\n\n"
+    exam_note: str = ""
+    choice: str = "{letter}. {text}"
+    chat: bool = False
+
+
+_EXAM_NOTE = "\n選択肢の中から選び、その語句をそのまま書きなさい。複数のときは「、」で区切りなさい。"
+
+TEMPLATES: dict[str, Template] = {
+    # The Japanese Alpaca wording of the authors' line of work. The choices stand one a line: joined by commas,
+    # as in the first author's harness, a comma inside a choice hides where it ends.
+    "alpaca_ja": Template(
+        opening="以下は、タスクを説明する指示と、文脈のある入力の組み合わせです。要求を適切に満たす応答を書きなさい。\n\n",
+        opening_plain="以下は、タスクを説明する指示です。要求を適切に満たす応答を書きなさい。\n\n",
+        turn="### 指示:\n{instruction}\n\n### 入力:\n{input}\n\n### 応答:\n",
+        turn_plain="### 指示:\n{instruction}\n\n### 応答:\n",
+        exam_note=_EXAM_NOTE,
+    ),
+    # As short as it can be, for the tiny models of the mini study.
+    "plain_ja": Template(
+        turn="問題:{instruction}\n{input}\n答え:", turn_plain="問題:{instruction}\n答え:", between="\n", choice="{letter} {text}"
+    ),
+    "chat": Template(turn="{instruction}\n\n{input}", turn_plain="{instruction}", exam_note=_EXAM_NOTE, chat=True),
+}
+
+
+def get_template(name: str) -> Template:
+    """The template of that name.
+
+    Raises:
+        PromptError: There is none.
+    """
+    if name not in TEMPLATES:
+        raise PromptError(f"no template {name!r}; known: {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]
+
+
+def choice_lines(question: Question, template: str) -> str:
+    """The choices, one a line with their letters; empty for a question without choices."""
+    form = get_template(template).choice
+    return "\n".join(form.format(letter=letter, text=text) for letter, text in zip(LETTERS, question.choices, strict=False))
+
+
+def answer_text(question: Question) -> str:
+    """The gold answer as a model should write it: choice texts in printed order joined by `、`, or the number."""
+    if question.rule == "number":
+        return question.number or ""
+    gold = sorted(question.gold)
+    if question.rule == "any":
+        gold = gold[:1]
+    return SEPARATOR.join(question.choices[LETTERS.index(letter)] for letter in gold)
+
+
+def build_instruction_prompt(instruction: str, input_text: str, template: str, tokenizer: Any = None) -> str:
+    """The prompt of one instruction record, up to where the response starts.
+
+    Args:
+        instruction: What is asked.
+        input_text: What it is asked about; may be empty.
+        template: Name in `TEMPLATES`.
+        tokenizer: Needed by `chat` alone, for its chat template.
+    """
+    return _render(template, [(instruction, input_text)], [], tokenizer)
+
+
+def build_exam_prompt(question: Question, template: str, shots: Sequence[Question] = (), tokenizer: Any = None) -> str:
+    """The prompt of one exam question: the stem is the instruction, the choices are the input.
+
+    Args:
+        question: The question asked.
+        template: Name in `TEMPLATES`.
+        shots: Worked examples that stand before it, with their gold answers.
+        tokenizer: Needed by `chat` alone.
+
+    Raises:
+        PromptError: A worked example is the question itself, by id or by text.
+    """
+    check_shots(shots, [question])
+    note = get_template(template).exam_note
+    turns = [(q.text + (note if q.choices else ""), choice_lines(q, template)) for q in (*shots, question)]
+    return _render(template, turns, [answer_text(s) for s in shots], tokenizer)
+
+
+def template_facts(template: str, tokenizer: Any = None) -> dict[str, str]:
+    """Name, exact text and SHA-256 of a template, for the record."""
+    text = build_instruction_prompt("{instruction}", "{input}", template, tokenizer) + "{output}"
+    return {"name": template, "text": text, "sha256": sha256_text(text)}
+
+
+def pick_shots(pool: Sequence[Question], k: int, questions: Sequence[Question], seed: int = 0) -> list[Question]:
+    """Draws exactly `k` different worked examples from `pool`, none of them a test question.
+
+    The draw depends on the pool's order and the seed only, so every question of an exam sees the same examples.
+
+    Raises:
+        PromptError: The pool has fewer than `k` questions that are not in the test.
+    """
+    ids = {(q.exam, q.id) for q in questions}
+    texts = {_plain(q.text) for q in questions}
+    free: dict[str, Question] = {}
+    for q in pool:
+        if (q.exam, q.id) not in ids and _plain(q.text) not in texts and q.gold and q.text_only and q.rule == "all":
+            free.setdefault(_plain(q.text), q)
+    if len(free) < k:
+        raise PromptError(
+            f"{k} worked examples wanted, {len(free)} of {len(pool)} in the pool are not test questions; give a larger shot pool"
+        )
+    shots = random.Random(seed).sample(list(free.values()), k)
+    check_shots(shots, questions)
+    return shots
+
+
+def check_shots(shots: Sequence[Question], questions: Sequence[Question]) -> None:
+    """Asserts that no worked example is a test question, by id or by text.
+
+    Raises:
+        PromptError: Names the worked example.
+    """
+    ids = {(q.exam, q.id) for q in questions}
+    texts = {_plain(q.text) for q in questions}
+    for shot in shots:
+        if (shot.exam, shot.id) in ids or _plain(shot.text) in texts:
+            raise PromptError(f"worked example {shot.exam}/{shot.id} is itself a test question; take another one")
+
+
+@lru_cache(maxsize=8)
+def has_bos_habit(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts a BOS before a text by itself: Llama does, GPT-NeoX has a BOS token but does not."""
+    return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+
+
+def encode_prompt(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a prompt, the same for training and inference.
+
+    Exactly one BOS where the tokenizer has the habit, none where it has not, no EOS. A BOS that the text itself
+    starts with (chat templates write one) is not doubled.
+    """
+    ids = list(tokenizer(text, add_special_tokens=False).input_ids)
+    bos = tokenizer.bos_token_id
+    if has_bos_habit(tokenizer) and ids[:1] != [bos]:
+        ids.insert(0, bos)
+    return ids
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of one training example.
+
+    Attributes:
+        prompt: Those of `encode_prompt`.
+        response: The response's, EOS last.
+        joint: Whether they are the joint encoding of prompt and response; False where a token would span the boundary.
+    """
+
+    prompt: list[int]
+    response: list[int]
+    joint: bool
+
+
+def encode_example(tokenizer: Any, prompt: str, response: str) -> Example:
+    """Encodes a prompt and its response with EOS.
+
+    The prompt's ids are those of `encode_prompt`, so the model is trained on what it meets at inference. The response
+    is cut from the joint encoding where the prompt's ids stay whole there, as they do at a line break; where a token
+    would span the boundary, the response is encoded alone.
+
+    Raises:
+        PromptError: The tokenizer has no EOS token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise PromptError("the tokenizer has no EOS token, so the end of an answer cannot be learned; set tokenizer.eos_token")
+    head = encode_prompt(tokenizer, prompt)
+    both = encode_prompt(tokenizer, prompt + response)
+    joint = both[: len(head)] == head
+    tail = both[len(head) :] if joint else list(tokenizer(response, add_special_tokens=False).input_ids)
+    return Example(head, [*tail, tokenizer.eos_token_id], joint)
+
+
+def encode_prompts(
+    tokenizer: Any, prompts: dict[str, str], limit: int, too_long: str = "error"
+) -> tuple[dict[str, list[int]], dict[str, int]]:
+    """Encodes prompts and refuses, or leaves out and counts, those over the limit. Nothing is ever cut.
+
+    Args:
+        tokenizer: Tokenizer of the model that will read them.
+        prompts: Question id to prompt.
+        limit: Most tokens a prompt may have.
+        too_long: `error` or `exclude`.
+
+    Returns:
+        Id to token ids of the prompts that fit, and id to token count of those left out.
+
+    Raises:
+        PromptError: A prompt is too long and `too_long` is `error`; names question, count, limit and mend.
+    """
+    if too_long not in TOO_LONG:
+        raise PromptError(f"too_long is {too_long!r}; it takes {' or '.join(TOO_LONG)}")
+    encoded = {key: encode_prompt(tokenizer, text) for key, text in prompts.items()}
+    excluded = {key: len(ids) for key, ids in encoded.items() if len(ids) > limit}
+    if excluded and too_long == "error":
+        key = max(excluded, key=excluded.__getitem__)
+        raise PromptError(
+            f"question {key}: its prompt has {excluded[key]} tokens, the limit is {limit} "
+            f"({len(excluded)} of {len(prompts)} prompts are too long); "
+            "use fewer shots, a longer max_length, or too_long='exclude', which leaves them out and counts them"
+        )
+    return {key: ids for key, ids in encoded.items() if key not in excluded}, excluded
+
+
+def _render(template: str, turns: Sequence[tuple[str, str]], answers: Sequence[str], tokenizer: Any) -> str:
+    """Joins turns; every turn but the last is followed by its answer."""
+    form = get_template(template)
+    asked = [_fill(form.turn if inp else form.turn_plain, ins, inp) for ins, inp in turns]
+    if not form.chat:
+        opening = form.opening if any(inp for _, inp in turns) else form.opening_plain
+        done = "".join(turn + answer + form.between for turn, answer in zip(asked, answers, strict=False))
+        return opening + done + asked[-1]
+    if tokenizer is None or not getattr(tokenizer, "chat_template", None):
+        raise PromptError("template 'chat' needs a tokenizer with a chat template; use 'alpaca_ja' for a base model")
+    messages = []
+    for turn, answer in zip(asked, [*answers, None], strict=True):
+        messages.append({"role": "user", "content": turn})
+        if answer is not None:
+            messages.append({"role": "assistant", "content": answer})
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def _fill(form: str, instruction: str, input_text: str) -> str:
+    # One pass, so that a brace or a placeholder inside a question stays as it is.
+    head, _, rest = form.partition("{instruction}")
+    middle, found, tail = rest.partition("{input}")
+    return head + instruction + middle + (input_text if found else "") + tail
+
+
+def _plain(text: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", text).split())

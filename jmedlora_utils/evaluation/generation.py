@@ -1,0 +1,238 @@
+"""Greedy generation: sorted batches, left padding, a shared prefix read once, a stop at the end of the first line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jmedlora_utils.core.records import write_text
+
+MIN_PREFIX = 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model wrote.
+
+    Attributes:
+        text: First line of the response.
+        finish: `stop` where it ended by itself (EOS or line break), `length` where the budget ended it.
+        n_new_tokens: Tokens generated, the stopping one included.
+    """
+
+    text: str
+    finish: str
+    n_new_tokens: int
+
+
+def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Positions in batches of like length, longest first, so that little is padded and memory peaks at once."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
+    """Token ids that every row starts with; at least one token of each row is left out of it."""
+    if len(rows) < 2:
+        return []
+    low, high = min(rows), max(rows)
+    n = 0
+    while n < min(len(r) for r in rows) - 1 and low[n] == high[n]:
+        n += 1
+    return list(low[:n])
+
+
+def generate(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_tokens: int, prefix: Prefix | None = None) -> list[Answer]:
+    """Answers of one batch, greedy.
+
+    Args:
+        model: Causal language model, with or without adapter.
+        tokenizer: Its tokenizer.
+        rows: Token ids of the prompts, unpadded.
+        max_new_tokens: Answer budget.
+        prefix: What all rows start with, read once by `read_prefix`.
+    """
+    import torch
+    from transformers import GenerationConfig, StoppingCriteriaList
+
+    lines = line_tokens(tokenizer)
+    shared = prefix.ids if prefix else []
+    width = max(len(r) for r in rows)
+    pad = tokenizer.pad_token_id
+    # Padding stands between the shared prefix and the rest; it is masked, and positions count real tokens only.
+    gaps = [[pad] * (width - len(r)) for r in rows]
+    ids = torch.tensor([[*shared, *gap, *r[len(shared) :]] for r, gap in zip(rows, gaps, strict=True)], device=model.device)
+    mask = torch.tensor([[1] * len(shared) + [0] * len(g) + [1] * (len(r) - len(shared)) for r, g in zip(rows, gaps, strict=True)])
+    stops = stop_ids(model.generation_config.eos_token_id, tokenizer)
+    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=sorted(stops))
+    options = {"past_key_values": prefix.cache(len(rows))} if prefix else {}
+    with torch.inference_mode(), _own_settings_off(model):
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask.to(model.device),
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([lines.stop(width)]),
+            **options,
+        )
+    return [cut_answer(tokenizer, row, stops, lines) for row in output[:, width:].tolist()]
+
+
+@contextmanager
+def _own_settings_off(model: Any) -> Iterator[None]:
+    """Hides the checkpoint's own sampling settings: `generate` would take from them what a call leaves unsaid."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+class Prefix:
+    """Keys and values of tokens that many prompts start with, computed once."""
+
+    def __init__(self, model: Any, ids: Sequence[int]) -> None:
+        import torch
+
+        self.ids = list(ids)
+        with torch.inference_mode():
+            row = torch.tensor([self.ids], device=model.device)
+            self._cache = model(input_ids=row, use_cache=True, logits_to_keep=1).past_key_values
+
+    def cache(self, batch: int) -> Any:
+        """A fresh copy for a batch; generation appends to it."""
+        import copy
+
+        cache = copy.deepcopy(self._cache)
+        cache.batch_repeat_interleave(batch)
+        return cache
+
+
+def read_prefix(model: Any, rows: Sequence[Sequence[int]]) -> Prefix | None:
+    """The rows' common prefix, read by the model; None where it is too short to be worth it."""
+    ids = common_prefix(rows)
+    return Prefix(model, ids) if len(ids) >= MIN_PREFIX else None
+
+
+class LineTokens:
+    """Which tokens of a vocabulary break a line, and which are blank."""
+
+    def __init__(self, breaks: Sequence[int], blanks: Sequence[int]) -> None:
+        import torch
+
+        self.breaks, self.blanks = torch.tensor(breaks, dtype=torch.long), torch.tensor(blanks, dtype=torch.long)
+
+    def stop(self, start: int) -> Callable[..., Any]:
+        """A stopping criterion: a line break after something that is not blank. Line breaks before it are skipped."""
+        import torch
+
+        def ended(input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            new = input_ids[:, start:]
+            self.breaks, self.blanks = self.breaks.to(new.device), self.blanks.to(new.device)
+            return torch.isin(new[:, -1], self.breaks) & (~torch.isin(new, self.blanks)).any(dim=1)
+
+        return ended
+
+
+@lru_cache(maxsize=4)
+def line_tokens(tokenizer: Any) -> LineTokens:
+    """Finds the line breaks and blanks of a tokenizer by decoding its vocabulary once."""
+    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], skip_special_tokens=True)
+    return LineTokens([i for i, t in enumerate(texts) if "\n" in t], [i for i, t in enumerate(texts) if not t.strip()])
+
+
+def stop_ids(own: int | list[int] | None, tokenizer: Any) -> set[int]:
+    """Tokens that end an answer: the tokenizer's EOS and `own`, those of the model's generation settings (chat models)."""
+    return {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+
+
+def cut_answer(tokenizer: Any, row: list[int], stops: set[int], lines: LineTokens) -> Answer:
+    """Cuts one generated row at its end; what follows is only padding."""
+    breaks, blanks = set(lines.breaks.tolist()), set(lines.blanks.tolist())
+    written = False
+    for n, token in enumerate(row):
+        if token in stops:
+            return Answer(_first_line(tokenizer, row[:n]), "stop", n + 1)
+        written = written or token not in blanks
+        if written and token in breaks:
+            return Answer(_first_line(tokenizer, row[: n + 1]), "stop", n + 1)
+    return Answer(_first_line(tokenizer, row), "length", len(row))
+
+
+def _first_line(tokenizer: Any, ids: list[int]) -> str:
+    lines = tokenizer.decode(ids, skip_special_tokens=True).strip().splitlines()
+    return lines[0].strip() if lines else ""
+
+
+class AnswerLog:
+    """Answers on disk, batch by batch, so that a killed run goes on and ends byte for byte as an uninterrupted one.
+
+    Rows are appended to `<name>.partial` in the order of the batches and synced; once all are there, they are written to
+    `<name>` in exam order. A batch that was cut off by the kill is generated again as a whole: the other rows of a
+    batch can move a row's logits by rounding.
+    """
+
+    def __init__(self, path: Path, keys: Sequence[str]) -> None:
+        self.path, self.keys = path, list(keys)
+        self.partial = path.with_name(f"{path.name}.partial")
+
+    def complete(self) -> list[dict[str, Any]] | None:
+        """The rows of the finished file in exam order, or None where it is not there or answers something else."""
+        rows = _whole_rows(self.path)
+        return rows if [r.get("key") for r in rows] == self.keys else None
+
+    def resume(self, batches: Sequence[Sequence[int]]) -> int:
+        """Number of whole batches already answered; anything after them is cut off the file."""
+        rows = _whole_rows(self.partial)
+        done, n = 0, 0
+        for batch in batches:
+            if [r.get("key") for r in rows[n : n + len(batch)]] != [self.keys[i] for i in batch]:
+                break
+            done, n = done + 1, n + len(batch)
+        if self.partial.exists():
+            write_text(self.partial, "".join(_line(row) for row in rows[:n]))
+        return done
+
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Adds a batch and syncs it to disk."""
+        self.partial.parent.mkdir(parents=True, exist_ok=True)
+        with self.partial.open("a", encoding="utf-8") as file:
+            file.write("".join(_line(row) for row in rows))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Writes the finished file in exam order and drops the partial one."""
+        by_key = {row["key"]: row for row in _whole_rows(self.partial)}
+        rows = [by_key[key] for key in self.keys]
+        write_text(self.path, "".join(_line(row) for row in rows))
+        self.partial.unlink()
+        return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _whole_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a log up to the first line that was not written to its end."""
+    return list(_iter_whole(path)) if path.is_file() else []
+
+
+def _iter_whole(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            return
+        if not isinstance(row, dict):
+            return
+        yield row

@@ -1,0 +1,177 @@
+"""vLLM as an optional backend: the same prompts, the same end of an answer, and an adapter proven to be applied.
+
+Written against vLLM's documented interface (`LLM`, `SamplingParams`, `LoRARequest`) and tested against a stand-in that checks
+the calls; it has not run against vLLM itself. vLLM batches as it likes, so two runs may differ by rounding, and its answers
+have keys of their own. It is not a dependency of the project: install it in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jmedlora_utils.evaluation import generation
+from jmedlora_utils.evaluation.checkpoints import Subject, Writer
+from jmedlora_utils.evaluation.settings import EvalSettings, EvaluationError
+from jmedlora_utils.models import loading
+from jmedlora_utils.models.registry import ModelEntry
+
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as `max_lora_rank`."""
+
+NOISE_FACTOR = 2.0
+"""By how much an adapter's effect must exceed the difference between two equal calls to the base."""
+
+
+class VllmSource:
+    """One vLLM engine for a base and the LoRA adapters of its steps."""
+
+    def __init__(self, subject: Subject, settings: EvalSettings, tokenizer: Any) -> None:
+        self.subject, self.settings, self.tokenizer = subject, settings, tokenizer
+        self._engine: Any = None
+        self._adapters: dict[int, str] = {}
+        self._step = 0
+
+    def __enter__(self) -> VllmSource:
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        self._engine = None
+
+    def load(self, step: int, probe: Sequence[int]) -> None:
+        """Makes answers come from a step; 0 is the base.
+
+        Args:
+            step: Step wanted.
+            probe: Token ids of a prompt on which the adapter must change what the base says.
+
+        Raises:
+            EvaluationError: vLLM is not installed, or the adapter changes nothing beyond the noise of two equal calls.
+        """
+        if self._engine is None:
+            self._engine = self._start()
+        if step and step != self._step:
+            self._check_differs(step, probe)
+        self._step = step
+
+    def writer(self, rows: Sequence[Sequence[int]]) -> Writer:
+        """Greedy generation at the loaded step; vLLM keeps shared prefixes by itself."""
+        lines = generation.line_tokens(self.tokenizer)
+        stops = generation.stop_ids(_end_tokens(self.subject.base), self.tokenizer)
+        request = self._request(self._step)
+
+        def write(batch: Sequence[Sequence[int]], max_new_tokens: int) -> list[generation.Answer]:
+            common = {"temperature": 0.0, "max_tokens": max_new_tokens, "stop_token_ids": sorted(stops)}
+            done = self._ask(batch, request, **common, stop=["\n"], include_stop_str_in_output=True)
+            # A line break that opens an answer is skipped, not an end: those few are asked again without it as a stop.
+            blank = [i for i, out in enumerate(done) if out.stop_reason == "\n" and not out.text.strip()]
+            for i, out in zip(blank, self._ask([batch[i] for i in blank], request, **common) if blank else [], strict=True):
+                done[i] = out
+            return [_answer(self.tokenizer, out, stops, lines) for out in done]
+
+        return write
+
+    def _start(self) -> Any:
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise EvaluationError(
+                "backend 'vllm' is not installed: `pip install vllm` in an environment of its own on a machine with a card, "
+                "or use backend='transformers'"
+            ) from error
+        import torch
+
+        base, s = self.subject.base, self.settings
+        self._adapters = {step: _local_adapter(weights) for step, weights in self.subject.weights.items()}
+        options: dict[str, Any] = {}
+        if self._adapters:
+            options = {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(self._adapters.values())}
+        if s.quantisation == "nf4":
+            options["quantization"] = "bitsandbytes"
+        return LLM(
+            model=base.location,
+            revision=base.revision,
+            tokenizer_revision=base.revision,
+            dtype=s.dtype,
+            seed=0,
+            max_model_len=self.subject.context(self.tokenizer),
+            enable_prefix_caching=True,
+            generation_config="vllm",  # without it, the checkpoint's own sampling settings are mixed in
+            tensor_parallel_size=max(1, torch.cuda.device_count()),
+            **options,
+        )
+
+    def _ask(self, batch: Sequence[Sequence[int]], request: Any, **sampling: Any) -> list[Any]:
+        from vllm import SamplingParams
+
+        prompts = [{"prompt_token_ids": list(ids)} for ids in batch]
+        outputs = self._engine.generate(prompts, SamplingParams(**sampling), use_tqdm=False, lora_request=request)
+        return [output.outputs[0] for output in outputs]
+
+    def _request(self, step: int) -> Any:
+        if not step:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest(f"step{step}", step, self._adapters[step])
+
+    def _check_differs(self, step: int, probe: Sequence[int]) -> None:
+        """Compares log-probabilities of the probe's tokens with and without adapter; two equal calls to the base give the noise."""
+        plain, again = self._prompt_logprobs(probe, 0), self._prompt_logprobs(probe, 0)
+        tuned = self._prompt_logprobs(probe, step)
+        noise, effect = _gap(plain, again), _gap(plain, tuned)
+        if effect <= NOISE_FACTOR * noise:
+            raise EvaluationError(
+                f"step {step}: its outputs equal the base's within the noise of two equal calls ({effect:.2g}, noise {noise:.2g}), "
+                "so vLLM does not apply the adapter or it was never trained; use backend='transformers'"
+            )
+
+    def _prompt_logprobs(self, probe: Sequence[int], step: int) -> list[float]:
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1)
+        prompts = [{"prompt_token_ids": list(probe)}]
+        [output] = self._engine.generate(prompts, sampling, use_tqdm=False, lora_request=self._request(step))
+        # Nothing predicts the first token; of the others vLLM always gives the prompt's own beside the likeliest.
+        return [said[token].logprob for token, said in zip(probe[1:], output.prompt_logprobs[1:], strict=True)]
+
+
+def _gap(one: Sequence[float], other: Sequence[float]) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def _answer(tokenizer: Any, out: Any, stops: set[int], lines: generation.LineTokens) -> generation.Answer:
+    answer = generation.cut_answer(tokenizer, list(out.token_ids), stops, lines)
+    return replace(answer, finish="stop") if out.finish_reason == "stop" else answer
+
+
+def _end_tokens(base: ModelEntry) -> Any:
+    """End tokens of the base's own generation settings, as transformers finds them."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(base.location, revision=base.revision).eos_token_id
+    except OSError:
+        return AutoConfig.from_pretrained(base.location, revision=base.revision).eos_token_id
+
+
+def _local_adapter(weights: str) -> str:
+    """Folder of an adapter; one of the hub is fetched at its pinned revision, which `LoRARequest` cannot name."""
+    entry = loading.find_adapter(weights)
+    if entry.folder is not None:
+        return str(entry.folder)
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(entry.hub_id, revision=entry.revision)
+
+
+def _lora_rank(folders: Any) -> int:
+    """The smallest rank vLLM can be told that holds every adapter."""
+    largest = max(json.loads((Path(f) / "adapter_config.json").read_text(encoding="utf-8"))["r"] for f in folders)
+    fitting = [rank for rank in LORA_RANKS if rank >= largest]
+    if not fitting:
+        raise EvaluationError(f"adapter of rank {largest}: vLLM takes at most {LORA_RANKS[-1]}; use backend='transformers'")
+    return fitting[0]

@@ -1,0 +1,172 @@
+"""Fetches the models of a preset into this machine's cache, at their pinned commits: for the login node of a cluster."""
+
+from __future__ import annotations
+
+import fnmatch
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jmedlora_utils.core import presets
+from jmedlora_utils.models import registry
+from jmedlora_utils.models.registry import ModelEntry, RegistryError
+
+GB = 1e9
+SPARE_BYTES = 2 << 30
+SETTINGS_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+# The first kind that a repository has; a second copy of the weights is not fetched.
+WEIGHTS = (("*.safetensors",), ("pytorch_model*.bin", "adapter_model.bin"))
+
+
+class HubError(RuntimeError):
+    """A model that cannot be fetched; names it and the mend."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A model of a preset, and what of it has to be fetched.
+
+    Attributes:
+        entry: From the registry.
+        files: File name to bytes.
+        missing: Bytes of the files that are not in the cache yet.
+    """
+
+    entry: ModelEntry
+    files: dict[str, int]
+    missing: int
+
+
+def models_of(preset: presets.Preset) -> list[ModelEntry]:
+    """The published models that a preset uses, bases and adapters, each once; local folders and models made here are left out.
+
+    Raises:
+        HubError: Models are not known, have no pinned revision, or are gated and no token is set; names all of them.
+    """
+    from huggingface_hub import get_token
+
+    made = preset.bases_made() | {run.name for run in preset.runs}
+    names: list[str] = []
+    for run in preset.runs:
+        tune = presets.declared_parameters(presets.TUNE_NOTEBOOK) | (run.tune or {}) if run.tune is not None else {}
+        evaluate = presets.declared_parameters(presets.EVALUATE_NOTEBOOK) | run.evaluate
+        names += [tune.get("base", ""), evaluate["base"], evaluate["adapter"]]
+    found, problems = [], []
+    for name in dict.fromkeys(n for n in names if n and n not in made):
+        try:
+            entry = registry.resolve(name)
+            found.append(registry.check(entry, token=get_token(), local=is_cached(entry)))
+        except RegistryError as error:
+            problems.append(str(error))
+    if problems:
+        raise HubError("\n".join([f"preset {preset.name!r}: nothing was fetched", *problems]))
+    return [entry for entry in found if not entry.local]
+
+
+def is_cached(entry: ModelEntry) -> bool:
+    """Whether the hub's cache of this machine holds the model's configuration at its commit."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if entry.local:
+        return False
+    name = "adapter_config.json" if entry.kind == "adapter" else "config.json"
+    return isinstance(try_to_load_from_cache(entry.hub_id, name, revision=entry.revision), str)
+
+
+def fetch(preset_name: str) -> list[tuple[ModelEntry, Path]]:
+    """Downloads what a preset needs and this machine lacks; every model is looked up before the first download.
+
+    Returns:
+        Each model with its folder in the cache.
+
+    Raises:
+        HubError: A model may not be fetched or is not there, the disk is too small, or the network fails. What has been
+            downloaded stays, and the next call goes on from there.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HTTPError
+
+    wanted = [look_up(entry) for entry in models_of(presets.load_preset(preset_name))]
+    cache = Path(constants.HF_HUB_CACHE)
+    check_disk(wanted, cache)
+    found = []
+    for item in wanted:
+        entry = item.entry
+        print(f"{entry.name} at {entry.revision}: {sum(item.files.values()) / GB:.1f} GB, {item.missing / GB:.1f} of them to fetch")
+        try:
+            folder = Path(snapshot_download(entry.hub_id, revision=entry.revision, allow_patterns=list(item.files)))
+        except (HTTPError, OSError) as error:
+            raise HubError(f"{entry.name}: the download broke off ({_first_line(error)}); call again to go on") from error
+        short = [name for name, size in item.files.items() if not (folder / name).is_file() or (folder / name).stat().st_size != size]
+        if short:
+            raise HubError(f"{entry.name}: {short[0]} is not whole in the cache; delete {folder.name} there and call again")
+        found.append((entry, folder))
+    return found
+
+
+def look_up(entry: ModelEntry) -> Wanted:
+    """Asks the hub which files a model has at its commit, and how large they are.
+
+    Raises:
+        HubError: The hub has no such model or commit, refuses it, or cannot be reached; or the model has no weights there.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    page = f"https://huggingface.co/{entry.hub_id}"
+    try:
+        siblings = HfApi().model_info(entry.hub_id, revision=entry.revision, files_metadata=True).siblings or []
+    except GatedRepoError as error:
+        raise HubError(f"{entry.name}: your token may not read it; accept its licence ({entry.licence}) on {page}") from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"{entry.name}: the hub has no commit {entry.revision}; choose one on {page}/commits/main") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"{entry.name}: the hub has no {entry.hub_id}, or your token may not see it; check the spelling and HF_TOKEN"
+        ) from error
+    except (HTTPError, OSError) as error:
+        raise HubError(f"{entry.name}: the hub cannot be reached ({_first_line(error)}); call this on a machine with a network") from error
+    files = chosen_files({s.rfilename: s.size or 0 for s in siblings})
+    if not files:
+        raise HubError(f"{entry.name}: {page} has no weights at commit {entry.revision}; choose another commit")
+    there = {n for n in files if isinstance(try_to_load_from_cache(entry.hub_id, n, revision=entry.revision), str)}
+    return Wanted(entry, files, sum(size for name, size in files.items() if name not in there))
+
+
+def chosen_files(sizes: dict[str, int]) -> dict[str, int]:
+    """Of the files of a repository, those that loading needs: settings, tokenizer, and one copy of the weights; empty without weights.
+
+    Args:
+        sizes: File name to bytes; files in subfolders are other formats.
+    """
+    top = {name: size for name, size in sizes.items() if "/" not in name}
+    weights: dict[str, int] = {}
+    for patterns in WEIGHTS:
+        weights = weights or {name: size for name, size in top.items() if _matches(name, patterns)}
+    settings = {name: size for name, size in top.items() if _matches(name, SETTINGS_FILES)}
+    return settings | weights if weights else {}
+
+
+def check_disk(wanted: Sequence[Wanted], cache: Path) -> None:
+    """Refuses what the disk of the cache cannot hold.
+
+    Raises:
+        HubError: It is too small; names the sizes and the mend.
+    """
+    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    need, free = sum(item.missing for item in wanted), shutil.disk_usage(there).free
+    if need + SPARE_BYTES > free:
+        each = ", ".join(f"{item.entry.name} {item.missing / GB:.1f}" for item in wanted if item.missing)
+        raise HubError(
+            f"the models take {need / GB:.1f} GB ({each}) and the disk of {cache} has {free / GB:.1f} GB free; nothing was fetched. "
+            "Free some space, or let HF_HOME name a folder on a larger disk, here and for the jobs"
+        )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__

@@ -1,0 +1,300 @@
+"""Models: find, load (also in 4-bit), attach adapters, count parameters, fingerprint weights."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.notebook import quiet
+from jmedlora_utils.core.records import sha256_file
+from jmedlora_utils.models import hub, registry
+from jmedlora_utils.models.registry import ModelEntry
+
+QUANTISATIONS = ("none", "nf4")
+DTYPES = ("float32", "bfloat16", "float16")
+FULL_HASH_BYTES = 1 << 30
+SAMPLE_BYTES = 4096
+STRETCHES = 1024
+IDENTITY_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
+
+# All linear layers of a block, by architecture; the registry may name fewer for a model.
+_LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LORA_TARGETS = {
+    "llama": _LLAMA,
+    "qwen3": _LLAMA,
+    "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+}
+
+
+class ModelError(ValueError):
+    """A model or an adapter that cannot be found or loaded; names it and the mend."""
+
+
+def find_base(name_or_path: str, workspace: paths.Workspace | None = None) -> ModelEntry:
+    """What is known of a base model: a base trained in the workspace, a local folder, a registry name or a hub id.
+
+    Raises:
+        ModelError: It is none of them; names the bases of the workspace and the nearest registry name.
+    """
+    known = sorted(p.parent.name for p in workspace.bases.glob("*/config.json")) if workspace else []
+    if workspace and name_or_path in known:
+        return replace(registry.resolve(str(workspace.bases / name_or_path)), name=name_or_path)
+    try:
+        entry = registry.resolve(name_or_path)
+    except registry.RegistryError as error:
+        near = difflib.get_close_matches(name_or_path, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"bases trained here: {', '.join(known) or 'none yet; run notebook 19 first'}"
+        raise ModelError(f"no base model {name_or_path!r} ({hint}): {error}") from error
+    if entry.kind != "base":
+        raise ModelError(f"{name_or_path!r} is an adapter, not a base model; its base is {entry.base!r}")
+    return entry
+
+
+def load_tokenizer(entry: ModelEntry) -> Any:
+    """Loads a tokenizer; one without a padding token pads with EOS, which is harmless as padding is masked by position.
+
+    Raises:
+        ModelError: It cannot be found or loaded.
+        registry.RegistryError: A hub model has no pinned revision, or is gated and no token is set.
+    """
+    from transformers import AutoTokenizer
+
+    _check(entry)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(entry.location, revision=entry.revision)
+    except (OSError, ValueError) as error:
+        raise _load_error("tokenizer", entry.name, error) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(
+    name_or_path: str | ModelEntry,
+    quantisation: str = "none",
+    dtype: str = "float32",
+    device: str = "auto",
+    workspace: paths.Workspace | None = None,
+    attention: str | None = None,
+    quant_storage: str = "uint8",
+) -> tuple[Any, Any]:
+    """Loads a causal language model and its tokenizer.
+
+    Args:
+        name_or_path: See `find_base`, or what it returned.
+        quantisation: `none`, or `nf4` (4-bit NormalFloat with double quantisation, computing in bfloat16, as QLoRA does).
+        dtype: Of the weights that are not quantised, one of `DTYPES`.
+        device: `auto` takes the first GPU where there is one, else the CPU.
+        workspace: Where bases trained here are looked up.
+        attention: Attention kernel in the words of transformers; None for its own choice.
+        quant_storage: Type that 4-bit weights are kept in; FSDP divides them only where it is a floating type.
+
+    Returns:
+        The model in evaluation mode, and the tokenizer.
+
+    Raises:
+        ModelError: An argument is not allowed, or the model cannot be found or loaded.
+        registry.RegistryError: A hub model has no pinned revision, is gated and no token is set, or exceeds the card.
+    """
+    if quantisation not in QUANTISATIONS:
+        raise ModelError(f"quantisation {quantisation!r} is not one of {', '.join(QUANTISATIONS)}")
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    entry = name_or_path if isinstance(name_or_path, ModelEntry) else find_base(name_or_path, workspace)
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    target = ("cuda:0" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    _check(entry, quantisation, torch.cuda.mem_get_info()[1] if target.startswith("cuda") else 0)
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "revision": entry.revision}
+    if target != "cpu" or quantisation != "none":
+        options["device_map"] = {"": target}
+    if quantisation == "nf4":
+        options["quantization_config"] = nf4_config(quant_storage)
+    if attention is not None:
+        options["attn_implementation"] = attention
+    if quiet():
+        logging.disable_progress_bar()
+    tokenizer = load_tokenizer(entry)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(entry.location, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise _load_error("model", entry.name, error) from error
+    return model.eval(), tokenizer
+
+
+def _check(entry: ModelEntry, quantisation: str = "none", card_bytes: int = 0) -> None:
+    """Refuses before a download or load what cannot work; a model in the hub's local cache needs no token."""
+    from huggingface_hub import get_token
+
+    cached = not entry.local and hub.is_cached(entry)
+    registry.check(entry, token=get_token(), local=cached, card_bytes=card_bytes, quantisation=quantisation)
+
+
+def nf4_config(storage: str = "uint8") -> Any:
+    """The paper's quantisation: NF4, double quantisation, bfloat16 compute; `storage` is the type that holds the packed bits."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_quant_storage=getattr(torch, storage),
+    )
+
+
+def find_adapter(name_or_path: str) -> ModelEntry:
+    """What is known of an adapter: a folder with an adapter_config.json, a registry name or a hub id.
+
+    Raises:
+        registry.RegistryError: It is none of them, or a hub adapter has no pinned revision, or is gated and no token is set.
+        ModelError: A folder holds a model, not an adapter.
+    """
+    entry = registry.resolve(name_or_path)
+    if entry.local and entry.kind != "adapter":
+        raise ModelError(f"{name_or_path!r} holds no adapter_config.json; give a folder such as adapters/<run>/checkpoint-<step>")
+    _check(entry)
+    return entry
+
+
+def load_adapter(model: Any, name_or_path: Path | str) -> Any:
+    """Puts a peft adapter on a loaded base for inference, unmerged.
+
+    Raises:
+        ModelError: There is no such adapter, or it does not fit the base.
+    """
+    from peft import PeftModel
+
+    entry = find_adapter(str(name_or_path))
+    try:
+        return PeftModel.from_pretrained(model, entry.location, revision=entry.revision).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _load_error("adapter", entry.name, error) from error
+
+
+def exchange_adapter(model: Any, folder: Path | str) -> None:
+    """Gives a peft model the weights of another checkpoint of the same run.
+
+    Raises:
+        ModelError: The checkpoint has other layers.
+    """
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    outcome = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    if outcome.unexpected_keys or any("lora_" in key for key in outcome.missing_keys):
+        raise ModelError(f"adapter {paths.relative(folder)} has other layers than the one loaded; evaluate them in separate runs")
+
+
+def lora_targets(entry: ModelEntry, model: Any) -> list[str] | str:
+    """LoRA targets where a run names none: the registry's, else every linear layer of the blocks, by architecture."""
+    return list(entry.lora_targets) or list(LORA_TARGETS.get(model.config.model_type, ())) or "all-linear"
+
+
+def model_family(model: Any) -> str:
+    """Architecture, as `config.json` names it: `llama`, `gpt_neox` ..."""
+    return str(model.config.model_type)
+
+
+def count_parameters(model: Any) -> dict[str, int]:
+    """True parameter counts; a 4-bit tensor packs two weights a byte and is counted unpacked.
+
+    Returns:
+        `total` without adapter weights' copies of frozen ones, and `trainable`.
+    """
+    total = trainable = 0
+    for parameter in model.parameters():
+        n = parameter.numel()
+        if parameter.__class__.__name__ == "Params4bit":
+            state = parameter.quant_state
+            n = state.shape.numel() if state is not None else 2 * n
+        total += n
+        trainable += n if parameter.requires_grad else 0
+    return {"total": total, "trainable": trainable}
+
+
+def fingerprint(entry: ModelEntry) -> str:
+    """What identifies a base: for a folder, a SHA-256 over its weights, config and tokenizer; else `id@revision`.
+
+    Of a folder over 1 GiB the weights are sampled, see `sampled_sha256`, since hashing them whole costs minutes.
+    """
+    if entry.folder is None:
+        return f"{entry.hub_id}@{entry.revision or 'main'}"
+    digest = hashlib.sha256()
+    files = sorted({path for pattern in (*WEIGHT_FILES, *IDENTITY_FILES) for path in entry.folder.glob(pattern)})
+    whole = sum(p.stat().st_size for p in files) <= FULL_HASH_BYTES
+    for path in files:
+        sampled = not whole and path.suffix in (".safetensors", ".bin")
+        digest.update(f"{path.name}:{sampled_sha256(path) if sampled else sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def sampled_sha256(path: Path) -> str:
+    """SHA-256 over samples of a weights file: its size, its header, and the start, middle and end of every tensor in it.
+
+    A file of another format than safetensors is sampled at fixed distances. A change that spares all samples is not seen: tuning
+    moves every part of the tensors that it touches, but a few weights changed by hand may go unseen.
+
+    Raises:
+        ModelError: A safetensors file is damaged.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(f"sampled {size}\n".encode())
+    with path.open("rb") as file:
+        for start, end in _tensor_spans(file, size) if path.suffix == ".safetensors" else _stretches(size):
+            for at in sorted({start, max(start, (start + end - SAMPLE_BYTES) // 2), max(start, end - SAMPLE_BYTES)}):
+                file.seek(at)
+                digest.update(file.read(min(SAMPLE_BYTES, end - at)))
+    return digest.hexdigest()
+
+
+def _tensor_spans(file: BinaryIO, size: int) -> list[tuple[int, int]]:
+    """Where the parts of a safetensors file lie: its header, and each tensor."""
+    length = int.from_bytes(file.read(8), "little")
+    try:
+        head = json.loads(file.read(length) if length < size else b"")
+        tensors = sorted(tuple(about["data_offsets"]) for name, about in head.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{paths.relative(Path(file.name))}: it has no header of a safetensors file; copy it again") from error
+    begin = 8 + length
+    return [*_stretches(begin), *((begin + start, begin + end) for start, end in tensors)]
+
+
+def _stretches(size: int) -> list[tuple[int, int]]:
+    """Equal stretches of a file, at most about `STRETCHES`; each of `SAMPLE_BYTES` where that covers all of it."""
+    step = max(SAMPLE_BYTES, size // STRETCHES)
+    return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def _load_error(what: str, name: str, error: Exception) -> ModelError:
+    """Turns a library's error into one that says what to do."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    causes: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in causes:
+        causes.append(current)
+        current = current.__cause__ or current.__context__
+    text = " ".join(str(error).split())
+    if any(isinstance(c, GatedRepoError) for c in causes):
+        mend = "it is gated: accept its licence on its page and log in with `hf auth login`"
+    elif any(isinstance(c, RevisionNotFoundError) for c in causes):
+        mend = "the hub has no such revision; check the pinned commit"
+    elif any(isinstance(c, RepositoryNotFoundError) for c in causes):
+        mend = "the hub knows no such id (or it is private): check the spelling"
+    elif isinstance(error, OSError) and not Path(name).exists():
+        mend = (
+            "the hub cannot be reached and the model is not in the local cache: fetch it on a machine with network (make fetch), "
+            "or give a local folder"
+        )
+    else:
+        mend = "check the folder and the installed versions"
+    return ModelError(f"{what} {name!r} could not be loaded: {mend} ({text[:300]})")

@@ -1,0 +1,316 @@
+"""Memory from first principles: the bytes of weights, adapter, gradients, optimizer state, activations and cache. No torch.
+
+Every term is counted from the tensors that the code makes; the tests compare with real tiny models, byte by byte where the count
+is exact, and with the measured peak of a training step where it is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from jmedlora_utils.models.registry import Shape
+
+METHODS = ("lora", "qlora", "full")
+OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit")
+
+# The modules at the end of a block, where a passing copy of an input comes on top of everything the block keeps.
+FEED_FORWARD = ("gate_proj", "up_proj", "down_proj", "dense_h_to_4h", "dense_4h_to_h")
+
+# bitsandbytes: NF4 packs two weights a byte; every 64 weights share a scale; double quantisation stores that scale in one byte
+# and every 256 scales share a float32, plus one float32 offset a tensor and two lookup tables of float32 (16 and 256 entries).
+NF4_BLOCK = 64
+NF4_NESTED_BLOCK = 256
+NF4_TABLES = 4 * (16 + 256) + 4
+ADAM_8BIT_BLOCK = 256
+ADAM_8BIT_SMALLEST = 4096
+
+
+class PlanError(ValueError):
+    """A run that cannot be planned or does not fit; names what is wrong and the mend."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What decides the memory of one tuning step on one card.
+
+    Attributes:
+        shape: Sizes of the base.
+        method: One of `METHODS`.
+        rank: LoRA r.
+        targets: Module names with an adapter; empty for every linear module of the blocks.
+        embeddings: Whether input and output embeddings are trained too (full copies).
+        optimizer: One of `OPTIMIZERS`.
+        micro_batch: Rows in one forward pass.
+        length: Tokens of the longest row.
+        supervised: Tokens of one row that carry loss, for which logits are computed; 0 for all.
+        checkpointing: Whether only the inputs of the blocks are kept and the rest is computed again.
+        dropout: LoRA dropout; above 0 each adapted module keeps a mask.
+        accumulating: Whether a step takes several micro-batches, so that gradients of the earlier ones are there.
+        mixed: bfloat16 under autocast with a float32 adapter (peft's default); False for float32 throughout.
+        weight_bytes: Bytes of one parameter that is not quantised.
+        cuda: Kernels of a GPU: a byte per dropout mask element, layer norms in float32, NF4 unpacked before each product. False
+            for a CPU, where the tests measure.
+    """
+
+    shape: Shape
+    method: str = "lora"
+    rank: int = 8
+    targets: tuple[str, ...] = ()
+    embeddings: bool = False
+    optimizer: str = "adamw_torch_fused"
+    micro_batch: int = 1
+    length: int = 1024
+    supervised: int = 0
+    checkpointing: bool = False
+    dropout: float = 0.0
+    accumulating: bool = False
+    mixed: bool = True
+    weight_bytes: int = 2
+    cuda: bool = True
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise PlanError(f"method {self.method!r} is not one of {', '.join(METHODS)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise PlanError(f"optimizer {self.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
+        if unknown := set(self.targets) - set(self.shape.linears()):
+            known = ", ".join(self.shape.linears())
+            raise PlanError(f"{sorted(unknown)[0]!r} is no linear module of {self.shape.architecture}; it has {known}")
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        return self.targets or tuple(self.shape.linears())
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process on one card, by what they hold.
+
+    Attributes:
+        weights: Base weights with their quantisation constants.
+        adapter: Trained parameters that are not the base's own, float32.
+        gradients: What gradients add to the peak: one float32 per trained parameter while accumulating; else they grow as
+            activations go, and only the surplus counts.
+        optimizer: Its state; 0 where it is paged to the host when memory is short.
+        activations: What the forward pass keeps for the backward pass.
+        work: The larger of two passing needs: logits and their gradient, or one block computed again.
+        cache: Keys and values in generation.
+        paged: Optimizer state that may leave the card; not in `total`.
+    """
+
+    weights: int
+    adapter: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    work: int = 0
+    cache: int = 0
+    paged: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.adapter + self.gradients + self.optimizer + self.activations + self.work + self.cache
+
+
+def nf4_bytes(elements: int) -> int:
+    """Bytes of one NF4 tensor with double quantisation: packed weights, scales, scales of the scales, tables."""
+    scales = math.ceil(elements / NF4_BLOCK)
+    return math.ceil(elements / 2) + scales + 4 * math.ceil(scales / NF4_NESTED_BLOCK) + NF4_TABLES
+
+
+def load_bytes(shape: Shape, quantisation: str = "none", weight_bytes: int = 2) -> int:
+    """Bytes of the base weights on the card.
+
+    Args:
+        shape: Sizes.
+        quantisation: `none` or `nf4`; NF4 takes the linear modules of the blocks and leaves embeddings, output head, norms and biases.
+        weight_bytes: Bytes of one parameter that is not quantised.
+    """
+    if quantisation == "none":
+        return shape.parameters() * weight_bytes
+    if quantisation != "nf4":
+        raise PlanError(f"quantisation {quantisation!r} is not one of none, nf4")
+    return shape.layers * sum(nf4_bytes(i * o) for i, o in shape.linears().values()) + shape.other_parameters() * weight_bytes
+
+
+def adapter_parameters(shape: Shape, rank: int, targets: Sequence[str] = (), embeddings: bool = False) -> int:
+    """Parameters of a LoRA: r × (input + output width) for each adapted module of each block, plus the embedding copies if trained."""
+    linears = shape.linears()
+    block = sum(rank * (linears[name][0] + linears[name][1]) for name in (targets or linears))
+    return shape.layers * block + (embedding_parameters(shape) if embeddings else 0)
+
+
+def embedding_parameters(shape: Shape) -> int:
+    """Parameters of the input and, where it is not the same table, the output embeddings."""
+    return (1 if shape.tied else 2) * shape.vocab * shape.hidden
+
+
+def trained_parameters(run: Tuning) -> int:
+    """Parameters that receive a gradient."""
+    if run.method == "full":
+        return run.shape.parameters()
+    return adapter_parameters(run.shape, run.rank, run.targets, run.embeddings)
+
+
+def optimizer_bytes(sizes: Iterable[int], optimizer: str = "adamw_torch_fused") -> int:
+    """Bytes of an optimizer's state for tensors of these sizes: two float32 a parameter, or two bytes and their block scales.
+
+    bitsandbytes keeps tensors under 4,096 elements in float32; its 8-bit states share two tables of 256 float32.
+    """
+    eight = optimizer.endswith("8bit")
+    total = 0
+    for n in sizes:
+        small = n < ADAM_8BIT_SMALLEST
+        total += 2 * n + 2 * 4 * math.ceil(n / ADAM_8BIT_BLOCK) if eight and not small else 8 * n
+    return total
+
+
+def trained_tensors(run: Tuning) -> list[int]:
+    """Sizes of the trained tensors: A and B of each adapted module (for full fine-tuning, one entry for all)."""
+    if run.method == "full":
+        return [run.shape.parameters()]
+    linears = run.shape.linears()
+    pair = [run.rank * width for name in run.adapted for width in linears[name]]
+    tables = [run.shape.vocab * run.shape.hidden] * (1 if run.shape.tied else 2)
+    return pair * run.shape.layers + (tables if run.embeddings else [])
+
+
+def block_activations(run: Tuning) -> tuple[int, int]:
+    """Bytes that one block keeps for the backward pass, for one token: outside its feed-forward part, and in it.
+
+    Counted from the forward code of transformers and peft; frozen linear modules keep nothing. Norms work in float32.
+    Under autocast every adapted module keeps its own bfloat16 copy of its input, in float32 neighbours share one.
+    """
+    shape = run.shape
+    wide, c = 4, 2 if run.mixed else 4
+    linears = shape.linears()
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    softmax = 4 * shape.heads
+    if shape.architecture == "gpt_neox":
+        norms = 2 * ((wide if run.cuda else c) * shape.hidden + 2 * 4)
+        attention = c * (3 * shape.hidden + 3 * shape.hidden) + softmax
+        feed_forward = c * shape.intermediate
+        shared = {"query_key_value": "norm 1", "dense": "attention", "dense_h_to_4h": "norm 2", "dense_4h_to_h": "feed forward"}
+    else:
+        norms = 2 * (wide * shape.hidden + 4)
+        if shape.architecture == "qwen3":
+            norms += wide * (queries + keys) + 4 * (shape.heads + shape.kv_heads)
+        attention = c * (2 * queries + 2 * keys) + softmax
+        feed_forward = 3 * c * shape.intermediate
+        shared = {"q_proj": "norm 1", "k_proj": "norm 1", "v_proj": "norm 1", "o_proj": "attention"}
+        shared |= {"gate_proj": "norm 2", "up_proj": "norm 2", "down_proj": "feed forward"}
+
+    def adapted(late: bool) -> int:
+        names = [name for name in run.adapted if (name in FEED_FORWARD) == late]
+        if run.mixed or run.dropout > 0:
+            inputs = sum(linears[name][0] for name in names)
+        else:
+            inputs = sum({shared[name]: linears[name][0] for name in names if shared[name] != "attention"}.values())
+        middle = 0 if run.method == "full" else run.rank * len(names)
+        masks = (1 if run.cuda else 4) * sum(linears[name][0] for name in names) if run.dropout > 0 else 0
+        return c * (inputs + middle) + masks
+
+    return norms + attention + adapted(late=False), feed_forward + adapted(late=True)
+
+
+def tuning_memory(run: Tuning) -> Memory:
+    """Peak bytes of one tuning step.
+
+    The peak is taken at the start of the backward pass. Kept: every block's activations, those of the last one's feed-forward part at
+    supervised tokens alone, or with checkpointing its input alone. At work, whichever is more: the logits of the supervised tokens
+    (log-softmax and two gradients, float32), or one block (computed again with checkpointing) with its feed-forward product, its input
+    cast for the adapter, and on a GPU the largest NF4 weight unpacked. Without checkpointing that is the last block, or the one before
+    it when the last one's activations are gone.
+    """
+    shape = run.shape
+    tokens = run.micro_batch * run.length
+    supervised = run.micro_batch * (run.supervised or run.length)
+    c = 2 if run.mixed else 4
+    trained = trained_parameters(run)
+    state = optimizer_bytes(trained_tensors(run), run.optimizer)
+    paged = run.optimizer.startswith("paged")
+    outside, inside = block_activations(run)
+    block, last = tokens * (outside + inside), tokens * outside + supervised * inside
+    linears = shape.linears()
+    if run.checkpointing:
+        kept = shape.layers * tokens * c * shape.hidden
+    else:
+        kept = (shape.layers - 1) * block + last + (2 * trained if run.mixed and run.method != "full" else 0)
+    head = 12 * supervised * shape.vocab + tokens * (4 + c) * shape.hidden
+    late = [linears[name][0] for name in run.adapted if name in FEED_FORWARD]
+    cast = max(late, default=0) * (4 + (4 if run.dropout > 0 else 0)) if run.mixed else 0
+    unpacked = 2 * max(i * o for i, o in linears.values()) if run.method == "qlora" and run.cuda else 0
+    product, residual = c * shape.intermediate + cast, tokens * 4 * c * shape.hidden + unpacked
+    through = tokens * product + residual
+    work = through + block if run.checkpointing else max(supervised * product + residual, through - last)
+    return Memory(
+        weights=load_bytes(shape, "nf4" if run.method == "qlora" else "none", 4 if run.method == "full" else run.weight_bytes),
+        adapter=0 if run.method == "full" else 4 * trained,
+        gradients=4 * trained if run.accumulating else max(4 * trained - kept, 0),
+        optimizer=0 if paged else state,
+        activations=kept,
+        work=max(head, work),
+        paged=state if paged else 0,
+    )
+
+
+def cache_bytes(shape: Shape, batch: int, length: int, element_bytes: int = 2) -> int:
+    """Bytes of keys and values: 2 × blocks × key heads × head width × tokens."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * batch * length * element_bytes
+
+
+def generation_memory(
+    shape: Shape, quantisation: str = "none", batch: int = 1, prompt: int = 1024, new: int = 64, adapter: int = 0
+) -> Memory:
+    """Peak bytes of batched greedy generation, bfloat16: weights, adapter (`adapter` parameters, float32), cache, one block at work."""
+    widest = max(i * o for i, o in shape.linears().values())
+    wide = 2 if shape.architecture == "gpt_neox" else 3  # arrays of the feed-forward part at once: a gate is one more
+    block = batch * prompt * 2 * (4 * shape.hidden + wide * shape.intermediate)
+    logits = batch * shape.vocab * (2 + 4)
+    return Memory(
+        weights=load_bytes(shape, quantisation),
+        adapter=4 * adapter,
+        cache=cache_bytes(shape, batch, prompt + new),
+        work=block + logits + (2 * widest if quantisation == "nf4" else 0),
+    )
+
+
+def sharded_total(run: Tuning, cards: int) -> int:
+    """Bytes on each of several cards under FSDP2: parameters, gradients and state divided, two blocks gathered. An estimate."""
+    memory = tuning_memory(run)
+    if cards == 1:
+        return memory.total
+    fixed = memory.weights + memory.adapter + memory.gradients + memory.optimizer
+    gathered = 2 * (memory.weights + memory.adapter) // run.shape.layers
+    return math.ceil(fixed / cards) + gathered + memory.activations + memory.work
+
+
+def fit_tuning(run: Tuning, batch: int, usable: int) -> Tuning | None:
+    """The fastest way to run a batch within `usable` bytes, or None.
+
+    Checkpointing computes every block twice, so it comes only when one row does not fit without it, and an optimizer state paged
+    to the host only when that does not fit either; then the largest micro-batch that divides the batch.
+    """
+    sizes = [n for n in range(batch, 0, -1) if batch % n == 0]
+    for optimizer in (run.optimizer, "paged_adamw_32bit"):
+        for checkpointing in (False, True):
+            for micro in sizes:
+                changes = {"micro_batch": micro, "accumulating": micro < batch, "checkpointing": checkpointing, "optimizer": optimizer}
+                option = replace(run, **changes)
+                if tuning_memory(option).total <= usable:
+                    return option
+    return None
+
+
+def step_flops(run: Tuning, tokens: int) -> float:
+    """FLOP of one step over `tokens` real tokens: 2 per weight forward, 2 backward through frozen weights, 2 more for recomputing,
+    and 2 for the gradient of each trained weight (6 × parameters in all for full fine-tuning). Attention scores are left out: under
+    2 % at 1,024 tokens."""
+    matrix = run.shape.linear_parameters()
+    head = run.shape.vocab * run.shape.hidden
+    trained = matrix + head if run.method == "full" else adapter_parameters(run.shape, run.rank, run.targets)
+    passes = 6 if run.checkpointing else 4
+    extra = 2 * trained if run.method == "full" else (passes + 2) * trained
+    return tokens * (passes * (matrix + head) + extra)

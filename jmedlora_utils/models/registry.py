@@ -1,0 +1,398 @@
+"""Model registry: what is known of each base model and adapter, and what must be refused before a download. No torch."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jmedlora_utils.core import paths
+
+MODELS_FILE = paths.PACKAGE_DATA / "models.yaml"
+LANGUAGES = ("japanese", "english", "multilingual", "unknown")
+BOS_HABITS = ("prepended", "none", "unknown")
+ARCHITECTURES = ("llama", "gpt_neox", "qwen3")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+UNKNOWN_REVISION = "unknown; pin before a run"
+
+
+class RegistryError(ValueError):
+    """A model that is not known, or may not be fetched or loaded as asked."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a causal language model, enough to count its parameters and bytes.
+
+    Attributes:
+        architecture: One of `ARCHITECTURES`, the `model_type` of config.json.
+        layers: Transformer blocks.
+        hidden: Width of the residual stream.
+        intermediate: Width of the feed-forward block.
+        heads: Query heads.
+        kv_heads: Key and value heads.
+        head_dim: Width of one head.
+        vocab: Rows of the embedding table.
+        tied: Whether input and output embeddings are one table.
+    """
+
+    architecture: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool = False
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Linear modules of one block: name to (input width, output width)."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        if self.architecture == "gpt_neox":
+            return {
+                "query_key_value": (self.hidden, 3 * self.hidden),
+                "dense": (self.hidden, self.hidden),
+                "dense_h_to_4h": (self.hidden, self.intermediate),
+                "dense_4h_to_h": (self.intermediate, self.hidden),
+            }
+        return {
+            "q_proj": (self.hidden, queries),
+            "k_proj": (self.hidden, keys),
+            "v_proj": (self.hidden, keys),
+            "o_proj": (queries, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
+
+    def block_other_parameters(self) -> int:
+        """Parameters of one block outside its linear weights: norms, and biases where the architecture has them."""
+        if self.architecture == "gpt_neox":
+            biases = sum(width for _, width in self.linears().values())
+            return biases + 4 * self.hidden
+        return 2 * self.hidden + (2 * self.head_dim if self.architecture == "qwen3" else 0)
+
+    def linear_parameters(self) -> int:
+        """Weights of all linear modules in all blocks: what 4-bit loading quantises."""
+        return self.layers * sum(i * o for i, o in self.linears().values())
+
+    def other_parameters(self) -> int:
+        """Parameters that 4-bit loading leaves alone: embeddings, output head, norms and biases."""
+        tables = (1 if self.tied else 2) * self.vocab * self.hidden
+        last_norm = self.hidden * (2 if self.architecture == "gpt_neox" else 1)
+        return tables + self.layers * self.block_other_parameters() + last_norm
+
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.linear_parameters() + self.other_parameters()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], where: str) -> Shape:
+        """Reads the sizes from the content of a config.json.
+
+        Raises:
+            RegistryError: The architecture is not one of `ARCHITECTURES`, or a size is missing.
+        """
+        architecture = config.get("model_type", "")
+        if architecture not in ARCHITECTURES:
+            raise RegistryError(f"{where}: model_type {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+        try:
+            heads = config["num_attention_heads"]
+            return cls(
+                architecture=architecture,
+                layers=config["num_hidden_layers"],
+                hidden=config["hidden_size"],
+                intermediate=config["intermediate_size"],
+                heads=heads,
+                kv_heads=config.get("num_key_value_heads") or heads,
+                head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+                vocab=config["vocab_size"],
+                tied=bool(config.get("tie_word_embeddings", False)),
+            )
+        except KeyError as error:
+            raise RegistryError(f"{where}: {error.args[0]!r} is missing; is this the config.json of a causal language model?") from error
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One base model or adapter.
+
+    Attributes:
+        name: Registry name, hub id or folder, as it is shown.
+        kind: `base` or `adapter`.
+        hub_id: `owner/name` on the hub; empty for a local folder.
+        folder: The local folder, or None.
+        revision: Full commit hash, or None where it is not known or not needed.
+        shape: Sizes, or None where they are not known (an unlisted hub id).
+        stored: Bytes one parameter takes in the files.
+        language: One of `LANGUAGES`.
+        licence: As the card states it.
+        gated: Whether the hub asks for a token.
+        context_length: Tokens the model was trained for, 0 where not known.
+        bos: One of `BOS_HABITS`.
+        eos: The token that ends an answer, or `unknown`.
+        lora_targets: Module names that a LoRA adapts unless the run says otherwise; empty for all linear ones.
+        chat_template: Whether the tokenizer brings one; None where not known.
+        base: For an adapter, the name of its base.
+        rank: For an adapter, r; 0 for a base.
+        bytes: For an adapter, the size of its weights file.
+        role: Why it is listed.
+        source: Where the facts were read.
+    """
+
+    name: str
+    kind: str = "base"
+    hub_id: str = ""
+    folder: Path | None = None
+    revision: str | None = None
+    shape: Shape | None = None
+    stored: int = 2
+    language: str = "unknown"
+    licence: str = "unknown"
+    gated: bool = False
+    context_length: int = 0
+    bos: str = "unknown"
+    eos: str = "unknown"
+    lora_targets: tuple[str, ...] = ()
+    chat_template: bool | None = None
+    base: str = ""
+    rank: int = 0
+    bytes: int = 0
+    role: str = ""
+    source: str = ""
+
+    @property
+    def local(self) -> bool:
+        """Whether the files lie in a folder of this machine, so that nothing is downloaded."""
+        return self.folder is not None
+
+    @property
+    def location(self) -> str:
+        """What `from_pretrained` takes: the folder, or the hub id."""
+        return str(self.folder) if self.folder else self.hub_id
+
+    @property
+    def pinned(self) -> str:
+        """The name by which `resolve` finds this very model again: the folder, or the hub id with its commit."""
+        return f"{self.hub_id}@{self.revision}" if self.folder is None and self.revision else self.location
+
+    def download_bytes(self) -> int:
+        """Bytes of the weight files to fetch; 0 for a local folder or where the size is not known."""
+        if self.local:
+            return 0
+        return self.bytes or (self.shape.parameters() * self.stored if self.shape else 0)
+
+
+def own_models_file() -> Path | None:
+    """The registry file of this site, named by `JMEDLORA_MODELS`; None where there is none."""
+    own = os.environ.get("JMEDLORA_MODELS")
+    return Path(own).expanduser().resolve() if own else None
+
+
+def entries() -> dict[str, ModelEntry]:
+    """Every entry of models.yaml by its name, with what the site's own file (`JMEDLORA_MODELS`) says otherwise.
+
+    The own file has the same form. Of a model that models.yaml lists, it states only what differs: `revision`, or `folder`,
+    the local copy of the model, beside the file or absolute. Its sizes and context are then those of the folder.
+
+    Raises:
+        RegistryError: An entry lacks a field, has an unknown one, its sizes don't give its parameter count, or a file or folder is
+            missing.
+    """
+    return _entries(own_models_file())
+
+
+@cache
+def _entries(own: Path | None) -> dict[str, ModelEntry]:
+    return read_models(MODELS_FILE, own)
+
+
+def read_models(path: Path, own: Path | None = None) -> dict[str, ModelEntry]:
+    """Reads and checks a registry file; see `entries`."""
+    raw, site = _read_yaml(path), _read_yaml(own) if own else {}
+    found: dict[str, ModelEntry] = {}
+    for kind, key in (("base", "bases"), ("adapter", "adapters")):
+        listed, changed = raw.get(key) or {}, site.get(key) or {}
+        for name in dict.fromkeys([*listed, *changed]):
+            where = own if own and name in changed else path
+            fields = {**(listed.get(name) or {}), **(changed.get(name) or {})}
+            folder = fields.pop("folder", None)
+            entry = _entry(name, kind, fields, f"{where.name}, {name}")
+            found[name] = _in_folder(entry, where.parent / Path(folder).expanduser(), where) if folder else entry
+    for entry in found.values():
+        if entry.kind == "adapter" and (entry.base not in found or found[entry.base].kind != "base"):
+            raise RegistryError(f"{path.name}, {entry.name}: base {entry.base!r} is not listed under bases")
+    return found
+
+
+def resolve(name_or_path: str) -> ModelEntry:
+    """Finds a model by registry name, hub id or local folder.
+
+    A commit can be appended after `@` (`swallow-70b-instruct@<40 hex digits>`); it replaces the registry's revision.
+    A local folder wins over a name: it holds config.json (a base) or adapter_config.json (an adapter). The
+    sizes of an architecture outside `ARCHITECTURES` stay unknown, so that it loads but cannot be planned.
+
+    Raises:
+        RegistryError: Nothing fits; names the nearest registry name.
+    """
+    if not name_or_path:
+        raise RegistryError(f"the model name is empty; known: {', '.join(entries())}")
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir():
+        return _local_entry(folder.resolve())
+    name, _, revision = name_or_path.partition("@")
+    if revision and not COMMIT.fullmatch(revision):
+        raise RegistryError(f"model {name!r}: revision {revision!r} is no full commit hash (40 hex digits); a branch or tag can move")
+    entry = entries().get(name) or next((e for e in entries().values() if e.hub_id == name), None)
+    if entry is None:
+        if not HUB_ID.fullmatch(name) or name.startswith("."):
+            near = difflib.get_close_matches(name, entries(), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(entries())}"
+            raise RegistryError(f"no model {name!r}, and no such folder; {hint} A hub id has the form owner/name.")
+        entry = ModelEntry(name=name, hub_id=name)
+    return replace(entry, revision=revision) if revision else entry
+
+
+def check(
+    entry: ModelEntry,
+    token: str | None = None,
+    local: bool = False,
+    card_bytes: int = 0,
+    quantisation: str = "none",
+) -> ModelEntry:
+    """Refuses, before any download or load, what cannot work.
+
+    Args:
+        entry: From `resolve`.
+        token: Hub token, or None; only a gated model needs one.
+        local: The files are already in the hub's cache of this machine, so that no token is needed.
+        card_bytes: Memory of the card; 0 leaves size unchecked.
+        quantisation: `none` (bfloat16) or `nf4`, for the size.
+
+    Returns:
+        The entry, unchanged.
+
+    Raises:
+        RegistryError: No revision is pinned, a gated model has no token, or the weights exceed the card. Names the mend.
+    """
+    if not entry.local:
+        if not entry.revision:
+            page = f"https://huggingface.co/{entry.hub_id}/commits/main"
+            raise RegistryError(
+                f"{entry.name}: its revision is {UNKNOWN_REVISION}. Choose a commit on {page} and write "
+                f"base (or adapter): '{entry.name}@<40 hex digits>', or give the path of a local copy"
+            )
+        if entry.gated and not token and not local:
+            raise RegistryError(
+                f"{entry.name}: {entry.hub_id} is gated and no token was given. Accept its licence ({entry.licence}) on "
+                f"https://huggingface.co/{entry.hub_id}, then set HF_TOKEN, or give the path of a local copy"
+            )
+    if card_bytes and entry.shape is not None:
+        from jmedlora_utils.models.memory import load_bytes
+
+        need = load_bytes(entry.shape, quantisation)
+        if need > card_bytes:
+            smaller = "; use quantisation nf4" if quantisation == "none" else ""
+            raise RegistryError(
+                f"{entry.name}: its weights take {need / 1e9:.1f} GB ({quantisation}), the card has {card_bytes / 1e9:.1f} GB{smaller}"
+                f"{' or' if smaller else ';'} use a larger card, several cards (book page 'Scale'), or a smaller model"
+            )
+    return entry
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise RegistryError(f"{path.name}: no such file; JMEDLORA_MODELS names the registry of this site, or is not set") from error
+    except yaml.YAMLError as error:
+        raise RegistryError(f"{path.name}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(raw, dict) or set(raw) - {"bases", "adapters"}:
+        raise RegistryError(f"{path.name}: a registry has two parts, bases and adapters, each a mapping from names to fields")
+    return raw
+
+
+def _in_folder(entry: ModelEntry, folder: Path, where: Path) -> ModelEntry:
+    """The entry with its files in a local folder, which then says sizes and context."""
+    if not folder.is_dir():
+        raise RegistryError(f"{where.name}, {entry.name}: folder {folder.name!r} is not there; correct the path or remove the line")
+    local = _local_entry(folder.resolve())
+    if local.kind != entry.kind:
+        raise RegistryError(f"{where.name}, {entry.name}: the folder holds a model of kind {local.kind}, the entry is of kind {entry.kind}")
+    if entry.kind == "adapter":
+        return replace(entry, folder=local.folder, revision=None, rank=local.rank, lora_targets=local.lora_targets, bytes=local.bytes)
+    return replace(entry, folder=local.folder, revision=None, shape=local.shape, context_length=local.context_length)
+
+
+def _entry(name: str, kind: str, fields: dict[str, Any], where: str) -> ModelEntry:
+    required = {"hub_id", "revision", "licence", "gated", "lora_targets", "source"}
+    required |= (
+        {"base", "rank", "bytes"} if kind == "adapter" else {"architecture", "shape", "parameters", "stored", "language", "bos", "eos"}
+    )
+    if missing := required - set(fields):
+        raise RegistryError(f"{where}: field {sorted(missing)[0]!r} is missing")
+    for note in ("alpha", "dropout", "steps"):
+        fields.pop(note, None)
+    if fields["revision"] is not None and not COMMIT.fullmatch(str(fields["revision"])):
+        raise RegistryError(f"{where}: revision {fields['revision']!r} is no full commit hash; write null where it is not known")
+    fields["lora_targets"] = tuple(fields["lora_targets"])
+    if kind == "base":
+        architecture, parameters = fields.pop("architecture"), fields.pop("parameters")
+        if architecture not in ARCHITECTURES:
+            raise RegistryError(f"{where}: architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+        try:
+            fields["shape"] = Shape(architecture=architecture, **fields["shape"])
+        except TypeError as error:
+            raise RegistryError(f"{where}: shape does not fit ({error})") from error
+        if fields["shape"].parameters() != parameters:
+            raise RegistryError(f"{where}: its shape gives {fields['shape'].parameters():,} parameters, parameters says {parameters:,}")
+        if unknown := set(fields["lora_targets"]) - set(fields["shape"].linears()):
+            raise RegistryError(f"{where}: {sorted(unknown)[0]!r} is no linear module of {architecture}")
+        if fields["language"] not in LANGUAGES or fields["bos"] not in BOS_HABITS:
+            raise RegistryError(f"{where}: language is one of {', '.join(LANGUAGES)}; bos one of {', '.join(BOS_HABITS)}")
+    try:
+        return ModelEntry(name=name, kind=kind, **fields)
+    except TypeError as error:
+        raise RegistryError(f"{where}: {error}") from error
+
+
+def _local_entry(folder: Path) -> ModelEntry:
+    config, adapter = folder / "config.json", folder / "adapter_config.json"
+    shown = paths.relative(folder)
+    if adapter.is_file():
+        settings = _read_json(adapter)
+        targets = settings.get("target_modules") or ()
+        return ModelEntry(
+            name=shown,
+            kind="adapter",
+            folder=folder,
+            base=settings.get("base_model_name_or_path") or "",
+            rank=int(settings.get("r") or 0),
+            lora_targets=() if isinstance(targets, str) else tuple(sorted(targets)),
+            bytes=sum(p.stat().st_size for p in folder.glob("adapter_model.*")),
+        )
+    if not config.is_file():
+        raise RegistryError(f"{shown}: the folder holds neither config.json (a model) nor adapter_config.json (an adapter)")
+    settings = _read_json(config)
+    return ModelEntry(
+        name=shown,
+        folder=folder,
+        shape=Shape.from_config(settings, shown) if settings.get("model_type") in ARCHITECTURES else None,
+        context_length=settings.get("max_position_embeddings") or 0,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RegistryError(f"{paths.relative(path)}:{error.lineno}: not valid JSON ({error.msg}); copy the folder again") from error

@@ -1,0 +1,1 @@
+"""LoRA, QLoRA and full tuning on the response only. May import core, data and models."""

@@ -1,0 +1,224 @@
+"""From instruction records to batches: encode once, audit, order, pad."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jmedlora_utils.core.records import iter_jsonl
+from jmedlora_utils.data.prompts import build_instruction_prompt, encode_example
+
+WINDOW_BATCHES = 50
+
+
+class EncodingError(ValueError):
+    """A training file or record that cannot be used as it is; names file, line or record, and the mend."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row.
+
+    Attributes:
+        ids: Token ids, EOS last.
+        n_prompt: How many of them are prompt; the loss falls on the others. At least 1, since nothing predicts the first token.
+    """
+
+    ids: tuple[int, ...]
+    n_prompt: int
+
+
+@dataclass
+class Audit:
+    """What became of the records.
+
+    Attributes:
+        read: Records in the file.
+        used: Rows to train on.
+        too_long: Records left out because prompt and response exceed `max_length`; nothing is ever cut.
+        boundary_merges: Records whose response is encoded alone, because a token would span prompt and response.
+        tokens: Tokens of all rows.
+        supervised_tokens: Tokens that carry loss, EOS among them.
+        longest: Tokens of the longest record, used or not.
+    """
+
+    read: int = 0
+    used: int = 0
+    too_long: int = 0
+    boundary_merges: int = 0
+    tokens: int = 0
+    supervised_tokens: int = 0
+    longest: int = 0
+
+    def counts(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def read_instructions(path: Path) -> list[dict[str, Any]]:
+    """Reads instruction records: JSON lines with `instruction` and `output`, and maybe `input` and `id`.
+
+    Raises:
+        EncodingError: A field is missing, no text, or empty; names file and line.
+    """
+    rows = []
+    for number, row in iter_jsonl(path):
+        for field in ("instruction", "output"):
+            if not isinstance(row.get(field), str) or not row[field].strip():
+                raise EncodingError(f"{path}:{number}: field {field!r} is missing, empty or no text; mend or remove the line")
+        if not isinstance(row.get("input", ""), str):
+            raise EncodingError(f"{path}:{number}: field 'input' is no text; mend or remove the line")
+        rows.append({"id": row.get("id", f"line {number}"), "input": "", **row})
+    if not rows:
+        raise EncodingError(f"{path}: holds no instruction record; run notebook 10 first")
+    return rows
+
+
+def read_articles(path: Path) -> list[str]:
+    """Reads articles for continued pretraining: JSON lines with `text`.
+
+    Raises:
+        EncodingError: `text` is missing or empty; names file and line.
+    """
+    texts = []
+    for number, row in iter_jsonl(path):
+        if not isinstance(row.get("text"), str) or not row["text"].strip():
+            raise EncodingError(f"{path}:{number}: field 'text' is missing, empty or no text; mend or remove the line")
+        texts.append(row["text"])
+    if not texts:
+        raise EncodingError(f"{path}: holds no article; run notebook 10 first")
+    return texts
+
+
+def encode_records(
+    records: Sequence[dict[str, Any]], tokenizer: Any, template: str, max_length: int, too_long: str = "error"
+) -> tuple[list[Row], Audit]:
+    """Encodes instruction records for training on the response only.
+
+    Args:
+        records: As `read_instructions` returns them.
+        tokenizer: Tokenizer of the base.
+        template: Name in `prompts.TEMPLATES`.
+        max_length: Most tokens of prompt, response and EOS together.
+        too_long: `error`, or `exclude` to leave such records out and count them.
+
+    Raises:
+        EncodingError: A record is too long and `too_long` is `error`, or no record fits.
+    """
+    rows, audit = [], Audit(read=len(records))
+    worst: tuple[int, str] = (0, "")
+    for record in records:
+        prompt = build_instruction_prompt(record["instruction"], record["input"], template, tokenizer)
+        example = encode_example(tokenizer, prompt, record["output"])
+        length = len(example.prompt) + len(example.response)
+        worst = max(worst, (length, str(record["id"])))
+        if length > max_length:
+            audit.too_long += 1
+            continue
+        audit.boundary_merges += not example.joint
+        rows.append(Row((*example.prompt, *example.response), len(example.prompt)))
+        audit.supervised_tokens += len(example.response)
+    audit.used, audit.tokens, audit.longest = len(rows), sum(len(r.ids) for r in rows), worst[0]
+    if audit.too_long and (too_long == "error" or not rows):
+        raise EncodingError(
+            f"record {worst[1]} has {worst[0]} tokens, max_length is {max_length} "
+            f"({audit.too_long} of {len(records)} records are too long); "
+            "raise max_length, or set too_long='exclude' to leave them out and count them"
+        )
+    return rows, audit
+
+
+def marked_text(row: Row, tokenizer: Any) -> str:
+    """A row as text, as the model reads it; what carries loss stands between ⟦ and ⟧."""
+    prompt, response = row.ids[: row.n_prompt], row.ids[row.n_prompt :]
+    return f"{tokenizer.decode(prompt)}⟦{tokenizer.decode(response)}⟧"
+
+
+def encode_articles(texts: Sequence[str], tokenizer: Any, max_length: int) -> tuple[list[Row], Audit]:
+    """Encodes articles for next-token loss; a longer article goes on in a further row, so every token is learned once."""
+    rows, audit = [], Audit(read=len(texts))
+    for text in texts:
+        example = encode_example(tokenizer, "", text)
+        ids = [*example.prompt, *example.response]
+        audit.longest = max(audit.longest, len(ids))
+        # Rows overlap by one token: the first token of a row is only context.
+        pieces = [ids[i : i + max_length] for i in range(0, max(1, len(ids) - 1), max_length - 1)]
+        rows.extend(Row(tuple(piece), 1) for piece in pieces)
+    audit.used, audit.tokens = len(rows), sum(len(r.ids) for r in rows)
+    audit.supervised_tokens = audit.tokens - len(rows)
+    return rows, audit
+
+
+def data_order(lengths: Sequence[int], steps: int, batch: int, seed: int, grouped: bool = True) -> list[int]:
+    """Row numbers of a whole run, `steps * batch` of them, as a function of the seed alone.
+
+    Every epoch is a fresh shuffle; within windows of 50 batches rows of like length stand together, so that little is
+    padded, and the batches of a window are shuffled. Rows left over at the end of an epoch open the next one.
+
+    Args:
+        lengths: Tokens of each row.
+        steps: Optimizer steps.
+        batch: Rows of one optimizer step, over all processes and accumulation.
+        seed: Seed of the order.
+        grouped: Whether rows of like length stand together.
+    """
+    rng = random.Random(seed)
+    order: list[int] = []
+    pool: list[int] = []
+    while len(order) < steps * batch:
+        while len(pool) < batch:
+            epoch = list(range(len(lengths)))
+            rng.shuffle(epoch)
+            pool.extend(epoch)
+        window, pool = _cut(pool, min(WINDOW_BATCHES, len(pool) // batch) * batch)
+        if grouped:
+            window.sort(key=lambda i: -lengths[i])
+            batches = [window[i : i + batch] for i in range(0, len(window), batch)]
+            rng.shuffle(batches)
+            window = [i for group in batches for i in group]
+        order.extend(window)
+    return order[: steps * batch]
+
+
+def padding_share(lengths: Iterable[int], batch: int) -> float:
+    """Share of a batch's cells that are padding, over batches of consecutive rows."""
+    lengths = list(lengths)
+    groups = [lengths[i : i + batch] for i in range(0, len(lengths), batch)]
+    cells = sum(max(g) * len(g) for g in groups)
+    return 1 - sum(lengths) / cells if cells else 0.0
+
+
+class Collator:
+    """Pads rows on the right and says where the loss falls.
+
+    There is no attention mask: in a causal model a token never sees the padding after it, and padding carries no loss.
+    Masking is by position, not by token, so a padding token equal to EOS leaves the real EOS supervised.
+    """
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Returns `input_ids` (rows, width), and flat `positions` and `labels` (supervised tokens): the hidden state at
+        `positions[i]` predicts `labels[i]`. The last token of a row is predicted but never read."""
+        import torch
+
+        width = max(len(row.ids) for row in rows) - 1
+        input_ids = torch.full((len(rows), width), self.pad_id, dtype=torch.long)
+        positions: list[int] = []
+        labels: list[int] = []
+        for i, row in enumerate(rows):
+            input_ids[i, : len(row.ids) - 1] = torch.tensor(row.ids[:-1])
+            positions.extend(range(i * width + row.n_prompt - 1, i * width + len(row.ids) - 1))
+            labels.extend(row.ids[row.n_prompt :])
+        return {"input_ids": input_ids, "positions": torch.tensor(positions), "labels": torch.tensor(labels)}
+
+    def padding_share(self, lengths: Sequence[int], batch: int) -> float:
+        """See `padding_share`."""
+        return padding_share(lengths, batch)
+
+
+def _cut(items: list[int], n: int) -> tuple[list[int], list[int]]:
+    return items[:n], items[n:]

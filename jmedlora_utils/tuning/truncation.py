@@ -1,0 +1,179 @@
+"""What cutting would lose: each record under the usual separate right-truncation, and as this project trains it.
+
+The public QLoRA script, whose settings the paper's model cards name, cuts prompt and answer each on its own, on the right: 512 tokens of
+the prompt are kept, and 512 of the answer. What stands last goes first: a choice, the marker after which the answer starts, the token
+that ends it. How many records that is depends on the tokenizer. Here nothing is cut: a longer record is refused, or left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from jmedlora_utils.core import paths
+from jmedlora_utils.data import exams, prompts
+from jmedlora_utils.data.exams import Question
+from jmedlora_utils.models import loading
+from jmedlora_utils.tuning.encoding import encode_records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Losses:
+    """Counts of records.
+
+    Attributes:
+        records: All.
+        longest: Tokens of the longest, prompt, response and EOS together.
+        choice: Cut separately, a choice of theirs would be lost, in whole or in part.
+        marker: The marker after which the response starts would be lost.
+        eos: The end of the response, and EOS with it, would be lost.
+        any_loss: One of these.
+        eos_as_padding: Their EOS would carry no loss if padding were masked by token, since padding is EOS.
+        boundary: A token spans prompt and response, so encoding them apart gives other tokens.
+        left_out: Longer than `max_length`: refused here, or left out and counted.
+        damaged: Trained on here although something of the above is lost. Counted, not assumed.
+    """
+
+    records: int = 0
+    longest: int = 0
+    choice: int = 0
+    marker: int = 0
+    eos: int = 0
+    any_loss: int = 0
+    eos_as_padding: int = 0
+    boundary: int = 0
+    left_out: int = 0
+    damaged: int = 0
+
+
+def audit(
+    records: Sequence[Mapping[str, Any]], tokenizer: Any, template: str, max_length: int, source: int = 512, target: int = 512
+) -> Losses:
+    """Counts what the records lose.
+
+    Args:
+        records: As `encoding.read_instructions` returns them; `choices`, where a record has them, are texts within its input.
+        tokenizer: Tokenizer of the base.
+        template: Name in `prompts.TEMPLATES`.
+        max_length: Most tokens of a record here.
+        source: Tokens kept of a prompt under separate truncation.
+        target: Tokens kept of an answer with its EOS.
+    """
+    rows, counted = encode_records(records, tokenizer, template, max_length, "exclude")
+    eos = tokenizer.eos_token_id
+    losses = Losses(records=len(records), longest=counted.longest, left_out=counted.too_long, boundary=counted.boundary_merges)
+    losses.eos_as_padding = len(records) if tokenizer.pad_token_id == eos else 0
+    marker = response_marker(template, tokenizer)
+    used = iter(rows)
+    for record in records:
+        prompt = prompts.build_instruction_prompt(record["instruction"], record["input"], template, tokenizer)
+        kept = kept_characters(f"{tokenizer.bos_token}{prompt}", tokenizer, source) - len(str(tokenizer.bos_token))
+        choice = any(end > kept for end in choice_ends(prompt, record))
+        lost_marker = bool(marker) and kept < len(prompt)
+        lost_eos = len(tokenizer(record["output"], add_special_tokens=False).input_ids) + 1 > target
+        losses.choice += choice
+        losses.marker += lost_marker
+        losses.eos += lost_eos
+        losses.any_loss += choice or lost_marker or lost_eos
+        example = prompts.encode_example(tokenizer, prompt, record["output"])
+        if len(example.prompt) + len(example.response) <= max_length:
+            losses.damaged += is_damaged(next(used).ids, prompt + record["output"], tokenizer)
+    return losses
+
+
+def is_damaged(ids: Sequence[int], text: str, tokenizer: Any) -> bool:
+    """Whether a row of tokens lacks its EOS, or anything of the text; blanks apart, which tokenizers add and drop."""
+    whole = tokenizer(text, add_special_tokens=False).input_ids
+    seen, wanted = ("".join(tokenizer.decode(found, skip_special_tokens=True).split()) for found in (ids, whole))
+    return ids[-1] != tokenizer.eos_token_id or seen != wanted
+
+
+def kept_characters(text: str, tokenizer: Any, tokens: int) -> int:
+    """Characters at the start of a text that its first tokens hold whole."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    if len(encoded.input_ids) <= tokens:
+        return len(text)
+    if tokenizer.is_fast:
+        return encoded.offset_mapping[tokens][0]
+    return len(tokenizer.decode(encoded.input_ids[:tokens], clean_up_tokenization_spaces=False).rstrip("\ufffd"))
+
+
+def choice_ends(prompt: str, record: Mapping[str, Any]) -> list[int]:
+    """Where each choice of a record ends in its prompt, in characters."""
+    ends, position = [], max(0, prompt.rfind(record["input"]))
+    for choice in record.get("choices", ()):
+        position = prompt.index(choice, position) + len(choice)
+        ends.append(position)
+    return ends
+
+
+def response_marker(template: str, tokenizer: Any = None) -> str:
+    """What every prompt of a template ends with: the words, or the chat tokens, after which the response starts."""
+    one, two = (prompts.build_instruction_prompt(text, text, template, tokenizer) for text in ("一", "二"))
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(one), reversed(two), strict=True))
+    return "".join(a for a, _ in same)[::-1]
+
+
+def exam_records(questions: Iterable[Question], template: str) -> list[dict[str, Any]]:
+    """Exam questions as instruction records: the stem is the instruction, the choices are the input."""
+    note = prompts.get_template(template).exam_note
+    return [
+        {
+            "id": q.id,
+            "instruction": q.text + (note if q.choices else ""),
+            "input": prompts.choice_lines(q, template),
+            "output": prompts.answer_text(q),
+            "choices": q.choices,
+        }
+        for q in questions
+        if q.gold or q.number
+    ]
+
+
+def audit_frame(
+    tokenizers: Mapping[str, Any], data: Mapping[str, Sequence[Mapping[str, Any]]], template: str, max_length: int
+) -> pd.DataFrame:
+    """One row per tokenizer and set of records: `tokenizer`, `data` and the counts of `Losses`."""
+    import pandas as pd
+
+    rows = [
+        {"tokenizer": name, "data": what} | asdict(audit(records, tokenizer, template, max_length))
+        for name, tokenizer in tokenizers.items()
+        for what, records in data.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def workspace_frame(
+    workspace: paths.Workspace, base: str, records: Sequence[Mapping[str, Any]], template: str, max_length: int
+) -> pd.DataFrame:
+    """The audit of a run: its base's tokenizer and those of the workspace's bases, its records and the workspace's exams.
+
+    Bases with one and the same tokenizer share a row, and so do the parts of one exam.
+    """
+    entries = [loading.find_base(base, workspace)]
+    entries += [loading.find_base(p.parent.name, workspace) for p in sorted(workspace.bases.glob("*/config.json"))]
+    by_vocabulary: dict[str, list[str]] = {}
+    loaded: dict[str, Any] = {}
+    for entry in entries:
+        tokenizer = loading.load_tokenizer(entry)
+        key = _vocabulary(tokenizer)
+        loaded.setdefault(key, tokenizer)
+        if entry.name not in by_vocabulary.setdefault(key, []):
+            by_vocabulary[key].append(entry.name)
+    tokenizers = {", ".join(names): loaded[key] for key, names in by_vocabulary.items()}
+    data = {"instruction records": list(records)}
+    for file in sorted((workspace.data / "exams").glob("*.jsonl")):
+        data.setdefault(f"exam {file.stem.split('_')[0]}", []).extend(exam_records(exams.read_exam(file), template))
+    return audit_frame(tokenizers, {what: found for what, found in data.items() if found}, template, max_length)
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    habit = prompts.has_bos_habit(tokenizer)
+    return str((hash(tuple(words)), habit, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token))

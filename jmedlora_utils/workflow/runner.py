@@ -1,0 +1,401 @@
+"""Runs the notebooks of a preset: job cards for Snakemake, one papermill run a job, and the times they took."""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.presets import ConfigError, Job, Preset, check_parameters, load_preset, notebook_cells, require_device
+from jmedlora_utils.core.records import git_state, sha256_text, write_text
+from jmedlora_utils.models import registry
+
+PACKAGE = paths.PACKAGE
+HEARTBEAT_SECONDS = 20
+PROFILES = paths.ROOT / "profiles"
+# What a step may take on a cluster: host memory in MB, and minutes. A step that is stopped by them goes on where it stopped when it
+# is tried again, with more memory and the same time (Snakefile).
+GPU_STEPS = {
+    "19_": {"mem_mb": 32_000, "runtime": 720},
+    "20_": {"mem_mb": 64_000, "runtime": 2_880},
+    "30_": {"mem_mb": 64_000, "runtime": 1_440},
+}
+CPU_STEP = {"mem_mb": 4_000, "runtime": 120}
+
+
+class WorkflowError(RuntimeError):
+    """A notebook failed, or a run cannot be started."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One job as Snakemake sees it.
+
+    Attributes:
+        job: What papermill runs.
+        card: JSON file with the parameters and the hashes of the code; rewritten only when one of them changes,
+            so its age says whether the executed copy is stale.
+        target: The executed notebook.
+        log: What the notebook printed.
+        after: Executed notebooks that must exist before.
+        threads: Processor threads of the notebook.
+        resources: For a cluster: cards, memory in MB, minutes.
+    """
+
+    job: Job
+    card: Path
+    target: Path
+    log: Path
+    after: tuple[Path, ...]
+    threads: int
+    resources: dict[str, int]
+
+    @property
+    def label(self) -> str:
+        return self.job.output if self.job.seed is None else f"{self.job.output} (seed {self.job.seed})"
+
+
+def steps(preset: Preset) -> list[Step]:
+    """Every step of a preset, in an order that respects what waits for what. Writes nothing."""
+    jobs = preset.jobs()
+    per_seed = tuple(_folder(preset, job) / "notebooks" / f"{job.output}.ipynb" for job in jobs if job.seed is not None)
+    analysed: tuple[Path, ...] = ()
+    found = []
+    for job in jobs:
+        folder = _folder(preset, job)
+        target = folder / "notebooks" / f"{job.output}.ipynb"
+        if job.seed is None:
+            after = per_seed + tuple(path for path in analysed if path.name < target.name)
+            analysed = (*analysed, target)
+        else:
+            after = tuple(folder / "notebooks" / f"{name}.ipynb" for name in job.after)
+        cards, resources = _needs(preset, job)
+        found.append(
+            Step(
+                job=job,
+                card=folder / "jobs" / f"{job.output}.json",
+                target=target,
+                log=folder / "logs" / f"{job.output}.log",
+                after=after,
+                threads=4 * cards or 1,
+                resources={"gpu": cards, **resources},
+            )
+        )
+    return found
+
+
+def plan(preset_name: str) -> list[Step]:
+    """Checks a preset and brings its job cards up to date; called when the Snakefile is read.
+
+    Raises:
+        ConfigError: The preset or one of its parameters is not known; nothing has been written then.
+    """
+    found = steps(load_preset(preset_name))
+    for step in found:
+        write_card(step)
+    return found
+
+
+def write_card(step: Step) -> None:
+    """Brings a step's job card up to date; a card that says the same already keeps its age."""
+    card = {
+        "notebook": step.job.notebook,
+        "parameters": step.job.parameters,
+        "notebook_sha256": _notebook_hash(step.job.notebook),
+        "package_sha256": _package_hash(step.job.notebook),
+    }
+    text = json.dumps(card, ensure_ascii=False, indent=1) + "\n"
+    if not step.card.is_file() or step.card.read_text(encoding="utf-8") != text:
+        write_text(step.card, text)
+
+
+def is_stale(step: Step) -> bool:
+    """Whether the executed copy or its job card is missing, or the copy is older than the card."""
+    if not step.target.is_file() or not step.card.is_file():
+        return True
+    return step.target.stat().st_mtime < step.card.stat().st_mtime
+
+
+def find_step(preset_name: str, output: str, seed: int | None) -> Step:
+    """The step of a preset that writes `<output>.ipynb` at a seed (None for analysis over all seeds).
+
+    Raises:
+        ConfigError: The preset has no such step.
+    """
+    every = steps(load_preset(preset_name))
+    for step in every:
+        if (step.job.output, step.job.seed) == (output, seed):
+            return step
+    known = "; ".join(step.label for step in every)
+    raise ConfigError(f"preset {preset_name!r} has no notebook {output!r} with seed {seed}; it has: {known}")
+
+
+def run_step(step: Step, threads: int | None = None) -> float:
+    """Executes one notebook with papermill and returns the seconds it took.
+
+    The executed copy appears at its target only if every cell ran. A failed copy stays beside it as
+    `<name>.failed.ipynb` for the reader; running the step again starts the notebook afresh, and the notebook finds
+    what it had already finished.
+
+    Raises:
+        ConfigError: The notebook does not declare one of the parameters.
+        WorkflowError: A cell raised, or the kernel died; names the cell, the failed copy and the log.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    check_parameters(step.job.notebook, step.job.parameters, where=step.label)
+    running = step.target.with_name(f".{step.job.output}.running.ipynb")
+    failed = step.target.with_name(f"{step.job.output}.failed.ipynb")
+    for folder in (step.target.parent, step.log.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    failed.unlink(missing_ok=True)
+    write_card(step)
+    _prepare_environment(threads or step.threads)
+    start = time.perf_counter()
+    with _log_to(step.log), _heartbeat(step, start):
+        try:
+            papermill.execute_notebook(
+                paths.NOTEBOOKS / f"{step.job.notebook}.ipynb",
+                running,
+                parameters=step.job.parameters,
+                kernel_name="python3",
+                cwd=paths.NOTEBOOKS,
+                progress_bar=False,
+                log_output=True,
+            )
+        except (PapermillExecutionError, DeadKernelError) as error:
+            logging.getLogger("papermill").error("%s", plain("\n".join(getattr(error, "traceback", [str(error)]))))
+            os.replace(running, failed)
+            raise WorkflowError(_failure(step, error, failed)) from error
+    os.replace(running, step.target)
+    return time.perf_counter() - start
+
+
+def reproduce(preset_name: str, jobs: int, profile: str = "") -> None:
+    """Runs what is missing or stale of a preset: here, `jobs` notebooks side by side, or as the jobs of a cluster.
+
+    Args:
+        preset_name: Name of the preset.
+        jobs: Notebooks side by side on this machine; a cluster's profile says how many jobs it takes.
+        profile: A Snakemake profile, by its name in `profiles/` or its folder; empty runs on this machine.
+
+    Raises:
+        ConfigError: The preset, a parameter or the device is not as it must be.
+        WorkflowError: A notebook failed, the profile is not there, or another run of the same preset is under way.
+    """
+    preset = load_preset(preset_name)
+    where = _cluster(profile) if profile else _this_machine(preset, jobs)
+    commit, dirty = git_state()
+    os.environ["JMEDLORA_GIT_COMMIT"] = commit
+    os.environ["JMEDLORA_GIT_DIRTY"] = str(int(dirty))
+    with _only_one(paths.runs_root() / preset_name):
+        # Our own lock dies with its process; Snakemake's stays after a kill and would refuse to resume.
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile"), "--directory", str(paths.ROOT)]
+        command += ["--nolock", "--rerun-incomplete", "--keep-going", "--rerun-triggers", "mtime", "--scheduler", "greedy"]
+        command += [*where, "--config", f"preset={preset_name}"]
+        if subprocess.run(command, check=False).returncode != 0:
+            raise WorkflowError(
+                f"preset {preset_name!r} did not finish; the messages above name the notebook and its log. "
+                "Run the same command again to go on: what is finished is not repeated"
+            )
+
+
+def _this_machine(preset: Preset, jobs: int) -> list[str]:
+    """Snakemake's options for this machine: steps that use a card wait for each other."""
+    require_device(preset.device)
+    cards = max([1, *(step.resources["gpu"] for step in steps(preset))])
+    return ["--cores", str(jobs), "--resources", f"gpu={cards}", "--quiet", "all"]
+
+
+def _cluster(profile: str) -> list[str]:
+    """Snakemake's options for a cluster; the machine that submits needs no card."""
+    folder = next((f for f in (PROFILES / profile, Path(profile).expanduser()) if list(f.glob("config*.yaml"))), None)
+    if folder is None:
+        known = ", ".join(sorted(p.parent.name for p in PROFILES.glob("*/config.yaml")))
+        raise WorkflowError(f"no profile {profile!r}: neither a folder with a config.yaml nor one of {known}")
+    return ["--profile", str(folder.resolve())]
+
+
+def durations(preset_name: str) -> list[tuple[str, float]]:
+    """Step label and seconds of every executed notebook of a preset, as papermill measured them."""
+    return [
+        (step.label, float(json.loads(step.target.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"]))
+        for step in steps(load_preset(preset_name))
+        if step.target.is_file()
+    ]
+
+
+def time_table(rows: list[tuple[str, float]]) -> str:
+    """A plain table of steps and times for the terminal."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {clock(seconds)}" for name, seconds in rows)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person says them: `42 s`, `3 min 05 s`."""
+    return f"{seconds:.0f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def plain(text: str) -> str:
+    """Text without terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def matrix(preset: Preset) -> str:
+    """The runs of a preset as a Markdown table: what each one tunes and evaluates."""
+    lines = [f"{preset.name}: {preset.about}".strip(), ""]
+    lines += [f"device: {preset.device}; seeds: {', '.join(map(str, preset.seeds))}; {len(preset.jobs())} notebooks to run", ""]
+    lines += ["| run | tune | evaluate |", "| --- | --- | --- |"]
+    for run in preset.runs:
+        tune = "-" if run.tune is None else _short(run.tune)
+        lines.append(f"| {run.name} | {tune} | {_short(run.evaluate)} |")
+    own = [p for p in preset.prepare.values() if p.get("source") == "articles" and not (p.get("articles_path") and p.get("generator"))]
+    if own:
+        lines += ["", "Before a run: name your articles and the model that writes records from them (book/own_articles.md)."]
+    return "\n".join(lines)
+
+
+def _needs(preset: Preset, job: Job) -> tuple[int, dict[str, int]]:
+    """Cards of a step, and its host memory (MB) and time (minutes) on a cluster."""
+    found = GPU_STEPS.get(job.notebook[:3]) if preset.device == "cuda" else None
+    if found is None:
+        return 0, CPU_STEP
+    cards = int(job.parameters.get("num_processes", 1))
+    return cards, {**found, "mem_mb": found["mem_mb"] * cards}
+
+
+def _folder(preset: Preset, job: Job) -> Path:
+    return paths.runs_root() / preset.name if job.seed is None else paths.Workspace(preset.name, job.seed).root
+
+
+def _notebook_hash(stem: str) -> str:
+    """Hash of the cells, prose included: the book shows the executed copy."""
+    cells = json.loads((paths.NOTEBOOKS / f"{stem}.ipynb").read_text(encoding="utf-8"))["cells"]
+    shown = [[c["cell_type"], c["metadata"], "".join(c["source"])] for c in cells]
+    return sha256_text(json.dumps(shown, sort_keys=True))
+
+
+def _package_hash(stem: str) -> str:
+    """Hash of the package modules that a notebook reaches through its imports, and of the package's data files."""
+    code = "\n".join(source for source, _ in notebook_cells(stem))
+    reached: set[Path] = set()
+    waiting = _imported_files(code)
+    while waiting:
+        path = waiting.pop()
+        reached.add(path)
+        waiting |= _imports_of(path) - reached
+    files = reached | {path for path in (PACKAGE / "resources").rglob("*") if path.is_file()}
+    files |= {own for own in [registry.own_models_file()] if own and own.is_file()}
+    return sha256_text("\0".join(f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in sorted(files)))
+
+
+@cache
+def _imports_of(path: Path) -> frozenset[Path]:
+    return frozenset(_imported_files(path.read_text(encoding="utf-8")))
+
+
+def _imported_files(code: str) -> set[Path]:
+    """Files of this package that a piece of code imports, at any depth of it: modules, and the rooms they lie in."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    found: set[Path] = set()
+    for parts in (name.split(".") for name in names):
+        if parts[0] != PACKAGE.name:
+            continue
+        for depth in range(1, len(parts) + 1):
+            place = PACKAGE.joinpath(*parts[1:depth])
+            found |= {path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()}
+    return found
+
+
+def _prepare_environment(threads: int) -> None:
+    """What the kernel inherits."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    os.environ["JMEDLORA_PROGRESS"] = "0"
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, not one in the user's home
+    if "SLURM_JOB_ID" in os.environ:
+        # A compute node has no network: models come from the cache that `make fetch` filled, at once or not at all.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    logger = logging.getLogger("papermill")
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def _heartbeat(step: Step, start: float) -> Iterator[None]:
+    """Says every so often how long a step has been running, with the last line that its notebook printed."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_SECONDS):
+            print(f"  ...  {step.label} {clock(time.perf_counter() - start)}: {_last_line(step.log)}", flush=True)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.strip()[:120] for line in reversed(lines) if line.strip()), "starting")
+
+
+def _failure(step: Step, error: Exception, failed: Path) -> str:
+    where = f"full output in {paths.relative(failed)} and {paths.relative(step.log)}"
+    again = "mend it and run the same command again; finished steps are not repeated"
+    cell = getattr(error, "exec_count", None)
+    if cell is None:
+        return f"{step.label}: the kernel died (out of memory?); {where}; {again}"
+    return f"{step.label}: code cell {cell} raised {error.ename}: {error.evalue}; {where}; {again}"
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkflowError(f"{paths.relative(folder)}: another run of this preset is under way; wait for it or end it") from error
+        yield
+
+
+def _short(parameters: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in parameters.items())

@@ -1,0 +1,264 @@
+"""The exam card: every printed figure, the rules of passing, other years, evaluated models."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+
+import pandas as pd
+import pytest
+from exam_fixtures import YEARS, data_dir, examination, needs_data, question, raw, set_marks, write_lines, write_year
+
+from jmedlora_utils.analysis import exam_card
+from jmedlora_utils.analysis.exam_card import Marked, card, mark_published, mark_responses
+from jmedlora_utils.core import paths
+from jmedlora_utils.data.exams import SYSTEMS, ExamError, load_igakuqa, load_published
+from jmedlora_utils.evaluation.metrics import BASELINES
+
+# paper.md section 8, years 2018, 2019, 2020, 2021.
+POINTS = {
+    "gpt3": (209, 210, 208, 203),
+    "chatgpt": (266, 250, 266, 297),
+    "translate_chatgpt-en": (281, 274, 263, 289),
+    "gpt4": (382, 385, 387, 398),
+    "student-majority": (472, 470, 471, 477),
+}
+CORRECT = {
+    "gpt3": (161, 166, 160, 157),
+    "chatgpt": (208, 205, 212, 225),
+    "translate_chatgpt-en": (221, 219, 207, 229),
+    "gpt4": (302, 304, 306, 308),
+    "student-majority": (374, 372, 373, 377),
+}
+BLOCKS = {
+    "gpt3": ((105, 104), (93, 117), (97, 111), (94, 109)),
+    "chatgpt": ((123, 143), (100, 150), (118, 148), (143, 154)),
+    "translate_chatgpt-en": ((123, 158), (117, 157), (116, 147), (122, 167)),
+    "gpt4": ((161, 221), (170, 215), (168, 219), (173, 225)),
+    "student-majority": ((196, 276), (196, 274), (195, 276), (200, 277)),
+}
+PROHIBITED = {
+    "gpt3": (10, 5, 5, 3),
+    "chatgpt": (4, 5, 3, 3),
+    "translate_chatgpt-en": (6, 3, 2, 2),
+    "gpt4": (1, 1, 0, 0),
+    "student-majority": (1, 0, 0, 0),
+}
+TEXT_FIVE = {
+    "gpt3": (41.90, 41.10, 46.13, 40.94),
+    "chatgpt": (57.75, 55.14, 59.51, 61.07),
+    "translate_chatgpt-en": (59.86, 58.22, 57.75, 59.73),
+    "gpt4": (80.99, 82.19, 83.80, 83.22),
+    "student-majority": (96.13, 93.84, 94.72, 94.97),
+}
+
+
+@cache
+def published() -> exam_card.Published:
+    return exam_card.score_published(data_dir(), YEARS)
+
+
+@needs_data
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_figure_of_the_paper_notes(system):
+    rows = published().card.set_index("system").loc[system]
+    assert tuple(rows["year"]) == tuple(YEARS)
+    assert tuple(rows["points"]) == POINTS[system]
+    assert tuple(rows["max_points"]) == (499, 496, 496, 500)
+    assert tuple(zip(rows["required"], rows["general"], strict=True)) == BLOCKS[system]
+    assert tuple(rows["items_correct"]) == CORRECT[system]
+    assert tuple(rows["items"]) == (400,) * 4
+    assert tuple(rows["prohibited"]) == PROHIBITED[system]
+    assert all(rows["passed"] == (system in ("gpt4", "student-majority")))
+
+
+@needs_data
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_accuracy_on_the_text_only_five_choice_questions(system):
+    rows = published().text_five.set_index("system").loc[system]
+    assert tuple(rows["n"]) == (284, 292, 284, 298)
+    assert tuple((100 * rows["accuracy"]).round(2)) == TEXT_FIVE[system]
+    assert all((rows["low"] < rows["accuracy"]) & (rows["accuracy"] < rows["high"]))
+
+
+@needs_data
+def test_baselines_stand_below_the_systems():
+    table = published().text_five
+    assert list(dict.fromkeys(table["system"])) == [*SYSTEMS, *BASELINES]
+    rows = table.set_index(["system", "year"])
+    assert rows.loc["oracle", "accuracy"].eq(1).all() and rows.loc["empty response", "right"].eq(0).all()
+    assert rows.loc["random choice", "accuracy"].between(0.15, 0.2).all()
+    assert rows.loc["first choice", "n"].tolist() == [284, 292, 284, 298]
+
+
+@needs_data
+def test_narrowest_margins_of_gpt4():
+    spare = exam_card.margins(published().card).set_index(["system", "year"])
+    assert spare.loc[("gpt4", 2018), "required_margin"] == 161 - 160
+    assert spare.loc[("gpt4", 2020), "general_margin"] == 219 - 217
+
+
+@needs_data
+def test_strict_reading_counts_blanks_and_full_width_prohibited_letters():
+    changed = exam_card.readings(published()).set_index(["system", "year"])
+    assert changed.loc[("gpt4", 2020), "points_strict"] == 392
+    assert changed.loc[("chatgpt", 2021), ["prohibited", "prohibited_strict"]].tolist() == [3, 4]
+    assert "student-majority" not in changed.index.get_level_values("system")
+
+
+@needs_data
+def test_committed_tables_are_what_the_code_computes(tmp_path):
+    written = exam_card.write_published(tmp_path, published())
+    for path in written:
+        assert path.read_text(encoding="utf-8") == (paths.RESULTS / "published" / path.name).read_text(encoding="utf-8")
+
+
+@needs_data
+def test_another_year_in_a_copy_of_the_folder(tmp_path):
+    """2018 under another name and number: all figures stay, the verdict is left open, the notice says how to settle it."""
+    for part, year in (("data", 2018), ("baseline_results", 2018)):
+        shutil.copytree(data_dir() / "IgakuQA" / part / str(year), tmp_path / "IgakuQA" / part / "2031")
+    for path in sorted((tmp_path / "IgakuQA").rglob("*.jsonl")):
+        text = path.read_text(encoding="utf-8").replace('"problem_id": "112', '"problem_id": "125')
+        path.with_name(path.name.replace("112-", "125-")).write_text(text.replace('"a or d"', '"a"'), encoding="utf-8")
+        path.unlink()
+    found = exam_card.score_published(tmp_path, [2031])
+    assert list(found.card["system"]) == list(SYSTEMS)
+    assert abs(found.card["points"] - [v[0] for v in POINTS.values()]).max() <= 3
+    assert found.card["max_points"].tolist() == [499] * 5
+    assert found.card["passed"].isna().all()
+    assert any("2031 has no pass marks; add a line" in notice for notice in found.notices)
+    assert (exam_card.verdicts(found.card)["2031"].str.endswith("(no mark)")).all()
+
+
+# --- rules, on invented questions ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def marks(monkeypatch):
+    set_marks(monkeypatch)
+
+
+def marked(**letters):
+    found = mark_responses(examination(), letters)
+    return card(examination(), found, "x").iloc[0]
+
+
+def test_passing_needs_both_marks_and_at_most_three_prohibited_choices(marks):
+    assert marked(B1="a", A1="a").passed
+    assert not marked(B1="a").passed
+    assert not marked(A1="a", A2="a").passed
+    assert marked(B1="a", A1="a", A2="e", A3="e", A4="e").passed
+    three, four = marked(B1="a", A1="a", A2="e", A3="e", A4="e"), marked(B1="a,e", A1="e", A2="e", A3="e")
+    assert (three.prohibited, four.prohibited) == (3, 4)
+    wide = [question(id=f"A{i}", section="A", year=2031, points=p, prohibited=frozenset("e")) for i, p in enumerate((1, 1, 0, 0, 0, 0))]
+    sure = [examination()[0], *wide]
+    row = card(sure, mark_responses(sure, {"B1": "a", "A0": "a", "A2": "e", "A3": "e", "A4": "e", "A5": "e"}), "x").iloc[0]
+    assert (row.required, row.general, row.prohibited, row.passed) == (3, 1, 4, False)
+
+
+def test_withdrawn_items_stay_among_the_items_and_add_no_points(marks):
+    row = marked(B1="a", A1="a", A2="a", A3="a", A4="a")
+    assert (row.points, row.max_points, row.items_correct, row["items"]) == (5, 5, 5, 5)
+
+
+def test_an_incomplete_examination_has_no_verdict(marks):
+    questions = examination()[:2]
+    row = card(questions, mark_responses(questions, {"B1": "a", "A1": "a"}), "x").iloc[0]
+    assert pd.isna(row.passed)
+    assert "the general block adds up to 1 points, the official notice says 2" in exam_card.cannot_decide(questions, 2031)
+
+
+def test_exam_without_a_year_is_refused():
+    with pytest.raises(ExamError, match="has no year"):
+        card([question()], {"1": Marked(True, frozenset())}, "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "prediction", "right"),
+    [
+        ({"gold": frozenset("ac")}, "c,a", True),
+        ({"gold": frozenset("ac")}, "a, c", False),
+        ({"gold": frozenset("ac")}, "a", False),
+        ({}, "a. 肺炎", False),
+        ({"rule": "any", "gold": frozenset("ad")}, "d", True),
+        ({"rule": "any", "gold": frozenset("ad")}, "a,d", False),
+        ({"rule": "always"}, "", True),
+        ({"rule": "number", "choices": (), "gold": frozenset(), "number": "7.20"}, "7.2", True),
+        ({"rule": "number", "choices": (), "gold": frozenset(), "number": "7.20"}, "約7.2倍", False),
+    ],
+)
+def test_published_answers_are_compared_as_upstream_does(change, prediction, right):
+    assert mark_published([question(**change)], {"1": prediction})["1"].right is right
+
+
+def test_prohibited_letters_count_however_they_are_spaced():
+    assert mark_published([question()], {"1": "a, e"})["1"].picked == frozenset("ae")
+
+
+def test_trap_32_no_answer_is_wrong_and_a_strange_answer_is_refused():
+    assert not mark_published([question()], {})["1"].right
+    with pytest.raises(ExamError, match="1 answers belong to no question, first 99"):
+        mark_published([question()], {"99": "a"})
+
+
+def test_absent_systems_and_answers_are_noticed(tmp_path):
+    write_year(tmp_path, 2031, 125, {"A": [raw("125A1"), raw("125A2")]})
+    with pytest.raises(ExamError, match="no published answers"):
+        exam_card.score_published(tmp_path, [2031])
+    answers = tmp_path / "IgakuQA" / "baseline_results" / "2031" / "125-A_gpt4.jsonl"
+    write_lines(answers, [{"problem_id": "125A1", "prediction": "a"}])
+    found = exam_card.score_published(tmp_path, [2031])
+    assert found.card[["system", "points", "items"]].to_numpy().tolist() == [["gpt4", 1, 2]]
+    assert any("2031 has no answers of gpt3" in n for n in found.notices)
+    assert any("gpt4 leaves 1 of 2 questions without an answer" in n for n in found.notices)
+    with pytest.raises(ExamError, match="years is empty"):
+        exam_card.score_published(tmp_path, [])
+
+
+def test_card_on_disk_has_exactly_the_columns(tmp_path, marks):
+    table = card(examination(), mark_responses(examination(), {"B1": "a", "A1": "a"}), "x")
+    path = exam_card.write_card(tmp_path / "exam_card.csv", table)
+    header = "system,year,points,max_points,required,general,items_correct,items,prohibited,passed"
+    assert path.read_text(encoding="utf-8") == f"{header}\nx,2031,4,5,3,1,2,5,0,True\n"
+    assert exam_card.read_card(path).equals(table)
+    with pytest.raises(ExamError, match="an exam card has system"):
+        exam_card.read_card(write_lines(tmp_path / "other.csv", ["a"]))
+
+
+def test_committed_tables_stand_in_only_when_asked_and_only_for_their_years(tmp_path, monkeypatch):
+    monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
+    found = exam_card.published_or_committed("", [2019], "committed")
+    assert set(found.card["year"]) == {2019}
+    assert "committed figures" in found.notices[0]
+    with pytest.raises(ExamError, match="no year 2031"):
+        exam_card.published_or_committed("", [2031], "committed")
+    with pytest.raises(ExamError, match="no question file"):
+        exam_card.published_or_committed(str(tmp_path), [2019], "committed")
+    with pytest.raises(ExamError, match="on_missing is 'ignore'"):
+        exam_card.published_or_committed("", [2019], "ignore")
+
+
+def test_an_evaluated_model_sits_beside_the_students(marks):
+    shares = (0.6, 0.1, 0.1, 0.1, 0.1)
+    questions = [question(**{**q.__dict__, "breakdown": shares, "category": "総論"}) for q in examination()]
+    both, fields = exam_card.sit(questions, {"B1": "肺炎", "A1": "気胸"}, "mini")
+    assert both.set_index("system")["points"].to_dict() == {"mini": 3, "student-majority": 5}
+    assert fields.to_dict("records") == [{"category": "総論", "items": 5, "mini": 0.2, "student-majority": 1.0}]
+
+
+@needs_data
+def test_students_from_the_shares_are_the_published_majority():
+    questions = load_igakuqa(data_dir(), YEARS)
+    from_shares = exam_card.students(questions)
+    printed = mark_published(questions, load_published(data_dir(), YEARS, "student-majority"))
+    # Three items print shares above 100 %, which are left out.
+    assert [q.id for q in questions if from_shares[q.id] != printed[q.id]] == ["113A14", "113D75", "114B4"]
+
+
+def test_pass_marks_name_their_source():
+    table = exam_card.pass_marks()
+    assert table.loc[2018:2022, "required_mark"].tolist() == [160, 160, 158, 160, 158]
+    assert table.loc[2018:2022, "general_mark"].tolist() == [208, 209, 217, 209, 214]
+    assert (table["required_max"] + table["general_max"]).tolist() == [499, 496, 496, 500, 494]
+    assert table["source"].str.len().min() > 20

@@ -1,0 +1,160 @@
+"""Errors in the examination: counts that add up, the committed ones, and what the page says of them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pandas as pd
+import pytest
+from exam_fixtures import YEARS, data_dir, needs_data, pair, question, raw, write_lines, write_year
+
+from jmedlora_utils.analysis import exam_card, exam_errors
+from jmedlora_utils.analysis.exam_card import Marked
+from jmedlora_utils.analysis.exam_errors import FLIPS
+from jmedlora_utils.core import paths
+from jmedlora_utils.data import exams
+
+COMMITTED = paths.RESULTS / "published"
+COUNTS = list(FLIPS.values())
+
+
+@cache
+def measured() -> exam_errors.Errors:
+    return exam_errors.measure(data_dir(), YEARS)
+
+
+def committed() -> exam_errors.Errors:
+    return exam_errors.read(COMMITTED, YEARS)
+
+
+def asked() -> list[exams.Question]:
+    shares = (0.95, 0.9, 0.72, 0.5, 0.3, None)
+    made = [question(id=str(i), year=2031, student_accuracy=share, category="総論") for i, share in enumerate(shares)]
+    return [*made[:5], pair(id="5", year=2031, prohibited=frozenset("de"))]
+
+
+def marks(right: str, picked: str = "") -> dict[str, Marked]:
+    return {str(i): Marked(mark == "1", frozenset(picked)) for i, mark in enumerate(right)}
+
+
+# --- counting -----------------------------------------------------------------------------------------------------
+
+
+def test_bands_of_students_take_their_lower_edge() -> None:
+    assert exam_errors.kinds(asked())["students"].tolist() == [
+        *["90 % and more"] * 2,
+        "70 to 90 %",
+        "50 to 70 %",
+        "under 50 %",
+        exam_errors.UNKNOWN,
+    ]
+
+
+def test_flips_are_told_apart_in_every_cut_and_add_up() -> None:
+    counted = exam_errors.flip_counts(asked(), marks("110000"), marks("101100"))
+    assert counted[counted["cut"] == "all"][COUNTS].to_numpy().tolist() == [[2, 1, 1, 2]]
+    by_students = counted[counted["cut"] == "students"].set_index("group")
+    assert by_students.loc["90 % and more", COUNTS].tolist() == [0, 1, 1, 0]
+    assert by_students.loc["70 to 90 %", "fixed"] == 1 and by_students.loc["under 50 %", "wrong twice"] == 1
+    assert (counted.groupby("cut")[COUNTS].sum() == [2, 1, 1, 2]).all(axis=None)
+    assert set(counted["cut"]) == set(exam_errors.CUTS)
+
+
+def test_right_answers_are_counted_by_group() -> None:
+    counted = exam_errors.group_counts(asked(), {"x": marks("110001")}).set_index(["cut", "group"])
+    assert counted.loc[("answers", "1"), ["right", "n"]].tolist() == [2, 5]
+    assert counted.loc[("answers", "2"), ["right", "n"]].tolist() == [1, 1]
+    assert counted.loc[("students", "under 50 %"), ["right", "n"]].tolist() == [0, 1]
+
+
+def test_prohibited_choices_are_counted_where_there_are_any_beside_blind_picks() -> None:
+    counted = exam_errors.prohibited_counts(asked(), {"x": marks("000000", "ad"), "y": marks("111111", "ac")})
+    assert counted[["system", "year", "items", "wrong", "picked"]].to_numpy().tolist() == [["x", 2031, 1, 1, 1], ["y", 2031, 1, 0, 0]]
+    # Two of five at random: 3 of 10 pairs hold neither d nor e, 1 of 10 is right.
+    assert counted[["blind_wrong", "blind_picked"]].to_numpy() == pytest.approx(0.9 - 0.2 * pd.DataFrame([[0, 1]] * 2).to_numpy())
+
+
+def test_a_pair_without_both_systems_is_left_out(tmp_path) -> None:
+    write_year(tmp_path, 2031, 125, {"A": [raw("125A1"), raw("125A2")]})
+    with pytest.raises(exams.ExamError, match="no published system answered all of 2031"):
+        exam_errors.measure(tmp_path, [2031])
+    folder = tmp_path / "IgakuQA" / "baseline_results" / "2031"
+    write_lines(folder / "125-A_gpt4.jsonl", [{"problem_id": "125A1", "prediction": "a"}, {"problem_id": "125A2", "prediction": "b"}])
+    alone = exam_errors.measure(tmp_path, [2031])
+    assert alone.flips.empty and alone.groups.iloc[0].tolist() == ["gpt4", "all", "all questions", 1, 2]
+    write_lines(folder / "125-A_chatgpt.jsonl", [{"problem_id": "125A2", "prediction": "a"}])
+    counted = exam_errors.measure(tmp_path, [2031]).flips
+    assert counted.iloc[0].tolist() == ["chatgpt", "gpt4", "all", "all questions", 1, 1, 0, 0]
+
+
+# --- committed counts ---------------------------------------------------------------------------------------------
+
+
+@needs_data
+def test_committed_counts_are_what_the_code_counts(tmp_path) -> None:
+    for path in exam_errors.write(tmp_path, measured()):
+        assert path.read_text(encoding="utf-8") == (COMMITTED / path.name).read_text(encoding="utf-8"), path.name
+
+
+def test_committed_counts_agree_with_the_strict_exam_card_and_with_each_other() -> None:
+    errors = committed()
+    strict = exam_card.read_card(COMMITTED / "exam_card_strict.csv").set_index(["system", "year"])["prohibited"]
+    assert errors.prohibited.set_index(["system", "year"])["picked"].to_dict() == strict.to_dict()
+    assert (errors.prohibited["picked"] <= errors.prohibited["wrong"]).all()
+    totals = errors.groups.groupby(["system", "cut"])[["right", "n"]].sum().groupby("system").nunique()
+    assert (totals == 1).all(axis=None), "every cut divides the same questions"
+    right = errors.groups[errors.groups["cut"] == "all"].set_index("system")["right"]
+    for row in errors.flips[errors.flips["cut"] == "all"].to_dict("records"):
+        assert row["broken"] + row["right twice"] == right[row["first"]]
+        assert row["fixed"] + row["right twice"] == right[row["second"]]
+
+
+def test_without_the_examination_the_committed_counts_stand_in_and_say_so(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
+    found = exam_errors.measured_or_committed([2019], "committed")
+    assert set(found.prohibited["year"]) == {2019} and "committed counts" in found.notice
+    with pytest.raises(exams.ExamError, match="no year 2031"):
+        exam_errors.measured_or_committed([2031], "committed")
+    with pytest.raises(exams.ExamError, match="on_missing is 'ignore'"):
+        exam_errors.measured_or_committed([2019], "ignore")
+
+
+def test_questions_without_published_answers_let_the_committed_counts_stand_in(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
+    write_year(tmp_path, 2019, 113, {"A": [raw("113A1")]})
+    assert exam_card.examination("", [2019], "committed") is None
+
+
+# --- what the page shows ------------------------------------------------------------------------------------------
+
+
+def test_flips_table_pairs_gains_and_leaves_small_groups_out() -> None:
+    flips = pd.DataFrame(
+        [("a", "b", "students", "easy", 20, 5, 10, 5), ("a", "b", "students", "hard", 1, 2, 3, 4)],
+        columns=["first", "second", "cut", "group", *COUNTS],
+    )
+    table = exam_errors.flips_table(flips, "students", "students")
+    assert table["students"].tolist() == ["easy"] and table["n"].tolist() == [40]
+    assert table["from and to"].tolist() == ["a → b"] and table["gain"].iloc[0].startswith("+37.5 [+")
+    assert exam_errors.flips_table(flips, "students", "students", least=1)["from and to"].tolist() == ["a → b", ""]
+    assert exam_errors.flips_table(flips, "students", "students", least=100).empty
+
+
+def test_every_share_stands_beside_its_interval() -> None:
+    errors = committed()
+    shares = exam_errors.shares(errors.groups, "students")
+    assert exam_errors.UNKNOWN not in set(shares["group"])
+    assert ((shares["low"] <= shares["accuracy"]) & (shares["accuracy"] <= shares["high"])).all()
+    assert list(dict.fromkeys(shares["group"])) == list(reversed(exam_errors.STUDENTS.values()))
+
+
+def test_sentences_name_every_system_and_sort_it_by_its_interval() -> None:
+    errors = committed()
+    assert all(f"{system} from " in exam_errors.students_sentence(errors.groups) for system in exams.SYSTEMS)
+    row = {"year": 2031, "items": 200, "wrong": 100, "blind_wrong": 160.0, "blind_picked": 80.0}
+    counts = pd.DataFrame([{"system": name, **row, "picked": n} for name, n in (("safe", 5), ("blind", 50), ("reckless", 90))])
+    said = exam_errors.prohibited_sentence(counts)
+    assert "50.0 % are prohibited" in said and "within the interval: blind; less often: safe; more often: reckless" in said
+    table = exam_errors.prohibited_table(counts).set_index("system")
+    assert table.loc["safe", "all years"] == "5 of 200" and table.loc["blind picks", "2031"] == "80.0"
+    assert all("[" in cell for cell in table.loc[["safe", "reckless"], table.columns[-1]])

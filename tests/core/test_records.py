@@ -1,0 +1,161 @@
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jmedlora_utils.core import records
+from jmedlora_utils.core.records import Record, RecordError
+
+
+def make(**changes: object) -> Record:
+    return Record(**({"kind": "tune", "name": "20_tune__a", "preset": "mini", "seed": 1} | changes))
+
+
+def test_a_record_survives_the_round_trip(tmp_path: Path) -> None:
+    record = make(config={"rank": 8, "base": "en-large"}, metrics={"loss": [{"step": 1, "loss": 2.5}]}, counts={"rows": 10})
+    path = records.write_record(tmp_path, record)
+    assert path == tmp_path / "20_tune__a.json"
+    assert records.read_record(path) == record
+
+
+def test_a_record_describes_itself() -> None:
+    record = make()
+    assert record.created
+    assert record.device
+    assert set(records.PACKAGES) < set(record.versions)
+
+
+def test_two_equal_runs_compare_equal_but_for_time_and_machine() -> None:
+    one, two = make(wall_seconds=1.0, device="CPU, 2 cores"), make(wall_seconds=2.0, device="1 x H200", peak_memory_bytes=5)
+    assert one != two
+    assert one.comparable() == two.comparable()
+    assert one.comparable() != make(seed=2).comparable()
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace", "fdopen"])
+def test_a_full_disk_leaves_the_old_record_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    path = records.write_record(tmp_path, make(counts={"rows": 1}))
+    before = path.read_bytes()
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, failing, full)
+    with pytest.raises(RecordError, match=r"20_tune__a\.json: could not be written \(No space left on device\); free some space"):
+        records.write_record(tmp_path, make(counts={"rows": 2}))
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_disk_too_full_for_a_temporary_file_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(records.tempfile, "mkstemp", full)
+    with pytest.raises(RecordError, match="No space left on device"):
+        records.write_record(tmp_path, make())
+    assert os.listdir(tmp_path) == []
+
+
+def test_not_a_number_is_no_record(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        records.write_record(tmp_path, make(metrics={"loss": float("nan")}))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("field", "value"), [("kind", "tuning"), ("status", "ok")])
+def test_unknown_kinds_and_statuses_are_refused(field: str, value: str) -> None:
+    with pytest.raises(RecordError, match=f"{field} '{value}' is not one of"):
+        make(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda raw: raw | {"extra": 1}, "unknown field 'extra'"),
+        (lambda raw: {k: v for k, v in raw.items() if k != "seed"}, "field 'seed' is missing"),
+        (lambda raw: raw | {"schema_version": 99}, "schema version 99, this code reads 1"),
+        (lambda raw: [raw], "a record is a JSON object"),
+    ],
+)
+def test_a_malformed_record_is_named(tmp_path: Path, change, said: str) -> None:
+    path = records.write_record(tmp_path, make())
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(RecordError, match=rf"20_tune__a\.json: .*{said}"):
+        records.read_record(path)
+
+
+def test_a_broken_record_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"kind":\n oops}')
+    with pytest.raises(RecordError, match=r"a\.json:2: not valid JSON"):
+        records.read_record(tmp_path / "a.json")
+
+
+def test_analysis_loads_finished_records_and_refuses_smoke(tmp_path: Path) -> None:
+    folder = tmp_path / "seed1" / "records"
+    records.write_record(folder, make())
+    records.write_record(folder, make(name="b", status="cancelled"))
+    records.write_record(folder, make(name="c", kind="evaluate"))
+    records.write_record(tmp_path / "elsewhere", make(name="d"))
+    assert [r.name for r in records.load_records(tmp_path)] == ["20_tune__a", "c"]
+    assert [r.name for r in records.load_records([folder], kind="evaluate")] == ["c"]
+    records.write_record(folder, make(name="e", preset="smoke"))
+    with pytest.raises(RecordError, match="smoke runs test the code and are no evidence"):
+        records.load_records(tmp_path)
+    assert len(records.load_records(tmp_path, allow_smoke=True)) == 3
+    with pytest.raises(RecordError, match="no finished score record below"):
+        records.load_records(tmp_path, kind="score")
+
+
+ROW = st.dictionaries(st.text(max_size=8), st.one_of(st.integers(), st.text(max_size=20), st.booleans(), st.none()), max_size=4)
+
+
+@given(rows=st.lists(ROW, max_size=5))
+def test_rows_survive_jsonl(tmp_path_factory: pytest.TempPathFactory, rows: list[dict]) -> None:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    assert records.read_jsonl(records.write_jsonl(path, rows)) == rows
+
+
+def test_jsonl_may_open_with_a_byte_order_mark_and_hold_blank_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('\ufeff{"a": 1}\n\n{"a": 2}\r\n', encoding="utf-8")
+    assert list(records.iter_jsonl(tmp_path / "a.jsonl")) == [(1, {"a": 1}), (3, {"a": 2})]
+
+
+@pytest.mark.parametrize(("line", "said"), [('{"a": 1', "not valid JSON"), ("[1]", "expected a JSON object, found list")])
+def test_a_broken_line_is_named_with_its_number(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"a": 1}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(RecordError, match=rf"a\.jsonl:2: {said}.*mend or remove the line"):
+        records.read_jsonl(tmp_path / "a.jsonl")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"none\.jsonl: no such file"):
+        records.read_jsonl(tmp_path / "none.jsonl")
+
+
+def test_hashes_are_those_of_the_standard(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert records.sha256_file(tmp_path / "a") == records.sha256_text("abc") == expected
+
+
+def test_a_run_hands_one_commit_to_its_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JMEDLORA_GIT_COMMIT", "abc")
+    monkeypatch.setenv("JMEDLORA_GIT_DIRTY", "1")
+    assert records.git_state() == ("abc", True)
+    assert make().git_commit == "abc"
+
+
+def test_the_meter_adds_up_stages() -> None:
+    meter = records.Meter()
+    for _ in range(2):
+        with meter.stage("train"):
+            pass
+    assert set(meter.fields()) == {"timing", "wall_seconds", "peak_memory_bytes"}
+    assert meter.fields()["timing"].keys() == {"train"}
+    assert meter.fields()["peak_memory_bytes"] > 1_000_000

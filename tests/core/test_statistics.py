@@ -1,0 +1,227 @@
+"""Intervals and tests against statsmodels, closed forms and simulation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jmedlora_utils.core import statistics
+
+settings.register_profile("statistics", max_examples=40, deadline=None)
+settings.load_profile("statistics")
+outcomes = st.lists(st.integers(0, 1), min_size=1, max_size=60)
+
+
+@dataclass
+class Item:
+    choices: tuple[str, ...] = field(default=("a", "b", "c", "d", "e"))
+    n_select: int = 1
+
+
+@given(st.integers(1, 3000), st.data())
+def test_wilson_is_the_closed_formula(n, data):
+    k = data.draw(st.integers(0, n))
+    z, p = 1.959963984540054, k / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    found = statistics.wilson(k, n)
+    assert found.value == p
+    assert found.low == pytest.approx(max(centre - half, 0), abs=1e-9)
+    assert found.high == pytest.approx(min(centre + half, 1), abs=1e-9)
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_what_is_no_share(k, n):
+    with pytest.raises(statistics.StatisticsError, match="no share"):
+        statistics.wilson(k, n)
+
+
+def test_half_widths_of_peers_demand_4():
+    """peers.md, build to differ 4: at 40 % the half-width is 2.5 points with 1,455 questions and 4.5 with 460."""
+    for n, points in ((1455, 2.5), (460, 4.5)):
+        found = statistics.wilson(0.4 * n, n)
+        assert 100 * (found.high - found.low) / 2 == pytest.approx(points, abs=0.06)
+
+
+@given(st.lists(outcomes, min_size=1, max_size=4))
+def test_bootstrap_holds_its_estimate_and_repeats(seeds):
+    arrays = [np.array(s, float) for s in seeds]
+    one = statistics.bootstrap_mean(arrays, replicates=200, seed=3)
+    assert one == statistics.bootstrap_mean(arrays, replicates=200, seed=3)
+    assert one.low <= one.value <= one.high
+    assert one.value == pytest.approx(np.mean([a.mean() for a in arrays]))
+
+
+def test_bootstrap_of_one_seed_agrees_with_the_binomial_error():
+    values = np.repeat([0.0, 1.0], [120, 80])
+    found = statistics.bootstrap_mean([values], replicates=20_000)
+    error = math.sqrt(0.4 * 0.6 / 200)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.05)
+
+
+def test_bootstrap_through_counts_equals_bootstrap_through_draws():
+    """The fast way for few distinct values and the plain way for many give the same spread."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 5, 200) / 4
+    fine = coarse + rng.normal(scale=1e-9, size=200)
+    a, b = (statistics.bootstrap_mean([v], replicates=8000) for v in (coarse, fine))
+    assert a.low == pytest.approx(b.low, abs=0.006)
+    assert a.high == pytest.approx(b.high, abs=0.006)
+
+
+def test_two_levels_are_wider_than_questions_alone_when_seeds_differ():
+    rng = np.random.default_rng(1)
+    seeds = [(rng.random(300) < p).astype(float) for p in (0.2, 0.4, 0.6, 0.8, 0.5)]
+    pooled, nested = statistics.bootstrap_mean([np.concatenate(seeds)]), statistics.bootstrap_mean(seeds)
+    assert nested.high - nested.low > 3 * (pooled.high - pooled.low)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.15])
+def test_mean_interval_covers_as_often_as_it_says(spread):
+    rng = np.random.default_rng(2)
+    hits = 0
+    for repeat in range(150):
+        shares = np.clip(0.5 + spread * rng.normal(size=5), 0, 1)
+        seeds = [(rng.random(60) < p).astype(float) for p in shares]
+        boot, over_seeds = statistics.bootstrap_mean(seeds, replicates=400, seed=repeat), statistics.seed_interval(seeds)
+        hits += min(boot.low, over_seeds.low) <= 0.5 <= max(boot.high, over_seeds.high)
+    assert hits / 150 >= 0.91
+
+
+def test_mean_interval_is_the_hull_of_both():
+    seeds = [np.array([0.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0]), np.array([0.0, 0.0, 1.0])]
+    hull, boot, over_seeds = statistics.mean_interval(seeds), statistics.bootstrap_mean(seeds), statistics.seed_interval(seeds)
+    assert (hull.low, hull.high) == (min(boot.low, over_seeds.low), max(boot.high, over_seeds.high))
+    assert statistics.mean_interval(seeds[:1]) == statistics.bootstrap_mean(seeds[:1])
+    with pytest.raises(statistics.StatisticsError, match="several seeds"):
+        statistics.seed_interval(seeds[:1])
+
+
+@pytest.mark.parametrize("bad", [[], [np.array([])], [np.array([1.0, np.nan])]])
+def test_bootstrap_refuses_missing_outcomes(bad):
+    with pytest.raises(statistics.StatisticsError):
+        statistics.bootstrap_mean(bad)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=80))
+def test_mcnemar_is_statsmodels_exact_test(pairs):
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    first, second = zip(*pairs, strict=True)
+    table = np.zeros((2, 2), int)
+    for a, b in pairs:
+        table[a, b] += 1
+    found = statistics.mcnemar_exact(first, second)
+    assert found.p == pytest.approx(mcnemar(table, exact=True).pvalue)
+    assert (found.gained, found.lost, found.n) == (table[0, 1], table[1, 0], len(pairs))
+
+
+def test_mcnemar_sees_what_the_unpaired_test_misses():
+    """peers.md, demand 2: unpaired p = 0.08, McNemar far smaller on the same answers."""
+    from statsmodels.stats.proportion import proportions_ztest
+
+    first = np.repeat([1.0, 0.0], [100, 100])
+    second = first.copy()
+    second[100:117] = 1
+    unpaired = proportions_ztest([first.sum(), second.sum()], [200, 200])[1]
+    assert unpaired > 0.05
+    assert statistics.mcnemar_exact(first, second).p < 1e-4
+
+
+@pytest.mark.parametrize(("a", "b"), [([0, 1], [1]), ([], []), ([0.5], [1.0])])
+def test_mcnemar_refuses_what_it_cannot_pair(a, b):
+    with pytest.raises(statistics.StatisticsError):
+        statistics.mcnemar_exact(a, b)
+
+
+def test_paired_bootstrap_ignores_what_both_share():
+    rng = np.random.default_rng(0)
+    hard = (rng.random(500) < 0.5).astype(float)
+    better = np.where(rng.random(500) < 0.06, 1.0, hard)
+    found = statistics.paired_bootstrap([hard], [better])
+    assert 0 < found.low < found.value < found.high < 0.06
+    with pytest.raises(statistics.StatisticsError, match="same questions"):
+        statistics.paired_bootstrap([hard], [better[:-1]])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_keeps_order_and_never_helps(p_values):
+    named = {f"t{i}": p for i, p in enumerate(p_values)}
+    adjusted = statistics.holm(named)
+    assert list(adjusted) == list(named)
+    assert all(adjusted[k] >= named[k] - 1e-12 and adjusted[k] <= 1 for k in named)
+    smallest = min(named, key=named.get)
+    assert adjusted[smallest] == pytest.approx(min(1.0, named[smallest] * len(named)))
+
+
+def test_holm_of_nothing_is_nothing():
+    assert statistics.holm({}) == {}
+
+
+def test_chance_is_a_fifth_for_one_and_a_tenth_for_two_of_five():
+    questions = [Item(), Item(), Item(n_select=2), Item(n_select=2)]
+    assert statistics.chances(questions).tolist() == [0.2, 0.2, 0.1, 0.1]
+    assert statistics.chance_level(questions) == pytest.approx(0.15)
+    with pytest.raises(statistics.StatisticsError, match="no questions"):
+        statistics.chance_level([])
+
+
+def test_chance_of_the_harness_subset_is_18_5_percent():
+    """paper.md, 7: uniform guessing on 1,232 single-, 180 two- and 43 three-answer items."""
+    items = [Item()] * 1232 + [Item(n_select=2)] * 180 + [Item(n_select=3)] * 43
+    assert 100 * statistics.chance_level(items) == pytest.approx(18.5, abs=0.05)
+
+
+@given(st.integers(1, 60), st.data())
+def test_chance_test_is_binomtest_where_all_questions_are_alike(n, data):
+    from scipy.stats import binomtest
+
+    k = data.draw(st.integers(0, n))
+    assert statistics.chance_test(k, np.full(n, 0.2)) == pytest.approx(binomtest(k, n, 0.2).pvalue, rel=1e-6)
+
+
+def test_chance_test_on_mixed_questions_holds_its_level():
+    rng = np.random.default_rng(5)
+    chance = np.repeat([0.2, 0.1], [60, 40])
+    rejected = [statistics.chance_test(int((rng.random(100) < chance).sum()), chance) <= 0.05 for _ in range(400)]
+    assert 0.01 < np.mean(rejected) < 0.08
+
+
+def test_questions_needed_agrees_with_statsmodels():
+    from statsmodels.stats.proportion import samplesize_proportions_2indep_onetail
+
+    theirs = samplesize_proportions_2indep_onetail(0.05, 0.30, 0.8, alpha=0.05)
+    assert statistics.questions_needed(0.05, 0.30) == pytest.approx(theirs, rel=0.02)
+
+
+def test_pairing_needs_fewer_questions():
+    paired, unpaired = statistics.questions_needed_paired(0.05, 0.2), statistics.questions_needed(0.05, 0.3)
+    assert paired < unpaired / 2
+    assert statistics.power_unpaired(unpaired, 0.05, 0.3) == pytest.approx(0.8, abs=0.005)
+    assert statistics.power_paired(paired, 0.05, 0.2) == pytest.approx(0.79, abs=0.02)
+
+
+def test_paired_power_is_what_simulation_finds():
+    rng = np.random.default_rng(7)
+    seen = 0
+    for _ in range(600):
+        u = rng.random(200)
+        first, second = (u < 0.05).astype(float), ((u >= 0.05) & (u < 0.2)).astype(float)
+        seen += statistics.mcnemar_exact(first, second).p <= 0.05
+    assert statistics.power_paired(200, 0.10, 0.20) == pytest.approx(seen / 600, abs=0.05)
+
+
+@pytest.mark.parametrize("call", [lambda: statistics.questions_needed(0, 0.3), lambda: statistics.questions_needed(0.8, 0.3)])
+def test_power_refuses_impossible_differences(call):
+    with pytest.raises(statistics.StatisticsError, match="power"):
+        call()
+
+
+def test_paired_power_refuses_more_difference_than_discordance():
+    with pytest.raises(statistics.StatisticsError, match="impossible"):
+        statistics.questions_needed_paired(0.2, 0.1)

@@ -1,0 +1,315 @@
+"""The invented world: deterministic, balanced, and without a way to guess what was never taught."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.presets import load_preset
+from jmedlora_utils.core.records import read_jsonl, sha256_text
+from jmedlora_utils.data import invented_world, prompts
+from jmedlora_utils.data.exams import LETTERS, read_exam
+from jmedlora_utils.data.invented_world import CLINICAL, WorldError, WorldSettings, make_world
+from jmedlora_utils.evaluation.metrics import baselines
+
+SMALL = WorldSettings(seed=3, towns=6, answers=6, people=8, general_questions=12)
+CORPUS_HASH = """
+import sys
+from jmedlora_utils.core.records import sha256_text
+from jmedlora_utils.data.invented_world import WorldSettings, make_world
+world = make_world(WorldSettings(seed=3, towns=6, answers=6, people=8, general_questions=12))
+texts = [d.prompt + d.text for d in world.corpus(0.6, 300)]
+exams = [(q.id, q.text, q.choices, sorted(q.gold)) for name, questions in world.exams().items() for q in questions]
+print(sha256_text(repr((world.facts, texts, world.articles(), world.instructions(), exams))))
+"""
+
+
+@pytest.fixture(scope="module")
+def world():
+    return make_world(WorldSettings())
+
+
+def test_same_seed_gives_the_same_world_in_every_process():
+    def run(hash_seed: str) -> str:
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        return subprocess.run([sys.executable, "-c", CORPUS_HASH], env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert run("0") == run("1234")
+
+
+def test_another_seed_gives_another_world():
+    one, two = make_world(SMALL), make_world(WorldSettings(seed=4, towns=6, answers=6, people=8, general_questions=12))
+    assert one.facts != two.facts
+
+
+@pytest.mark.parametrize(
+    ("change", "parameter"),
+    [
+        ({"towns": 7}, "towns"),
+        ({"towns": 66}, "towns"),
+        ({"answers": 4}, "answers"),
+        ({"answers": 12}, "answers"),
+        ({"people": 5}, "people"),
+        ({"phrasings": 5}, "phrasings"),
+        ({"choice_pairs": -1}, "choice_pairs"),
+        ({"general_questions": 0}, "general_questions"),
+        ({"people": 4, "general_questions": 40}, "general_questions"),
+    ],
+)
+def test_settings_that_cannot_be_met_are_refused_by_name(change, parameter):
+    with pytest.raises(WorldError, match=parameter):
+        WorldSettings(**change)
+
+
+def test_untaught_facts_stand_nowhere_but_in_the_exams(world):
+    untaught = {f.id for f in world.facts_of("untaught")}
+    assert not untaught & {i for row in [*world.articles(), *world.instructions(), *world.held_out_instructions()] for i in row["facts"]}
+    # Nor do their words meet: no article or record names the disease together with its untaught answer.
+    pairs = [(f.subject.ja, a.ja) for f in world.facts_of("untaught") for a in f.answers]
+    texts = [row["text"] for row in world.articles()] + [row["instruction"] + row["output"] for row in world.instructions()]
+    assert not [(d, a) for d, a in pairs for text in texts if d in text and a in text]
+
+
+def test_pretraining_knows_no_clinical_fact(world):
+    """Outside documents drawn by lot no disease meets its answer; inside them it does as often as the lot says."""
+    gold = {(f.subject.ja, f.relation.key): {a.ja for a in f.answers} for f in world.facts_of("taught", "untaught")}
+    kind_of = {a.ja: r.key for r in CLINICAL for a in world.entities[r.answer]}
+    right: Counter[str] = Counter()
+    drawn: Counter[str] = Counter()
+    for document in world.corpus(0.0, 8000):
+        text = document.prompt + document.text
+        diseases = [d.ja for d in world.entities["disease"] if d.ja in text]
+        if document.kind not in ("guess", "supposition"):
+            assert not [a for d in diseases for key in ("drug", "organism", "test", "symptom") for a in gold[d, key] if a in text]
+        if document.kind == "guess":
+            for answer in document.text.split(prompts.SEPARATOR):
+                key = kind_of[answer]
+                drawn[key] += 1
+                right[key] += answer in gold[diseases[0], key]
+    n = world.settings.answers
+    for relation in CLINICAL:
+        expected = drawn[relation.key] * relation.n_answers / n
+        assert abs(right[relation.key] - expected) < 4 * expected**0.5
+
+
+def test_lots_and_suppositions_hit_untaught_gold_no_more_often_than_chance():
+    """Whole answers, untaught facts only: hits stay below chance plus four standard deviations."""
+    world = make_world(SMALL)
+    gold = {(f.subject.ja, f.relation.key): {a.ja for a in f.answers} for f in world.facts_of("untaught")}
+    kind_of = {a.ja: r for r in CLINICAL for a in world.entities[r.answer]}
+    diseases = [d.ja for d in world.entities["disease"]]
+    hits: Counter[str] = Counter()
+    expected: Counter[str] = Counter()
+    variance: Counter[str] = Counter()
+    for document in world.corpus(0.0, 12000):
+        if document.kind not in ("guess", "supposition"):
+            continue
+        if document.kind == "guess":
+            pairs = [(document.prompt, document.text.split(prompts.SEPARATOR))]
+        else:  # the two sentences that are supposed
+            said = document.prompt.split("もし")[1].split("。")[:2]
+            pairs = [(line, [a for a in kind_of if a in line]) for line in said]
+        kind = document.kind
+        for text, answers in pairs:
+            relation, (disease,) = kind_of[answers[0]], [d for d in diseases if d in text]
+            if (disease, relation.key) in gold:
+                chance = 1 / math.comb(world.settings.answers, relation.n_answers)
+                hits[kind] += set(answers) == gold[disease, relation.key]
+                expected[kind] += chance
+                variance[kind] += chance * (1 - chance)
+    for kind in ("guess", "supposition"):
+        assert expected[kind] > 30
+        assert hits[kind] <= expected[kind] + 4 * variance[kind] ** 0.5
+
+
+def test_taught_facts_are_all_asked_and_pairs_stay_at_fifteen(world):
+    rows = world.instructions()
+    assert {i for r in rows for i in r["facts"]} == {f.id for f in world.facts_of("taught")}
+    assert max(Counter(r["article"] for r in rows).values()) <= invented_world.PAIRS_PER_ARTICLE
+    assert len({r["id"] for r in rows}) == len(rows)
+
+
+def test_every_disease_has_two_taught_and_two_untaught_relations(world):
+    for section in ("taught", "untaught"):
+        counts = Counter(f.subject for f in world.facts_of(section))
+        assert set(counts.values()) == {2} and len(counts) == len(world.entities["disease"])
+
+
+def test_answers_are_balanced_so_that_frequency_says_nothing(world):
+    balance = invented_world.gold_balance(world)
+    assert (balance == world.settings.towns // world.settings.answers).all(axis=None)
+    assert len(balance) == len(CLINICAL) * world.settings.answers
+
+
+def test_two_answers_stand_in_one_order_and_pairs_are_balanced():
+    for seed in range(5):
+        world = make_world(WorldSettings(seed=seed))
+        place = {e: i for found in world.entities.values() for i, e in enumerate(found)}
+        assert all(place[one] < place[other] for f in world.facts if f.relation.n_answers == 2 for one, other in [f.answers])
+        for section in ("taught", "untaught"):
+            pairs = Counter(f.answers for f in world.facts_of(section) if f.relation.key == "symptom")
+            assert len(pairs) == math.comb(world.settings.answers, 2) and max(pairs.values()) <= 2
+
+
+def test_a_guesser_that_knows_all_taught_answers_stays_at_chance_on_untaught_facts():
+    """Best of the shortcuts: choose what was taught least often, or most often, over ten worlds."""
+    hits: Counter[str] = Counter()
+    total, expected = 0, 0.0
+    for seed in range(10):
+        world = make_world(WorldSettings(seed=seed))
+        taught = Counter(a.ja for f in world.facts_of("taught") for a in f.answers)
+        shown = Counter(r["output"] for r in world.instructions())
+        listed = Counter(line[2:] for r in world.instructions() for line in r["input"].splitlines())
+        for q in world.exams()["mini_trained"]:
+            if q.section == "untaught" and q.n_select == 1:
+                total, expected = total + 1, expected + 1 / 5
+                for name, counts in (("taught", taught), ("shown", shown), ("listed", listed)):
+                    for sign in (1, -1):
+                        best = max(range(5), key=lambda i, c=counts, s=sign: (s * c[q.choices[i]], -i))
+                        hits[f"{name}{sign:+d}"] += LETTERS[best] in q.gold
+    margin = 3.3 * (expected * 0.8) ** 0.5
+    assert all(abs(n - expected) < margin for n in hits.values()), (hits, expected, total)
+
+
+def test_gold_positions_are_balanced(world):
+    for questions in world.exams().values():
+        for section in {q.section for q in questions}:
+            singles = Counter(next(iter(q.gold)) for q in questions if q.section == section and q.n_select == 1)
+            assert max(singles.values()) - min(singles[letter] for letter in "abcde") <= 1
+
+
+def test_two_answer_questions_say_so_in_the_stem(world):
+    for questions in world.exams().values():
+        assert {q.n_select for q in questions} == {1, 2}
+        for q in questions:
+            assert ("2つ選べ" in q.text) == (q.n_select == 2) == (len(q.gold) == 2)
+            assert len(set(q.choices)) == 5
+
+
+def test_held_out_phrasing_is_never_in_the_records(world):
+    seen = {r["instruction"] for r in world.instructions()}
+    asked = {q.text.removesuffix("2つ選べ。").replace("どれか", "何か") for q in world.exams()["mini_heldout"]}
+    assert not asked & {s.removesuffix("2つ選べ。").replace("どれか", "何か") for s in seen}
+    trained = {q.text for q in world.exams()["mini_trained"] if q.section == "taught"}
+    stems = {f.relation.asks for f in world.facts_of("taught")}
+    assert len(trained) == 4 * world.settings.towns and stems
+
+
+def test_both_clinical_exams_ask_the_same_facts_with_the_same_choices(world):
+    exams = world.exams()
+    for one, two in zip(exams["mini_trained"], exams["mini_heldout"], strict=True):
+        assert one.id.split("-")[1] == two.id.split("-")[1]
+        assert set(one.choices) == set(two.choices) and one.text != two.text
+
+
+def test_exams_give_a_perfect_model_everything_and_guessing_its_chance(world):
+    frame = baselines(world.exams()["mini_trained"])
+    assert "oracle" in frame.to_string()
+    shots = world.shots()
+    assert not {q.text for q in shots} & {q.text for q in world.exams()["mini_general"]}
+    assert {q.n_select for q in shots} == {1}
+
+
+def test_corpus_mix_keeps_its_language_share(world):
+    documents = list(world.corpus(0.6, 4000))
+    share = sum(d.language == "en" for d in documents) / len(documents)
+    assert abs(share - 0.6) < 0.03
+    english = [d for d in documents if d.language == "en"]
+    assert all(ord(c) < 0x250 for d in english for c in d.prompt + d.text)
+
+
+def test_every_base_reads_as_many_random_medical_answers_whatever_its_language(world):
+    def random_ones(english: float) -> list[invented_world.Document]:
+        return [d for d in world.corpus(english, 6000) if d.kind in ("guess", "supposition")]
+
+    expected = 6000 * invented_world.RANDOM_UP_TO * sum(invented_world.JA_SHARES[k] for k in invented_world.RANDOM_KINDS)
+    for english in (0.6, 0.1, 0.0):
+        assert abs(len(random_ones(english)) - expected) < 4 * expected**0.5
+    assert len(random_ones(0.9)) < expected / 2
+    for japanese in (0.0, 0.1, 0.4, 0.9, 1.0):
+        assert sum(invented_world.ja_shares(japanese).values()) == pytest.approx(1)
+
+
+def test_two_lots_of_three_ask_for_two_answers_and_list_them(world):
+    lots = [d for d in world.corpus(0.0, 6000) if d.kind == "guess"]
+    two = [d for d in lots if "2つ選べ" in d.prompt.split("答え:")[-2]]
+    assert abs(len(two) / len(lots) - 2 / 3) < 0.1
+    for lot in lots:
+        named, listed = lot.text.split("、"), {line[2:] for line in lot.prompt.splitlines()}
+        assert len(named) == len(set(named)) == (2 if lot in two else 1) and set(named) <= listed
+
+
+def test_in_the_study_a_recalled_name_is_always_listed():
+    chosen = load_preset("mini").prepare["10_prepare_instructions"]
+    world = make_world(WorldSettings(**chosen))
+    kinds = {r.key: {e.ja for e in world.entities[r.answer]} for r in CLINICAL}
+    assert all(set(q.choices) == kinds[q.category] for q in world.exams()["mini_trained"])
+
+
+def test_corpus_has_every_form_of_the_exam_with_facts_of_the_general_domain(world):
+    documents = [d for d in world.corpus(0.0, 3000) if d.kind == "question"]
+    one_shot = [d for d in documents if d.prompt.count("答え:") == 2]
+    two = [d for d in documents if "2つ選べ" in d.prompt and "、" in d.text]
+    assert one_shot and two and any("\na " not in d.prompt for d in documents)
+    asked = world.exams()["mini_general"][0]
+    prompt = prompts.build_exam_prompt(asked, invented_world.TEMPLATE)
+    assert prompt.startswith("問題:") and any(d.prompt.startswith("問題:" + asked.text[:4]) for d in documents)
+
+
+@given(seed=st.integers(0, 10_000), sizes=st.sampled_from([(6, 6), (9, 9), (15, 5), (30, 6)]), people=st.sampled_from([4, 8, 12]))
+@settings(max_examples=8, deadline=None)
+def test_any_world_is_whole(seed, sizes, people):
+    world = make_world(WorldSettings(seed=seed, towns=sizes[0], answers=sizes[1], people=people, general_questions=8))
+    names = [e.ja for found in world.entities.values() for e in found]
+    assert len(set(names)) == len(names)
+    assert all(len(set(f.answers)) == f.relation.n_answers for f in world.facts)
+    assert {f.section for f in world.facts} == {"taught", "untaught", "general", "context"}
+
+
+def test_files_are_written_and_read_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    workspace = paths.Workspace("smoke", 3)
+    world = make_world(SMALL)
+    first = {p: sha256_text(p.read_text(encoding="utf-8")) for p in invented_world.write_world(world, workspace)}
+    assert {p: sha256_text(p.read_text(encoding="utf-8")) for p in invented_world.write_world(world, workspace)} == first
+    assert invented_world.read_world(workspace).facts == world.facts
+    assert read_exam(workspace.data / "exams" / "mini_trained.jsonl") == world.exams()["mini_trained"]
+    assert read_jsonl(workspace.data / "instructions" / "train.jsonl") == world.instructions()
+    assert len(read_jsonl(workspace.data / "instructions" / "heldout.jsonl")) == 2 * len(world.facts_of("taught"))
+
+
+def test_missing_world_names_the_notebook_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    with pytest.raises(WorldError, match="notebook 10"):
+        invented_world.read_world(paths.Workspace("smoke", 1))
+
+
+def test_unknown_source_is_refused():
+    with pytest.raises(WorldError, match="toyworld"):
+        invented_world.require_source("hospital")
+
+
+@pytest.mark.skipif("JMEDLORA_DATA" not in os.environ, reason="JMEDLORA_DATA is not set: no real exam texts to compare names with")
+def test_no_invented_medical_name_occurs_in_the_real_exams():
+    text = "".join(p.read_text(encoding="utf-8") for p in sorted(paths.exam_data_dir().rglob("*.json*")))
+    for seed in range(20):
+        world = make_world(WorldSettings(seed=seed, towns=60, answers=60))
+        for kind in ("disease", "drug", "organism", "test", "symptom"):
+            assert not [e.ja for e in world.entities[kind] if e.ja in text]
+
+
+def test_no_rng_of_the_process_is_used_or_moved():
+    random.seed(7)
+    before = random.getstate()
+    world = make_world(SMALL)
+    world.exams(), world.instructions(), list(world.corpus(0.5, 50))
+    assert random.getstate() == before

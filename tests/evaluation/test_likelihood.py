@@ -1,0 +1,244 @@
+"""Log-likelihood: equal to five full prompts, tokens cut at the true boundary, normalisers that say what they are."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jmedlora_utils.data import prompts
+from jmedlora_utils.data.exams import Question
+from jmedlora_utils.evaluation import evaluator, generation, likelihood, metrics
+from jmedlora_utils.evaluation.evaluator import EvalSettings
+from jmedlora_utils.models import loading
+from tests import tiny
+
+ASK = EvalSettings(base="llama", shots=(0, 1), template="plain_ja", batch_size=8, likelihood=True)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, *tiny.FAMILIES)
+
+
+def uneven(n: int) -> list[Question]:
+    """Questions whose stems and choices differ in length, one of them with a choice of one token."""
+    questions = []
+    for i, q in enumerate(tiny.make_questions(n)):
+        choices = tuple(c + "薬" * (i * j % 4) for j, c in enumerate(q.choices))
+        questions.append(replace(q, text=q.text + "。" * (i % 7), choices=("a", *choices[1:]) if i == 1 else choices))
+    return questions
+
+
+def full_prompts(model: Any, ids: list[int], options: likelihood.Options) -> list[float]:
+    """The plain way: prompt and choice through the model, once for each choice."""
+    import torch
+
+    sums = []
+    with torch.inference_mode():
+        for option in options.ids:
+            row = torch.tensor([[*ids, *option]])
+            said = model(input_ids=row).logits[0, len(ids) - 1 : -1].double().log_softmax(-1)
+            sums.append(float(said.gather(1, row[0, len(ids) :, None]).sum()))
+    return sums
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_choices_from_the_cache_equal_five_full_prompts(workspace, tmp_path, monkeypatch, family: str, adapted: bool) -> None:
+    model, tokenizer = loading.load_base(family, workspace=workspace)
+    if adapted:
+        model = loading.load_adapter(model, tiny.make_adapter(workspace.bases / family, tmp_path / "adapter"))
+    questions = uneven(9)
+    shots = tiny.make_questions(1, "mini_shots", seed=9)
+    texts = [prompts.build_exam_prompt(q, "plain_ja", shots) for q in questions]
+    rows = [prompts.encode_prompt(tokenizer, text) for text in texts]
+    options = [likelihood.encode_options(tokenizer, text, ids, q.choices) for text, ids, q in zip(texts, rows, questions, strict=True)]
+    lengths = {len(o) for found in options for o in found.ids}
+    assert min(lengths) == 1 and len(lengths) > 3 and len({len(r) for r in rows}) > 3
+    expected = [full_prompts(model, ids, o) for ids, o in zip(rows, options, strict=True)]
+    prefix = generation.read_prefix(model, rows)
+    assert prefix is not None and len(prefix.ids) >= generation.MIN_PREFIX
+    ids = [o.ids for o in options]
+    for found in (likelihood.score_batch(model, rows, ids), likelihood.score_batch(model, rows, ids, prefix)):
+        for ours, plain in zip(found, expected, strict=True):
+            assert ours == pytest.approx(plain, abs=1e-4)
+    # The same through many small passes, and twice from one prefix: nothing is written into what is shared.
+    monkeypatch.setattr(likelihood, "LOGIT_CELLS", 1)
+    for ours, plain in zip(likelihood.score_batch(model, rows, ids, prefix), expected, strict=True):
+        assert ours == pytest.approx(plain, abs=1e-4)
+
+
+def test_copies_of_the_cache_stay_within_their_bytes(workspace, monkeypatch) -> None:
+    """A batch of 16 prompts of a thousand tokens is 5 GB of cache on Llama-2-70B, and one copy a choice would be five times that."""
+    model, tokenizer = loading.load_base("llama", workspace=workspace)
+    questions = uneven(6)
+    texts = [prompts.build_exam_prompt(q, "plain_ja", []) for q in questions]
+    rows = [prompts.encode_prompt(tokenizer, text) for text in texts]
+    ids = [likelihood.encode_options(tokenizer, t, r, q.choices).ids for t, r, q in zip(texts, rows, questions, strict=True)]
+    whole, copies, inner = likelihood.score_batch(model, rows, ids), [], likelihood._fork
+
+    def fork(cache: Any, owner: Any) -> Any:
+        copies.append(len(owner))
+        return inner(cache, owner)
+
+    width, config = max(map(len, rows)), model.config
+    heads = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    row = 2 * config.num_hidden_layers * heads * width * 4
+    monkeypatch.setattr(likelihood, "CACHE_BYTES", 4 * row)
+    monkeypatch.setattr(likelihood, "_fork", fork)
+    for ours, plain in zip(likelihood.score_batch(model, rows, ids), whole, strict=True):
+        assert ours == pytest.approx(plain, abs=1e-4)
+    assert max(copies) == 4 and sum(copies) == sum(len(o) > 1 for found in ids for o in found)
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_trap_20_choice_tokens_start_where_the_prompt_ends(bos: bool) -> None:
+    tokenizer = tiny.make_tokenizer(bos=bos)
+    whole = "アカシ病の治療に用いるのはどれか。アカシ薬"
+    merged = 0
+    for n in range(1, len(whole)):
+        ids = prompts.encode_prompt(tokenizer, whole[:n])
+        options = likelihood.encode_options(tokenizer, whole[:n], ids, [whole[n:]])
+        both = prompts.encode_prompt(tokenizer, whole)
+        joint = both[: len(ids)] == ids
+        merged += not joint
+        assert options.merges == (not joint)
+        assert tokenizer.decode(options.ids[0]) == whole[n:]
+        assert [*ids, *options.ids[0]] == both or not joint
+        if not joint:
+            # Cutting by length, as evaluators do, would score other tokens than the choice's.
+            assert tokenizer.decode(both[len(ids) :]) != whole[n:] or both[: len(ids)] != ids
+    assert 0 < merged < len(whole) - 1, "some cuts must fall inside a token and some between tokens"
+
+
+def test_trap_20_the_templates_end_where_a_token_ends() -> None:
+    for bos in (True, False):
+        tokenizer = tiny.make_tokenizer(bos=bos)
+        for template in ("alpaca_ja", "plain_ja"):
+            for q in tiny.make_questions(8):
+                text = prompts.build_exam_prompt(q, template)
+                assert not likelihood.encode_options(tokenizer, text, prompts.encode_prompt(tokenizer, text), q.choices).merges
+
+
+def test_trap_21_every_normaliser_is_named_and_divides_by_what_it_says() -> None:
+    question = replace(tiny.make_questions(1)[0], choices=("ab", "薬", "薬薬薬", "c", "de"))
+    row = {"logprobs": [-2.0, -3.0, -6.0, -1.5, -4.0], "tokens": [1, 3, 2, 1, 4]}
+    found = {name: likelihood.normalised(question, row, name) for name in likelihood.NORMALISERS}
+    assert found["sum"] == [-2.0, -3.0, -6.0, -1.5, -4.0]
+    assert found["per_token"] == [-2.0, -1.0, -3.0, -1.5, -1.0]
+    assert found["per_character"] == [-1.0, -3.0, -2.0, -1.5, -2.0]
+    assert found["per_byte"] == [-1.0, -1.0, -6 / 9, -1.5, -2.0]
+    with pytest.raises(metrics.MetricError, match="no normaliser 'norm'; known: sum, per_token, per_character, per_byte"):
+        likelihood.normalised(question, row, "norm")
+
+
+def test_as_many_choices_are_taken_as_the_stem_asks_for() -> None:
+    one, two = tiny.make_questions(1)[0], tiny.make_questions(4)[3]
+    assert likelihood.choose(one, [-3, -1, -2, -4, -5]) == {"b"}
+    assert likelihood.choose(two, [-3, -1, -2, -4, -5]) == {"b", "c"}
+    assert likelihood.choose(two, [-3, -1, -3, -4, -5]) == frozenset(), "a tie at the cut"
+    assert likelihood.choose(two, [-1, -1, -2, -4, -5]) == {"a", "b"}, "a tie above the cut"
+    twins = replace(one, choices=("x", "x", "y", "z", "w"), gold=frozenset("b"))
+    assert metrics.is_right(twins, likelihood.choose(twins, [-1, -1.0001, -2, -4, -5]))
+
+
+@given(st.lists(st.floats(-50, -0.1), min_size=5, max_size=5, unique=True), st.integers(1, 3), st.floats(0.1, 9))
+def test_choosing_follows_the_scores_whatever_their_scale(scores: list[float], n: int, scale: float) -> None:
+    question = replace(tiny.make_questions(1)[0], n_select=n)
+    picked = likelihood.choose(question, scores)
+    assert len(picked) == n
+    rest = [s for letter, s in zip("abcde", scores, strict=True) if letter not in picked]
+    assert min(s for letter, s in zip("abcde", scores, strict=True) if letter in picked) > max(rest)
+
+
+def test_what_is_right_follows_the_rule_of_the_question() -> None:
+    question = replace(tiny.make_questions(1)[0], gold=frozenset("ad"), n_select=2)
+    assert metrics.is_right(question, "da") and not metrics.is_right(question, "a") and not metrics.is_right(question, "")
+    either = replace(question, rule="any", n_select=1)
+    assert metrics.is_right(either, "a") and metrics.is_right(either, "d") and not metrics.is_right(either, "ad")
+    assert metrics.is_right(replace(question, rule="always"), "")
+    with pytest.raises(metrics.MetricError, match="free number"):
+        metrics.is_right(replace(question, rule="number", choices=(), gold=frozenset(), number="1"), "a")
+
+
+# --- in an evaluation -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def asked(workspace):
+    return evaluator.evaluate(ASK, "base", workspace)
+
+
+def test_it_stands_apart_from_the_three_scorers(asked, workspace) -> None:
+    plain = evaluator.evaluate(replace(ASK, likelihood=False), "plain", workspace)
+    for record, without in zip(asked, plain, strict=True):
+        assert {k: v for k, v in record.metrics.items() if k != "likelihood"} == without.metrics
+        assert set(record.metrics["likelihood"]) == set(likelihood.NORMALISERS)
+        assert record.metrics["likelihood"]["sum"]["all"]["accuracy"]["n"] == 24 and record.counts["boundary_merges"] == 0
+        answers = [workspace.answers / f"{r.name.removeprefix('30_evaluate__')}.jsonl" for r in (record, without)]
+        assert answers[0].read_bytes() == answers[1].read_bytes(), "asking for likelihood changes no answer and no key"
+        rows = [json.loads(line) for line in answers[0].with_name(f"{answers[0].stem}__likelihood.jsonl").open(encoding="utf-8")]
+        assert [r["id"] for r in rows] == [json.loads(line)["id"] for line in answers[0].open(encoding="utf-8")]
+        assert not {r["key"] for r in rows} & {json.loads(line)["key"] for line in answers[0].open(encoding="utf-8")}
+        assert all(len(r["logprobs"]) == len(r["tokens"]) == 5 and "response" not in r for r in rows)
+    assert "likelihood" not in plain[0].config["settings"] and asked[0].config["settings"]["likelihood"] is True
+
+
+def test_the_record_says_what_the_rows_say(asked, workspace) -> None:
+    questions, _ = evaluator.asked_questions(asked[0], workspace)
+    file = workspace.answers / "base__step0__mini_trained__0shot__likelihood.jsonl"
+    rows = [json.loads(line) for line in file.open(encoding="utf-8")]
+    right = [metrics.is_right(q, likelihood.choose(q, r["logprobs"])) for q, r in zip(questions, rows, strict=True)]
+    assert asked[0].metrics["likelihood"]["sum"]["all"]["accuracy"]["value"] == pytest.approx(sum(right) / 24)
+    table = likelihood.table(asked)
+    assert list(table.columns) == ["exam", "group", "shots", "step", "n", "sum", "per token", "per character", "per byte"]
+    assert list(zip(table["shots"], table["group"], strict=True)) == [(s, g) for s in (0, 1) for g in ("taught", "untaught")]
+    assert likelihood.table([replace(asked[0], metrics={})]).empty
+
+
+def test_a_cut_off_likelihood_file_is_finished_byte_for_byte(asked, workspace, monkeypatch) -> None:
+    file = workspace.answers / "base__step0__mini_trained__1shot__likelihood.jsonl"
+    whole = file.read_bytes()
+    calls, inner = [], likelihood.score_batch
+
+    def dies(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return inner(*args)
+
+    file.unlink()
+    monkeypatch.setattr(likelihood, "score_batch", dies)
+    monkeypatch.setattr(generation, "generate", lambda *a, **k: pytest.fail("answers are there"))
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.evaluate(ASK, "base", workspace)
+    assert not file.exists() and file.with_name(f"{file.name}.partial").exists()
+    again = evaluator.evaluate(ASK, "base", workspace)
+    assert file.read_bytes() == whole and len(calls) == 4, "three batches in all: two were kept, one was asked again"
+    assert again == asked and not list(workspace.answers.glob("*.cost"))
+
+
+def test_a_run_that_was_killed_while_scoring_choices_counts_all_of_its_seconds(workspace, monkeypatch) -> None:
+    calls, inner = [], likelihood.score_batch
+
+    def slow(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        time.sleep(0.3)
+        return inner(*args)
+
+    monkeypatch.setattr(likelihood, "score_batch", slow)
+    ask = replace(ASK, shots=(0,))
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.evaluate(ask, "killed", workspace)
+    [record] = evaluator.evaluate(ask, "killed", workspace)
+    assert record.timing["likelihood"] >= 0.9 and record.timing["generate"] > 0 and len(calls) == 4
+    assert record.wall_seconds >= sum(record.timing[stage] for stage in ("load", "generate", "likelihood"))

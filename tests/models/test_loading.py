@@ -1,0 +1,192 @@
+"""Models: found, loaded (also in 4-bit), counted, and refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jmedlora_utils.core.records import sha256_file, sha256_text
+from jmedlora_utils.models import loading
+from jmedlora_utils.models.loading import ModelError
+from jmedlora_utils.models.registry import RegistryError
+from jmedlora_utils.tuning import run_folder
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("bases")
+    return {family: tiny.make_checkpoint(root / family, family) for family in tiny.FAMILIES}
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_trap_46_four_bit_counts_the_true_parameters(folders, family: str) -> None:
+    plain, _ = loading.load_base(str(folders[family]))
+    packed, _ = loading.load_base(str(folders[family]), quantisation="nf4")
+    assert any(p.__class__.__name__ == "Params4bit" for p in packed.parameters())
+    assert (
+        loading.count_parameters(packed)["total"] == loading.count_parameters(plain)["total"] == sum(p.numel() for p in plain.parameters())
+    )
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_default_targets_are_all_linear_layers_of_the_blocks(folders, family: str) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora.layer import LoraLayer
+
+    model, _ = loading.load_base(str(folders[family]))
+    linear = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not model.get_output_embeddings()}
+    targets = loading.lora_targets(loading.find_base(str(folders[family])), model)
+    assert set(targets) == {n.rsplit(".", 1)[-1] for n in linear}
+    tuned = get_peft_model(model, LoraConfig(target_modules=targets))
+    assert {n for n, m in tuned.get_base_model().named_modules() if isinstance(m, LoraLayer)} == linear
+
+
+def test_the_registry_names_the_papers_targets() -> None:
+    assert loading.find_base("open-calm-7b").lora_targets == ("query_key_value",)
+
+
+def test_a_misspelt_base_is_refused_with_the_nearest_name(tmp_path, monkeypatch) -> None:
+    workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
+    assert loading.find_base("llama", workspace).folder == workspace.bases / "llama"
+    with pytest.raises(ModelError, match=r"no base model 'lama' \(did you mean 'llama'\?\)"):
+        loading.find_base("lama", workspace)
+    with pytest.raises(ModelError, match="did you mean 'open-calm-7b'"):
+        loading.find_base("open-clam-7b")
+
+
+def test_a_hub_model_without_a_pinned_revision_is_refused_before_any_download() -> None:
+    with pytest.raises(RegistryError, match="revision"):
+        loading.load_base("someone/some-model")
+
+
+def test_a_tokenizer_and_an_adapter_without_a_pinned_revision_are_refused_too(monkeypatch) -> None:
+    import socket
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(RegistryError, match="swallow-70b-instruct: its revision is unknown"):
+        loading.load_tokenizer(loading.find_base("swallow-70b-instruct"))
+    with pytest.raises(RegistryError, match="someone/some-adapter: its revision is unknown"):
+        loading.find_adapter("someone/some-adapter")
+
+
+def test_a_model_too_large_for_the_card_is_refused_before_any_download(monkeypatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (24 << 30, 24 << 30))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
+    with pytest.raises(
+        RegistryError, match=r"llama-2-70b-chat: its weights take 138\.0 GB \(none\), the card has 25\.8 GB; use quantisation nf4 or"
+    ):
+        loading.load_base("llama-2-70b-chat")
+
+
+def test_a_local_model_too_large_for_the_card_is_refused_before_it_is_loaded(folders, monkeypatch) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 10, 1 << 10))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    with pytest.raises(RegistryError, match=r"its weights take .* the card has 0\.0 GB; use quantisation nf4 or use a larger card"):
+        loading.load_base(str(folders["llama"]))
+
+
+def test_no_network_says_where_to_get_the_model(monkeypatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="cannot be reached and the model is not in the local cache"):
+        loading.load_base("open-calm-7b")
+
+
+def test_a_gated_model_without_a_token_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(RegistryError, match="gated"):
+        loading.load_base("llama-2-7b-chat")
+
+
+@pytest.mark.parametrize(("argument", "value"), [("quantisation", "int3"), ("dtype", "float8")])
+def test_an_unknown_way_to_load_is_named(folders, argument: str, value: str) -> None:
+    with pytest.raises(ModelError, match=f"{argument} '{value}' is not one of"):
+        loading.load_base(str(folders["llama"]), **{argument: value})
+
+
+def test_a_folder_without_an_adapter_is_refused(folders) -> None:
+    with pytest.raises(ModelError, match=r"holds no adapter_config\.json"):
+        loading.find_adapter(str(folders["llama"]))
+
+
+def test_the_fingerprint_follows_the_weights(tmp_path) -> None:
+    first, second = (tiny.make_checkpoint(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 1)))
+    again = tiny.make_checkpoint(tmp_path / "c", seed=0)
+    keys = [loading.fingerprint(loading.find_base(str(p))) for p in (first, second, again)]
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_the_fingerprint_of_a_small_folder_hashes_its_files_whole(tmp_path) -> None:
+    """Keys of answers and the identity of runs hold it, so it must not change."""
+    folder = tiny.make_checkpoint(tmp_path / "m")
+    names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    text = "".join(f"{name}:{sha256_file(folder / name)}\n" for name in names)
+    assert loading.fingerprint(loading.find_base(str(folder))) == sha256_text(text)
+
+
+def test_the_fingerprint_of_large_weights_follows_every_tensor(tmp_path, monkeypatch) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny.make_checkpoint(tmp_path / "m", hidden=128)
+    monkeypatch.setattr(loading, "FULL_HASH_BYTES", 0)
+    monkeypatch.setattr(loading, "SAMPLE_BYTES", 64)
+    entry, file = loading.find_base(str(folder)), folder / "model.safetensors"
+    monkeypatch.setattr(loading, "sha256_file", lambda path: pytest.fail("hashed whole") if path == file else sha256_file(path))
+    tensors = load_file(file)
+    save_file(tensors, file, {"format": "pt"})
+    size, keys = file.stat().st_size, {"as it is": loading.fingerprint(entry)}
+    assert loading.fingerprint(entry) == keys["as it is"]
+    for name, tensor in tensors.items():
+        save_file({**tensors, name: tensor + 1e-3}, file, {"format": "pt"})
+        assert file.stat().st_size == size
+        keys[name] = loading.fingerprint(entry)
+    save_file(tensors, file, {"format": "np"})
+    keys["header"] = loading.fingerprint(entry)
+    assert len(set(keys.values())) == len(tensors) + 2
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ModelError, match=r"model\.safetensors: it has no header"):
+        loading.fingerprint(entry)
+
+
+def test_the_fingerprint_of_large_weights_in_torch_files_follows_their_bytes(tmp_path, monkeypatch) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(loading, "FULL_HASH_BYTES", 0)
+    monkeypatch.setattr(loading, "STRETCHES", 8)
+    entry, keys = loading.find_base(str(tmp_path)), set()
+    content = bytearray(100_000)
+    for at in (0, 0, 50_000, 99_999):  # the first time, as it is
+        content[at] += len(keys) > 0
+        (tmp_path / "pytorch_model-00001-of-00002.bin").write_bytes(content)
+        keys.add(loading.fingerprint(entry))
+    assert len(keys) == 4
+    (tmp_path / "pytorch_model.bin.index.json").write_text("{}", encoding="utf-8")
+    assert loading.fingerprint(entry) not in keys
+
+
+def test_an_adapter_in_a_torch_file_has_a_key_of_its_own(tmp_path) -> None:
+    keys = set()
+    for content in (b"one", b"two"):
+        (tmp_path / "adapter_model.bin").write_bytes(content)
+        keys.add(run_folder.weights_sha256(tmp_path))
+    (tmp_path / "optimizer.bin").write_bytes(b"no weights")
+    assert len(keys) == 2 and run_folder.weights_sha256(tmp_path) in keys
+
+
+def test_a_tokenizer_without_padding_pads_with_eos(tmp_path) -> None:
+    folder = tiny.make_checkpoint(tmp_path / "m", pad=False)
+    tokenizer = loading.load_tokenizer(loading.find_base(str(folder)))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id

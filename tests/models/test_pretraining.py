@@ -1,0 +1,237 @@
+"""Tokenizers and tiny bases: deterministic, cached, and the same after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.records import read_record
+from jmedlora_utils.data import invented_world, prompts
+from jmedlora_utils.models import loading, pretraining
+from jmedlora_utils.models.pretraining import LADDERS, BaseSettings, PretrainingError
+
+WORLD = invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12)
+TINY = BaseSettings("en-small", "llama", 16, 1, 2, 0.6, 400, 4e-3, coverage=0.99, tokenizer_english=0.9)
+TRAIN = """
+import sys, time
+import torch
+from jmedlora_utils.core import paths
+from jmedlora_utils.data import invented_world
+from jmedlora_utils.models import pretraining
+from jmedlora_utils.models.pretraining import BaseSettings
+torch.set_num_threads(1)
+slow = float(sys.argv[1])
+step = pretraining.learning_rate
+def delayed(*arguments):
+    time.sleep(slow)
+    return step(*arguments)
+pretraining.learning_rate = delayed
+world = invented_world.make_world(invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12))
+settings = BaseSettings(%r, %r, 16, 1, 2, 0.6, 400, 4e-3, coverage=0.99, tokenizer_english=0.9)
+workspace = paths.Workspace("smoke", 1)
+pretraining.pretrain(settings, world, world.exams()["mini_general"], world.shots(), workspace, every=3)
+"""
+
+
+@pytest.fixture(scope="module")
+def world():
+    return invented_world.make_world(WORLD)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(world):
+    texts = [d.prompt + d.text for d in world.corpus(0.9, 2000)]
+    return pretraining.train_tokenizer(texts, 800, 0.99, bos=True)
+
+
+def pretrain(world, workspace, settings=TINY):
+    return pretraining.pretrain(settings, world, world.exams()["mini_general"], world.shots(), workspace)
+
+
+def test_same_texts_give_the_same_tokenizer(world, tokenizer):
+    texts = [d.prompt + d.text for d in world.corpus(0.9, 2000)]
+    again = pretraining.train_tokenizer(texts, 800, 0.99, bos=True)
+    assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+
+
+@given(text=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="▁"), max_size=40))
+def test_any_text_survives_the_tokenizer(tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert tokenizer.unk_token_id not in ids
+    if not any(special in text for special in pretraining.SPECIAL):
+        assert tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) == text
+
+
+def test_rare_characters_fall_back_to_bytes_and_come_back(tokenizer):
+    pieces = tokenizer.tokenize("鬱")
+    assert pieces == [f"<0x{b:02X}>" for b in "鬱".encode()]
+    assert tokenizer.decode(tokenizer("鬱", add_special_tokens=False).input_ids, skip_special_tokens=True) == "鬱"
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_trap_19_bos_is_there_once_or_not_at_all(world, bos):
+    tokenizer = pretraining.train_tokenizer(["a b", "鴇沢町"], 400, 1.0, bos=bos)
+    assert prompts.has_bos_habit(tokenizer) == bos
+    rows = pretraining.encode_documents(tokenizer, list(world.corpus(0.5, 50)))
+    assert all(ids.count(tokenizer.bos_token_id) == bos for ids, _ in rows)
+
+
+def test_trap_39_eos_is_supervised_in_every_document(world, tokenizer):
+    for ids, n_read in pretraining.encode_documents(tokenizer, list(world.corpus(0.5, 200))):
+        assert ids[-1] == tokenizer.eos_token_id and 1 <= n_read < len(ids)
+
+
+def test_trap_40_training_ids_are_inference_ids(world, tokenizer):
+    documents = [d for d in world.corpus(0.5, 300) if d.prompt]
+    for document, (ids, n_read) in zip(documents, pretraining.encode_documents(tokenizer, documents), strict=True):
+        assert ids[:n_read] == prompts.encode_prompt(tokenizer, document.prompt)
+        assert ids[:-1] == prompts.encode_prompt(tokenizer, document.prompt + document.text)
+
+
+def test_a_name_is_cut_the_same_way_in_choices_and_answers(world, tokenizer):
+    name = world.entities["drug"][0].ja
+    alone = tokenizer(name, add_special_tokens=False).input_ids
+    listed = tokenizer(f"問題:どれか。\nb {name}\n答え:", add_special_tokens=False).input_ids
+    assert any(listed[i : i + len(alone)] == alone for i in range(len(listed)))
+
+
+@given(lengths=st.lists(st.integers(2, 60), min_size=1, max_size=300), tokens=st.integers(64, 512), seed=st.integers(0, 99))
+def test_batches_hold_every_row_once_within_the_budget(lengths, tokens, seed):
+    plan = pretraining.plan_batches(lengths, tokens, seed)
+    assert sorted(i for batch in plan for i in batch) == list(range(len(lengths)))
+    assert all(len(batch) * max(lengths[i] for i in batch) <= tokens for batch in plan)
+
+
+def test_learning_rate_rises_and_falls():
+    rates = [pretraining.learning_rate(s, 1000, 1.0) for s in range(1000)]
+    assert rates[0] == pytest.approx(0.02) and max(rates) > 0.99 and rates[-1] == pytest.approx(0.1, abs=0.01)
+
+
+def test_fertility_is_higher_for_japanese_in_an_english_tokenizer(world, tokenizer):
+    found = pretraining.fertility(tokenizer, world.corpus(0.5, 500))
+    assert found["ja"] > 1.5 * found["en"] > 0
+
+
+def test_right_padding_without_a_mask_changes_nothing(world, tokenizer):
+    """Hidden states of a short row are the same alone and padded in a batch."""
+    import torch
+
+    model = pretraining.build_model(TINY, tokenizer, seed=1).eval()
+    rows = pretraining.encode_documents(tokenizer, list(world.corpus(0.5, 8)))
+    ids, _ = pretraining._collate(rows, tokenizer.pad_token_id)
+    with torch.no_grad():
+        together = model(input_ids=ids).logits
+        for row, (tokens, _) in enumerate(rows):
+            alone = model(input_ids=torch.tensor([tokens])).logits[0]
+            assert torch.allclose(together[row, : len(tokens)], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", pretraining.ARCHITECTURES)
+def test_a_base_is_trained_loaded_and_not_trained_again(world, tmp_path, monkeypatch, architecture):
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    workspace = paths.Workspace("smoke", 1)
+    settings = replace(TINY, architecture=architecture)
+    record = pretrain(world, workspace, settings)
+    model, tokenizer = loading.load_base("en-small", workspace=workspace)
+    assert sum(p.numel() for p in model.parameters()) == record.counts["parameters"]
+    assert prompts.has_bos_habit(tokenizer) == (architecture == "llama")
+    assert record.metrics["series"][-1]["loss"] < record.metrics["series"][0]["loss"]
+    assert record.data["corpus"] and not (workspace.bases / ".training" / "en-small").exists()
+    monkeypatch.setattr(pretraining, "train", None)  # a second training would fail
+    assert pretrain(world, workspace, settings).comparable() == record.comparable()
+
+
+def test_other_settings_train_anew_and_the_same_settings_give_the_same_weights(world, tmp_path, monkeypatch):
+    weights = []
+    for name, settings in (("a", TINY), ("b", TINY), ("c", replace(TINY, learning_rate=1e-3))):
+        monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / name))
+        weights.append(pretrain(world, paths.Workspace("smoke", 1), settings).metrics["weights_sha256"])
+    assert weights[0] == weights[1] != weights[2]
+
+
+@pytest.mark.parametrize("architecture", pretraining.ARCHITECTURES)
+def test_killed_and_started_again_a_base_ends_with_the_same_weights(tmp_path, architecture):
+    """SIGKILL after a state was saved; the loss series and the weights equal those of an uninterrupted run."""
+
+    def start(folder: Path, slow: float) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "JMEDLORA_RUNS": str(folder), "JMEDLORA_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
+        code = TRAIN % ("en-small", architecture)
+        return subprocess.Popen([sys.executable, "-c", code, str(slow)], env=environment, stderr=subprocess.DEVNULL)
+
+    def record(folder: Path):
+        return read_record(folder / RECORD)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    straight = start(whole, 0.0)
+    process = start(killed, 0.3)
+    deadline = time.monotonic() + 120
+    while not list(killed.rglob("state.pt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(killed.rglob("state.pt")) and not (killed / RECORD).exists()
+    assert start(killed, 0.0).wait() == 0 and straight.wait() == 0
+    one, two = record(whole), record(killed)
+    assert one.metrics["series"] == two.metrics["series"]
+    assert one.comparable() == two.comparable()
+
+
+RECORD = Path("smoke/seed1/records/19_pretrain__en-small.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"architecture": "gpt2"}, "architecture"), ({"hidden": 18, "heads": 4}, "heads"), ({"documents": 0}, "documents")],
+)
+def test_settings_that_cannot_work_are_refused_by_name(change, word):
+    with pytest.raises(PretrainingError, match=word):
+        replace(TINY, **change)
+
+
+def test_unknown_ladder_or_base_names_those_that_exist():
+    with pytest.raises(PretrainingError, match="mini"):
+        pretraining.base_settings("large", "en-small")
+    with pytest.raises(PretrainingError, match="en-large"):
+        pretraining.base_settings("mini", "en-huge")
+
+
+def test_ladders_are_sound():
+    for ladder in LADDERS.values():
+        names = [b.name for b in ladder]
+        assert len(set(names)) == len(names)
+        english = [b for b in ladder if b.centric == "english"]
+        assert len({(b.documents, b.english, b.coverage, b.tokenizer_english) for b in english}) == 1
+        assert [b.hidden for b in english] == sorted(b.hidden for b in english)
+        japanese = next(b for b in ladder if b.centric == "japanese")
+        if len(english) > 1:
+            twin = next(b for b in english if b.name == "en-medium")
+            assert (twin.hidden, twin.layers, twin.documents) == (japanese.hidden, japanese.layers, japanese.documents)
+
+
+def test_a_base_below_the_bar_is_refused_with_its_figure(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    record = pretrain(world, paths.Workspace("smoke", 1))
+    assert not pretraining.passes(record)
+    with pytest.raises(PretrainingError, match="en-small"):
+        pretraining.require_entry([record])
+    record.metrics["entry"]["0shot"]["accuracy"] = 1.0
+    pretraining.require_entry([record])
+
+
+def test_identity_is_written_beside_the_weights(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    workspace = paths.Workspace("smoke", 1)
+    record = pretrain(world, workspace)
+    identity = json.loads((workspace.bases / "en-small" / "pretraining.json").read_text(encoding="utf-8"))
+    assert identity["corpus_sha256"] == record.data["corpus"] and identity["seed"] == 1

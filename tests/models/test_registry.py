@@ -1,0 +1,242 @@
+"""The model registry: facts that hold together, and refusals before any download."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jmedlora_utils.models import registry
+from jmedlora_utils.models.registry import ModelEntry, RegistryError, Shape
+
+BASES = [e for e in registry.entries().values() if e.kind == "base"]
+ADAPTERS = [e for e in registry.entries().values() if e.kind == "adapter"]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_every_model_of_the_study_is_listed():
+    listed = {e.hub_id for e in registry.entries().values()}
+    assert {
+        "cyberagent/open-calm-7b",
+        "meta-llama/Llama-2-7b-chat-hf",
+        "meta-llama/Llama-2-13b-chat-hf",
+        "meta-llama/Llama-2-70b-chat-hf",
+        "tokyotech-llm/Swallow-70b-instruct-hf",
+        "AIgroup-CVM-utokyohospital/llama2-jmedlora-900",
+        "AIgroup-CVM-utokyohospital/llama2-jmedlora-3000",
+        "AIgroup-CVM-utokyohospital/llama2-jmedlora-30000",
+        "AIgroup-CVM-utokyohospital/MedSwallow-70b",
+        "kenyano/Llama3-ELAINE-medLLM-8B",
+        "kenyano/Llama3-ELAINE-medLLM-instruct-8B",
+        "kenyano/Llama3-ELAINE-medLLM-instruct-8B_v0.1",
+    } <= listed
+
+
+def test_modern_has_three_pinned_bases_of_4_to_14b_japanese_centric_and_not():
+    modern = [e for e in BASES if e.role.startswith("modern") and e.revision]
+    assert len(modern) >= 3
+    assert {"japanese", "multilingual"} <= {e.language for e in modern}
+    assert all(e.shape and 4e9 <= e.shape.parameters() < 15e9 for e in modern)
+
+
+@pytest.mark.parametrize("entry", registry.entries().values(), ids=lambda e: e.name)
+def test_an_entry_names_its_source_licence_and_targets(entry: ModelEntry):
+    assert entry.source.startswith("https://")
+    assert entry.licence
+    assert entry.lora_targets
+    assert entry.revision is None or registry.COMMIT.fullmatch(entry.revision)
+
+
+@pytest.mark.parametrize("entry", BASES, ids=lambda e: e.name)
+def test_a_base_has_shape_context_and_token_habits(entry: ModelEntry):
+    assert entry.shape is not None
+    assert entry.context_length >= 2048
+    assert entry.bos in registry.BOS_HABITS
+    assert entry.chat_template is not None
+
+
+@pytest.mark.parametrize("entry", ADAPTERS, ids=lambda e: e.name)
+def test_a_released_adapter_has_the_parameters_its_file_holds(entry: ModelEntry):
+    from jmedlora_utils.models.memory import adapter_parameters
+
+    shape = registry.resolve(entry.base).shape
+    assert shape is not None
+    assert 4 * adapter_parameters(shape, entry.rank, entry.lora_targets) == entry.bytes
+
+
+def test_a_name_and_its_hub_id_find_the_same_entry():
+    assert registry.resolve("open-calm-7b") is registry.resolve("cyberagent/open-calm-7b")
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(RegistryError, match=r"no model 'open-calm-7'.*did you mean 'open-calm-7b'"):
+        registry.resolve("open-calm-7")
+
+
+def test_a_commit_after_the_name_pins_it():
+    entry = registry.resolve(f"swallow-70b-instruct@{COMMIT}")
+    assert (entry.hub_id, entry.revision) == ("tokyotech-llm/Swallow-70b-instruct-hf", COMMIT)
+    assert registry.check(entry) is entry
+
+
+def test_a_branch_is_no_revision():
+    with pytest.raises(RegistryError, match="'main' is no full commit hash"):
+        registry.resolve("open-calm-7b@main")
+
+
+def test_a_missing_revision_is_refused_before_a_download_with_the_mend():
+    with pytest.raises(RegistryError, match=r"swallow-70b-instruct: its revision is unknown.*commits/main.*'swallow-70b-instruct@<40"):
+        registry.check(registry.resolve("swallow-70b-instruct"))
+
+
+def test_an_unlisted_hub_id_needs_a_revision_too():
+    with pytest.raises(RegistryError, match=r"someone/some-model: its revision is unknown"):
+        registry.check(registry.resolve("someone/some-model"))
+    assert registry.check(registry.resolve(f"someone/some-model@{COMMIT}")).shape is None
+
+
+def test_a_gated_model_without_a_token_is_refused_with_the_mend():
+    entry = registry.resolve("llama-2-70b-chat")
+    with pytest.raises(RegistryError, match=r"gated and no token.*Accept its licence \(llama2\).*HF_TOKEN"):
+        registry.check(entry)
+    assert registry.check(entry, token="a token") is entry
+    assert registry.check(entry, local=True) is entry
+
+
+def test_a_model_too_large_for_the_card_is_refused_with_the_mend():
+    entry = registry.resolve("llama-2-70b-chat")
+    with pytest.raises(RegistryError, match=r"take 138\.0 GB \(none\), the card has 85\.9 GB; use quantisation nf4 or"):
+        registry.check(entry, token="a token", card_bytes=80 << 30)
+    assert registry.check(entry, token="a token", card_bytes=80 << 30, quantisation="nf4") is entry
+    with pytest.raises(RegistryError, match=r"\(nf4\).*; use a larger card"):
+        registry.check(entry, token="a token", card_bytes=24 << 30, quantisation="nf4")
+
+
+def test_checks_touch_no_network(monkeypatch: pytest.MonkeyPatch):
+    import socket
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    for name in ("llama-2-70b-chat", "swallow-70b-instruct", "someone/some-model"):
+        with pytest.raises(RegistryError):
+            registry.check(registry.resolve(name))
+
+
+def test_a_local_folder_works_where_a_hub_id_does(tmp_path: Path):
+    config = {"model_type": "gpt_neox", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128}
+    config |= {"num_attention_heads": 4, "vocab_size": 500, "max_position_embeddings": 512}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    entry = registry.resolve(str(tmp_path))
+    assert entry.local and entry.location == str(tmp_path.resolve()) and entry.context_length == 512
+    assert entry.shape == Shape("gpt_neox", 2, 64, 128, 4, 4, 16, 500)
+    assert registry.check(entry) is entry  # neither revision nor token
+    assert entry.download_bytes() == 0
+
+
+def test_a_local_adapter_names_its_base(tmp_path: Path):
+    settings = {"base_model_name_or_path": "llama-2-7b-chat", "r": 64, "target_modules": ["v_proj", "q_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"12345678")
+    entry = registry.resolve(str(tmp_path))
+    assert (entry.kind, entry.base, entry.rank, entry.lora_targets, entry.bytes) == (
+        "adapter",
+        "llama-2-7b-chat",
+        64,
+        ("q_proj", "v_proj"),
+        8,
+    )
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path):
+    with pytest.raises(RegistryError, match=r"neither config\.json .* nor adapter_config\.json"):
+        registry.resolve(str(tmp_path))
+
+
+def test_a_broken_config_names_file_and_line(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{\n "model_type": llama\n}')
+    with pytest.raises(RegistryError, match=r"config\.json:2: not valid JSON"):
+        registry.resolve(str(tmp_path))
+
+
+def test_another_architecture_loads_from_a_folder_without_sizes(tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    assert registry.resolve(str(tmp_path)).shape is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parameters": 1}, "its shape gives .* parameters says 1"),
+        ({"revision": "main"}, "'main' is no full commit hash"),
+        ({"licence": None, "drop": "licence"}, "field 'licence' is missing"),
+        ({"architecture": "gpt"}, "architecture 'gpt' is not one of"),
+        ({"lora_targets": ["q_proj"]}, "'q_proj' is no linear module of gpt_neox"),
+        ({"language": "latin"}, "language is one of"),
+        ({"colour": "blue"}, "colour"),
+    ],
+)
+def test_a_wrong_entry_is_refused(tmp_path: Path, change: dict, message: str):
+    raw = yaml.safe_load(registry.MODELS_FILE.read_text(encoding="utf-8"))
+    entry = raw["bases"]["open-calm-7b"] | change
+    entry.pop(entry.pop("drop", ""), None)
+    path = tmp_path / "models.yaml"
+    path.write_text(yaml.safe_dump({"bases": {"open-calm-7b": entry}}), encoding="utf-8")
+    with pytest.raises(RegistryError, match=message):
+        registry.read_models(path)
+
+
+def test_an_adapter_of_an_unlisted_base_is_refused(tmp_path: Path):
+    raw = yaml.safe_load(registry.MODELS_FILE.read_text(encoding="utf-8"))
+    path = tmp_path / "models.yaml"
+    path.write_text(yaml.safe_dump({"adapters": {"jmedlora-900": raw["adapters"]["jmedlora-900"]}}), encoding="utf-8")
+    with pytest.raises(RegistryError, match="base 'llama-2-70b-chat' is not listed"):
+        registry.read_models(path)
+
+
+def test_the_registry_imports_without_torch():
+    import subprocess
+    import sys
+
+    code = "import sys; from jmedlora_utils.models import registry, planner; registry.entries(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def own_file(folder: Path, content: dict) -> Path:
+    (folder / "models.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return folder / "models.yaml"
+
+
+def test_a_site_names_local_copies_of_listed_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128}
+    config |= {"num_attention_heads": 4, "vocab_size": 500, "max_position_embeddings": 512}
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
+    own = own_file(tmp_path, {"bases": {"llama-2-70b-chat": {"folder": "copy"}, "swallow-70b-instruct": {"revision": COMMIT}}})
+    monkeypatch.setenv("JMEDLORA_MODELS", str(own))
+    entry = registry.resolve("llama-2-70b-chat")
+    assert entry.local and entry.location == str(tmp_path / "copy") and entry.hub_id == "meta-llama/Llama-2-70b-chat-hf"
+    assert (entry.shape.hidden, entry.context_length, entry.language, entry.licence) == (64, 512, "english", "llama2")
+    assert registry.check(entry) is entry  # no token: nothing is fetched
+    assert registry.resolve("swallow-70b-instruct").revision == COMMIT
+    assert registry.resolve("open-calm-7b").hub_id == "cyberagent/open-calm-7b"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"bases": {"open-calm-7b": {"folder": "gone"}}}, r"models\.yaml, open-calm-7b: folder 'gone' is not there"),
+        ({"bases": {"new": {"folder": "gone"}}}, r"models\.yaml, new: field '\w+' is missing"),
+        ({"models": {}}, "two parts, bases and adapters"),
+    ],
+)
+def test_a_wrong_file_of_a_site_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict, message: str):
+    monkeypatch.setenv("JMEDLORA_MODELS", str(own_file(tmp_path, content)))
+    with pytest.raises(RegistryError, match=message):
+        registry.resolve("open-calm-7b")
+    monkeypatch.setenv("JMEDLORA_MODELS", str(tmp_path / "absent.yaml"))
+    with pytest.raises(RegistryError, match=r"absent\.yaml: no such file; JMEDLORA_MODELS names"):
+        registry.resolve("open-calm-7b")

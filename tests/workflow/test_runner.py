@@ -1,0 +1,206 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Project, write_notebook
+
+from jmedlora_utils.core import paths, presets
+from jmedlora_utils.core.presets import ConfigError
+from jmedlora_utils.workflow import runner
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The dummy project, for calls inside this process."""
+    monkeypatch.setattr(paths, "ROOT", project.root)
+    monkeypatch.setattr(paths, "NOTEBOOKS", project.notebooks)
+    monkeypatch.setattr(paths, "PRESETS", project.notebooks / "presets")
+    monkeypatch.setattr(runner, "PACKAGE", project.root / "jmedlora_utils")
+    monkeypatch.setenv("JMEDLORA_RUNS", str(project.root / "runs"))
+    for forgets in (presets.declared_parameters, runner._module_imports):
+        forgets.cache_clear()
+    yield project
+    for forgets in (presets.declared_parameters, runner._module_imports):
+        forgets.cache_clear()
+
+
+def cards(project: Project) -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text()) for path in (project.root / "runs").rglob("jobs/*.json")}
+
+
+def test_a_step_knows_its_card_target_and_what_it_waits_for(here: Project) -> None:
+    found = {step.job.output: step for step in runner.plan("mini")}
+    root = here.root / "runs" / "mini" / "seed1"
+    evaluate = found["30_evaluate_exam__a"]
+    assert evaluate.target == root / "notebooks" / "30_evaluate_exam__a.ipynb"
+    assert set(evaluate.after) == {root / "notebooks" / f"{stem}.ipynb" for stem in ("10_prepare_instructions", "20_tune_lora__a")}
+    assert json.loads(found["20_tune_lora__a"].card.read_text())["parameters"]["rank"] == 8
+    assert evaluate.threads == 1
+    assert evaluate.resources["gpu"] == 0
+
+
+def test_analysis_waits_for_every_seed_and_for_earlier_analysis(here: Project) -> None:
+    write_notebook(here.notebooks / "31_score.ipynb", 'preset = "mini"  # preset\n')
+    write_notebook(here.notebooks / "40_findings.ipynb", 'preset = "mini"  # preset\n')
+    here.preset.write_text("seeds: [1, 2]\nruns: {a: {}}\nanalyse: {40_findings: {}, 31_score: {}}\n")
+    findings = next(step for step in runner.steps(presets.load_preset("mini")) if step.job.output == "40_findings")
+    assert findings.target == here.root / "runs" / "mini" / "notebooks" / "40_findings.ipynb"
+    assert len([path for path in findings.after if "seed1" in str(path)]) == 2
+    assert len([path for path in findings.after if "seed2" in str(path)]) == 2
+    assert findings.target.with_name("31_score.ipynb") in findings.after
+
+
+def test_notebooks_that_use_a_card_ask_for_one(here: Project) -> None:
+    here.preset.write_text("device: cuda\nprepare: {10_prepare_instructions: {}}\nruns: {a: {}}\n")
+    asked = {step.job.notebook: step.resources["gpu"] for step in runner.steps(presets.load_preset("mini"))}
+    assert asked == {"10_prepare_instructions": 0, "20_tune_lora": 1, "30_evaluate_exam": 1}
+
+
+def test_a_card_is_rewritten_only_when_something_changed(here: Project) -> None:
+    runner.plan("mini")
+    old = {path: path.stat().st_mtime_ns for path in (here.root / "runs").rglob("jobs/*.json")}
+    runner.plan("mini")
+    assert {path: path.stat().st_mtime_ns for path in old} == old
+    here.preset.write_text(here.preset.read_text().replace("rank: 8", "rank: 16"))
+    runner.plan("mini")
+    changed = {path.stem for path, before in old.items() if path.stat().st_mtime_ns != before}
+    assert changed == {"20_tune_lora__a"}
+
+
+def test_trap_2_a_change_of_the_package_makes_its_notebooks_stale(here: Project) -> None:
+    """Only the notebooks that reach the changed module through their imports."""
+    package = here.root / "jmedlora_utils"
+    (package / "core" / "deep.py").write_text("VALUE = 1\n")
+    (package / "data" / "shallow.py").write_text("def value():\n    from jmedlora_utils.core.deep import VALUE\n    return VALUE\n")
+    common = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\n'
+    write_notebook(here.notebooks / "30_evaluate_exam.ipynb", common, "from jmedlora_utils.data import shallow")
+    presets.declared_parameters.cache_clear()
+    runner.plan("mini")
+    before = cards(here)
+    (package / "core" / "deep.py").write_text("VALUE = 2\n")
+    runner.plan("mini")
+    after = cards(here)
+    assert {name for name in before if before[name] != after[name]} == {"30_evaluate_exam__a"}
+
+
+def test_a_bad_preset_writes_nothing(here: Project) -> None:
+    here.preset.write_text("runs: {a: {tune: {rnak: 8}}}\n")
+    with pytest.raises(ConfigError, match="rnak"):
+        runner.plan("mini")
+    assert not (here.root / "runs").exists()
+
+
+def test_an_unknown_step_is_refused_with_what_there_is(here: Project) -> None:
+    with pytest.raises(
+        ConfigError, match=r"no notebook '20_tune_lora__b' with seed 1; it has: 10_prepare_instructions \(seed 1\); 20_tune"
+    ):
+        runner.find_step("mini", "20_tune_lora__b", 1)
+
+
+def test_two_runs_of_one_preset_do_not_mix(tmp_path: Path) -> None:
+    said = "another run of this preset is under way"
+    with runner._only_one(tmp_path), pytest.raises(runner.WorkflowError, match=said), runner._only_one(tmp_path):
+        pass
+
+
+def test_the_matrix_names_runs_and_parameters(here: Project) -> None:
+    text = runner.matrix(presets.load_preset("mini"))
+    assert "3 notebooks to run" in text
+    assert "| a | rank=8 |" in text
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (185.9, "3 min 05 s")])
+def test_times_read_well(seconds: float, said: str) -> None:
+    assert runner.clock(seconds) == said
+
+
+def test_a_preset_runs_once_resumes_after_a_failure_and_does_nothing_twice(project: Project) -> None:
+    """Through the real Snakefile, papermill and kernels."""
+    good = project.notebooks.joinpath("30_evaluate_exam.ipynb").read_text()
+    project.notebooks.joinpath("30_evaluate_exam.ipynb").write_text(good.replace("print('evaluated'", "print(1 / 0, 'evaluated'"))
+    first = project.run("jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1")
+    assert first.returncode == 1
+    assert "30_evaluate_exam__a (seed 1): code cell 3 raised ZeroDivisionError: division by zero" in first.stdout + first.stderr
+    assert "runs/mini/seed1/notebooks/30_evaluate_exam__a.failed.ipynb" in first.stdout + first.stderr
+    notebooks = project.root / "runs" / "mini" / "seed1" / "notebooks"
+    assert sorted(p.name for p in notebooks.iterdir()) == [
+        "10_prepare_instructions.ipynb",
+        "20_tune_lora__a.ipynb",
+        "30_evaluate_exam__a.failed.ipynb",
+    ]
+    assert "ZeroDivisionError" in (project.root / "runs/mini/seed1/logs/30_evaluate_exam__a.log").read_text()
+    tuned = notebooks / "20_tune_lora__a.ipynb"
+    assert "rank 8" in tuned.read_text()
+    before = tuned.stat().st_mtime_ns
+
+    project.notebooks.joinpath("30_evaluate_exam.ipynb").write_text(good)
+    second = project.run("jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1")
+    assert "3 of 3 notebooks" in second.stdout
+    assert "start  20_tune_lora__a" not in second.stdout
+    assert not (notebooks / "30_evaluate_exam__a.failed.ipynb").exists()
+    assert tuned.stat().st_mtime_ns == before
+
+    third = project.run("jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1")
+    assert third.returncode == 0, third.stderr
+    assert "start" not in third.stdout
+    assert "The book: " in third.stdout
+
+
+@pytest.mark.parametrize(
+    ("preset", "text", "said"),
+    [
+        ("mini", "runs: {a: {tune: {rnak: 8}}}", "no parameter 'rnak'; did you mean 'rank'?"),
+        ("mnii", "runs: {}", "no preset 'mnii'; did you mean 'mini'?"),
+    ],
+)
+def test_snakemake_refuses_a_bad_preset_before_anything_runs(project: Project, preset: str, text: str, said: str) -> None:
+    project.preset.write_text(text)
+    done = project.run("snakemake", "--cores", "1", "--config", f"preset={preset}")
+    assert done.returncode != 0
+    assert said in done.stdout + done.stderr
+    assert not (project.root / "runs").exists()
+
+
+def test_the_runner_refuses_an_undeclared_parameter(project: Project) -> None:
+    project.preset.write_text("runs: {a: {evaluate: {shot: [0]}}}")
+    done = project.run("jmedlora_utils", "run", "--preset", "mini", "--output", "30_evaluate_exam__a", "--seed", "1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: preset 'mini', 30_evaluate_exam__a: notebook 30_evaluate_exam has no parameter 'shot'")
+    assert not (project.root / "runs").exists()
+
+
+def test_a_notebook_run_alone_is_not_run_again_by_reproduce(project: Project) -> None:
+    alone = project.run("jmedlora_utils", "run", "--preset", "mini", "--output", "10_prepare_instructions", "--seed", "1")
+    assert "1 of 3 notebooks" in alone.stdout
+    rest = project.run("jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1")
+    assert rest.returncode == 0, rest.stdout + rest.stderr
+    assert "start  10_prepare_instructions" not in rest.stdout
+    assert "3 of 3 notebooks" in rest.stdout
+
+
+def test_a_killed_run_goes_on(project: Project) -> None:
+    """SIGKILL of the whole run in the middle of a notebook; the next call needs no unlocking."""
+    common = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\nrank = 4  # rank\n'
+    wait = (
+        "import pathlib, time\nmark = pathlib.Path('../begun')\nif not mark.exists():\n    mark.touch()\n    time.sleep(600)\nprint(rank)"
+    )
+    write_notebook(project.notebooks / "20_tune_lora.ipynb", common, wait)
+    command = [sys.executable, "-m", "jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1"]
+    environment = os.environ | {"PYTHONPATH": str(project.root)}
+    with subprocess.Popen(
+        command, cwd=project.root, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as run:
+        until = time.monotonic() + 240
+        while not (project.root / "begun").exists() and time.monotonic() < until:
+            time.sleep(0.2)
+        os.killpg(run.pid, 9)
+    assert (project.root / "begun").exists()
+    assert not (project.root / "runs/mini/seed1/notebooks/20_tune_lora__a.ipynb").exists()
+    again = project.run("jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "start  10_prepare_instructions" not in again.stdout
+    assert "3 of 3 notebooks" in again.stdout
