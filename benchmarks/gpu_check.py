@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jmedlora_utils.core.errors import JmedloraError
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
@@ -262,7 +264,7 @@ def run_case(
     """Builds, tunes and generates; returns what was measured beside what the planner said.
 
     Raises:
-        memory.PlanError: No setting fits.
+        JmedloraError: No setting fits.
     """
     cuda = device.type == "cuda"
     synchronise = torch.cuda.synchronize if cuda else lambda: None
@@ -279,7 +281,7 @@ def run_case(
     )
     option = memory.fit_tuning(wanted, case.batch, usable)
     if option is None:
-        raise memory.PlanError(f"{case.base}, {case.method}: no setting fits {usable / 1e9:.1f} GB")
+        raise JmedloraError(f"{case.base}, {case.method}: no setting fits {usable / 1e9:.1f} GB")
     predicted = memory.tuning_memory(option)
     from peft import get_peft_model
 
@@ -377,7 +379,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             with meter.stage(case.base):
                 found = run_case(case, shape, usable, options.steps, prompts, new, device, rate)
-        except memory.PlanError as error:
+        except JmedloraError as error:
             left_out[case.base] = str(error)
             continue
         finally:

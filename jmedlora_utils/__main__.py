@@ -8,17 +8,11 @@ import time
 from pathlib import Path
 
 from jmedlora_utils.book import builder, fragments
-from jmedlora_utils.core.presets import ConfigError, load_preset, preset_names
-from jmedlora_utils.core.records import RecordError
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.presets import load_preset, preset_names
 from jmedlora_utils.data import fetch
-from jmedlora_utils.data.exams import ExamError
 from jmedlora_utils.models import hub
-from jmedlora_utils.models.loading import ModelError
-from jmedlora_utils.models.registry import RegistryError
 from jmedlora_utils.workflow import export, model_card, runner
-
-ERRORS = (builder.BookError, export.ExportError, fetch.FetchError, hub.HubError, model_card.CardError, runner.WorkflowError)
-ERRORS += (ConfigError, ExamError, ModelError, RecordError, RegistryError)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
-    except ERRORS as error:
+    except JmedloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

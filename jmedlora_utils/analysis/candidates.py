@@ -38,7 +38,7 @@ def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
         `system` is run, step and shots, and the seed where the preset has several. Empty where no model was asked.
 
     Raises:
-        exams.ExamError: An answers file does not match its exam.
+        JmedloraError: An answers file does not match its exam.
     """
     import pandas as pd
 
@@ -77,7 +77,7 @@ def flips(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
         Columns `first, second` and those of `exam_errors.flip_counts`; empty where no model was asked before and after.
 
     Raises:
-        exams.ExamError: An answers file does not match its exam.
+        JmedloraError: An answers file does not match its exam.
     """
     import pandas as pd
 
@@ -138,8 +138,8 @@ def whole_examination(exam: str, workspace: paths.Workspace) -> list[Question]:
         workspace: Where notebook 11 wrote `data/exams/<exam>_full.jsonl`.
 
     Raises:
-        exams.ExamError: The file is malformed.
-        fetch.FetchError: A published file is missing or was changed.
+        JmedloraError: The file is malformed.
+        JmedloraError: A published file is missing or was changed.
     """
     prepared = workspace.data / "exams" / f"{exam}_full.jsonl"
     if prepared.is_file():

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import write_text
 from jmedlora_utils.core.statistics import wilson
 from jmedlora_utils.data import fetch
 from jmedlora_utils.data.exams import (
     LETTERS,
     SYSTEMS,
-    ExamError,
     Question,
     exclusion,
     load_igakuqa,
@@ -64,11 +64,11 @@ def mark_published(questions: Iterable[Question], predictions: Mapping[str, str]
     right when the answer is that number. No answer is wrong.
 
     Raises:
-        ExamError: An answer belongs to none of the questions.
+        JmedloraError: An answer belongs to none of the questions.
     """
     questions = list(questions)
     if strangers := sorted(set(predictions) - {q.id for q in questions}):
-        raise ExamError(f"{len(strangers)} answers belong to no question, first {strangers[0]}; load the questions of the same years")
+        raise JmedloraError(f"{len(strangers)} answers belong to no question, first {strangers[0]}; load the questions of the same years")
     return {q.id: _mark_as_published(q, predictions.get(q.id, "")) for q in questions}
 
 
@@ -124,7 +124,7 @@ def card(
         misprinted: Ids whose prohibited choices do not count (`exams.misprinted_prohibited`), to give the published counts.
 
     Raises:
-        ExamError: A question has no year.
+        JmedloraError: A question has no year.
     """
     import pandas as pd
 
@@ -143,7 +143,7 @@ def card(
 
 def _year(question: Question) -> int:
     if question.year is None:
-        raise ExamError(f"question {question.id} of {question.exam} has no year; an exam card needs a whole examination")
+        raise JmedloraError(f"question {question.id} of {question.exam} has no year; an exam card needs a whole examination")
     return question.year
 
 
@@ -217,12 +217,12 @@ def score_published(data_dir: Path | str, years: Sequence[int]) -> Published:
     """Scores every published system on every year.
 
     Raises:
-        ExamError: No year is given, a year has no questions, or no published answer is found at all.
+        JmedloraError: No year is given, a year has no questions, or no published answer is found at all.
     """
     import pandas as pd
 
     if not years:
-        raise ExamError("parameter years is empty; name at least one year, for example [2018]")
+        raise JmedloraError("parameter years is empty; name at least one year, for example [2018]")
     cards, stricts, accuracies, notices = [], [], [], []
     everything: list[Question] = []
     marked_all: dict[str, dict[str, Marked]] = {}
@@ -245,7 +245,7 @@ def score_published(data_dir: Path | str, years: Sequence[int]) -> Published:
         if systems:
             accuracies.append(text_five_baselines(questions))
     if not cards:
-        raise ExamError(f"{Path(data_dir)}: no published answers (IgakuQA/baseline_results/YEAR) for {', '.join(map(str, years))}")
+        raise JmedloraError(f"{Path(data_dir)}: no published answers (IgakuQA/baseline_results/YEAR) for {', '.join(map(str, years))}")
     order = {system: i for i, system in enumerate((*SYSTEMS, *BASELINES))}
     together = [pd.concat(found, ignore_index=True) for found in (cards, stricts, accuracies)]
     tables = [table.sort_values(["system", "year"], key=_rank(order), ignore_index=True) for table in together]
@@ -263,8 +263,8 @@ def published_or_committed(data_dir: str, years: Sequence[int], on_missing: str)
         on_missing: `error`, or `committed`: no download, and the committed tables where the folder lacks the examination.
 
     Raises:
-        ExamError: `on_missing` is neither, or `score_published` refuses.
-        fetch.FetchError: A file was changed, or is missing and cannot be downloaded.
+        JmedloraError: `on_missing` is neither, or `score_published` refuses.
+        JmedloraError: A file was changed, or is missing and cannot be downloaded.
     """
     if (there := examination(data_dir, years, on_missing)) is None:
         return read_published(paths.RESULTS / "published", years)
@@ -282,11 +282,11 @@ def examination(data_dir: str, years: Sequence[int], on_missing: str) -> tuple[P
         on_missing: `error` or `committed`.
 
     Raises:
-        ExamError: `on_missing` is neither.
-        fetch.FetchError: A file was changed, or is missing and cannot be downloaded.
+        JmedloraError: `on_missing` is neither.
+        JmedloraError: A file was changed, or is missing and cannot be downloaded.
     """
     if on_missing not in ("error", "committed"):
-        raise ExamError(f"parameter on_missing is {on_missing!r}; it takes 'error' or 'committed'")
+        raise JmedloraError(f"parameter on_missing is {on_missing!r}; it takes 'error' or 'committed'")
     folder = Path(data_dir) if data_dir else paths.exam_data_dir()
     if on_missing == "committed" and not data_dir:
         there = fetch.available(["igakuqa"], years, folder) and all(published_systems(folder, year) for year in years)
@@ -309,13 +309,13 @@ def read_card(path: Path) -> pd.DataFrame:
     """Reads what `write_card` wrote.
 
     Raises:
-        ExamError: The columns are not `COLUMNS`.
+        JmedloraError: The columns are not `COLUMNS`.
     """
     import pandas as pd
 
     table = pd.read_csv(path, dtype={"passed": "boolean"})
     if tuple(table.columns) != COLUMNS:
-        raise ExamError(f"{path}: columns {', '.join(table.columns)}; an exam card has {', '.join(COLUMNS)}")
+        raise JmedloraError(f"{path}: columns {', '.join(table.columns)}; an exam card has {', '.join(COLUMNS)}")
     return table
 
 
@@ -331,7 +331,7 @@ def text_five(questions: Sequence[Question], marked: Mapping[str, Marked], syste
     for year in sorted({_year(q) for q in questions}):
         asked = [q for q in questions if q.year == year and exclusion(q) is None]
         if not asked:
-            raise ExamError(f"{year}: no text-only five-choice question; accuracy on them has no denominator")
+            raise JmedloraError(f"{year}: no text-only five-choice question; accuracy on them has no denominator")
         right = sum(marked[q.id].right for q in asked)
         interval = wilson(right, len(asked))
         rows.append((system, year, right, len(asked), right / len(asked), interval.low, interval.high))
@@ -405,14 +405,16 @@ def read_published(folder: Path, years: Sequence[int]) -> Published:
     """Reads what `write_published` wrote, for the years asked for.
 
     Raises:
-        ExamError: A year is not in the tables.
+        JmedloraError: A year is not in the tables.
     """
     import pandas as pd
 
     card_, strict = read_card(folder / TABLES["card"]), read_card(folder / TABLES["strict"])
     known = sorted(set(card_["year"]))
     if absent := sorted(set(years) - set(known)):
-        raise ExamError(f"the committed figures have no year {absent[0]}, only {', '.join(map(str, known))}; bring the examination itself")
+        raise JmedloraError(
+            f"the committed figures have no year {absent[0]}, only {', '.join(map(str, known))}; bring the examination itself"
+        )
     text_five_, categories = (pd.read_csv(folder / TABLES[name]) for name in ("text_five", "categories"))
     note = f"these are the committed figures ({paths.relative(folder)}), not computed now; fields are pooled over {known[0]}-{known[-1]}"
     of_years = [t[t["year"].isin(list(years))].reset_index(drop=True) for t in (card_, strict, text_five_)]

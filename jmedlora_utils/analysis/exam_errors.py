@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from jmedlora_utils.analysis import exam_card
 from jmedlora_utils.analysis.exam_card import Marked
-from jmedlora_utils.core import paths
+from jmedlora_utils.core import formatting, paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import write_text
 from jmedlora_utils.core.statistics import chances, wilson
-from jmedlora_utils.data.exams import SYSTEMS, ExamError, Question, load_igakuqa, load_published, published_systems, select_text_five
+from jmedlora_utils.data.exams import SYSTEMS, Question, load_igakuqa, load_published, published_systems, select_text_five
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,14 +144,14 @@ def measure(data_dir: Path | str, years: Sequence[int]) -> Errors:
     """Counts the errors of every published system that answered all of the years.
 
     Raises:
-        ExamError: A year has no questions, or no system answered them all.
+        JmedloraError: A year has no questions, or no system answered them all.
     """
     import pandas as pd
 
     questions = load_igakuqa(data_dir, years)
     systems = [s for s in SYSTEMS if all(s in published_systems(data_dir, year) for year in years)]
     if not systems:
-        raise ExamError(f"{Path(data_dir)}: no published system answered all of {', '.join(map(str, years))}")
+        raise JmedloraError(f"{Path(data_dir)}: no published system answered all of {', '.join(map(str, years))}")
     marked = {s: exam_card.mark_responses(questions, load_published(data_dir, years, s)) for s in systems}
     asked, _ = select_text_five(questions)
     pairs = [(a, b) for a, b in PAIRS if a in marked and b in marked]
@@ -164,8 +165,8 @@ def measured_or_committed(years: Sequence[int], on_missing: str) -> Errors:
     """Counts from the examination where it is at hand, verified, else the committed counts; see `exam_card.published_or_committed`.
 
     Raises:
-        ExamError: `on_missing` is neither `error` nor `committed`, or a year is missing.
-        fetch.FetchError: A file was changed, or is missing and cannot be downloaded.
+        JmedloraError: `on_missing` is neither `error` nor `committed`, or a year is missing.
+        JmedloraError: A file was changed, or is missing and cannot be downloaded.
     """
     if (there := exam_card.examination("", years, on_missing)) is None:
         return read(paths.RESULTS / "published", years)
@@ -186,14 +187,16 @@ def read(folder: Path, years: Sequence[int]) -> Errors:
     """Reads what `write` wrote; groups and flips are pooled over all years that were counted.
 
     Raises:
-        ExamError: A year was not counted.
+        JmedloraError: A year was not counted.
     """
     import pandas as pd
 
     groups, flips, prohibited = (pd.read_csv(folder / name, dtype={"group": str}) for name in TABLES.values())
     known = sorted(set(prohibited["year"]))
     if absent := sorted(set(years) - set(known)):
-        raise ExamError(f"the committed counts have no year {absent[0]}, only {', '.join(map(str, known))}; bring the examination itself")
+        raise JmedloraError(
+            f"the committed counts have no year {absent[0]}, only {', '.join(map(str, known))}; bring the examination itself"
+        )
     of_years = prohibited[prohibited["year"].isin(list(years))].reset_index(drop=True)
     note = f"these are the committed counts ({paths.relative(folder)}), not made now; flips are pooled over {known[0]}-{known[-1]}"
     return Errors(groups, flips, of_years, note)
@@ -249,13 +252,12 @@ def shares(groups: pd.DataFrame, cut: str) -> pd.DataFrame:
 
 def students_sentence(groups: pd.DataFrame) -> str:
     """How far each system falls from the questions that students found easiest to those they found hardest."""
-    from jmedlora_utils.analysis.tables import percent
 
     table = shares(groups, "students").set_index(["system", "group"])
     bands = [name for name in reversed(STUDENTS.values()) if name in table.index.get_level_values("group")]
     said = []
     for system in dict.fromkeys(table.index.get_level_values("system")):
-        easy, hard = (percent(*table.loc[(system, band), ["accuracy", "low", "high"]]) for band in (bands[0], bands[-1]))
+        easy, hard = (formatting.percent(*table.loc[(system, band), ["accuracy", "low", "high"]]) for band in (bands[0], bands[-1]))
         said.append(f"{system} from {easy} to {hard}")
     return f"From questions that {bands[0]} of the students had right to those that {bands[-1]} had right, in percent: {'; '.join(said)}."
 
@@ -267,29 +269,26 @@ def prohibited_table(prohibited: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from jmedlora_utils.analysis.tables import percent
-
     rows = []
     for system, counts in prohibited.groupby("system", sort=False):
         total = counts[["items", "wrong", "picked"]].sum()
         by_year = {str(year): str(picked) for year, picked in zip(counts["year"], counts["picked"], strict=True)}
         of_wrong = f"{total['picked']} of {total['wrong']}"
-        of_wrong += f": {percent(*wilson(total['picked'], total['wrong']))}" if total["wrong"] else ""
+        of_wrong += f": {formatting.percent(*wilson(total['picked'], total['wrong']))}" if total["wrong"] else ""
         rows.append({"system": system, **by_year, "all": f"{total['picked']} of {total['items']}"})
-        rows[-1] |= {"share": percent(*wilson(total["picked"], total["items"])), "of_wrong": of_wrong}
+        rows[-1] |= {"share": formatting.percent(*wilson(total["picked"], total["items"])), "of_wrong": of_wrong}
     one = prohibited[prohibited["system"] == prohibited["system"].iloc[0]]
     expected = one[["items", "blind_wrong", "blind_picked"]].sum()
     by_year = {str(year): f"{picked:.1f}" for year, picked in zip(one["year"], one["blind_picked"], strict=True)}
     blind = {"system": "blind picks", **by_year, "all": f"{expected['blind_picked']:.1f} of {expected['items']:.0f}"}
-    blind |= {"share": percent(expected["blind_picked"] / expected["items"])}
-    blind |= {"of_wrong": percent(expected["blind_picked"] / expected["blind_wrong"])}
+    blind |= {"share": formatting.percent(expected["blind_picked"] / expected["items"])}
+    blind |= {"of_wrong": formatting.percent(expected["blind_picked"] / expected["blind_wrong"])}
     heads = {"all": "all years", "share": "% of questions [95 %]", "of_wrong": "of the wrong answers, % [95 %]"}
     return pd.DataFrame([*rows, blind]).rename(columns=heads)
 
 
 def prohibited_sentence(prohibited: pd.DataFrame) -> str:
     """Whether the wrong answers of each system are prohibited as often as those of blind picks, by the Wilson intervals."""
-    from jmedlora_utils.analysis.tables import percent
 
     total = prohibited.groupby("system", sort=False)[["wrong", "picked", "blind_wrong", "blind_picked"]].sum()
     total = total[total["wrong"] > 0]
@@ -300,4 +299,4 @@ def prohibited_sentence(prohibited: pd.DataFrame) -> str:
         name = "as often, within the interval" if share.covers(blind) else "less often" if share.high < blind else "more often"
         groups[name].append(str(system))
     said = "; ".join(f"{name}: {', '.join(systems)}" for name, systems in groups.items() if systems)
-    return f"Of the wrong answers that blind picks would give to these questions, {percent(blind)} % are prohibited. Beside that, {said}."
+    return f"Of the wrong answers that blind picks would give to these questions, {formatting.percent(blind)} % are prohibited. Beside that, {said}."

@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 
 from jmedlora_utils.core import statistics
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.statistics import Interval
 
 STATED = "2026-11-22"
@@ -44,7 +45,7 @@ PHRASINGS = ("taught", "taught_held_out_phrasing")
 EXAM_OF = dict(zip(PHRASINGS, ("mini_trained", "mini_heldout"), strict=True))
 
 
-class FindingError(ValueError):
+class FindingError(JmedloraError):
     """A comparison that the outcomes at hand cannot make; names the missing condition."""
 
 

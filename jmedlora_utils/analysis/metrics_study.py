@@ -24,6 +24,7 @@ import pandas as pd
 
 from jmedlora_utils.analysis import exam_card
 from jmedlora_utils.core import paths, statistics
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import package_versions, write_text
 from jmedlora_utils.data.exams import LETTERS, SYSTEMS, Question, load_igakuqa, load_jjsimqa, load_published, select_text_five
 from jmedlora_utils.evaluation.metrics import VARIANTS, gestalt_distance, oracle_response, random_accuracy, score
@@ -64,10 +65,6 @@ LONG_REASON = (
 )
 
 
-class StudyError(ValueError):
-    """Results that are missing, or a source that is not known; names the mend."""
-
-
 @dataclass(frozen=True)
 class MetricsStudy:
     """All results of the study.
@@ -92,13 +89,13 @@ class MetricsStudy:
         """The one row of a table with these values.
 
         Raises:
-            StudyError: No row, or several, fit.
+            JmedloraError: No row, or several, fit.
         """
         frame = self.tables[table]
         for column, value in where.items():
             frame = frame[frame[column] == value]
         if len(frame) != 1:
-            raise StudyError(f"table {table}: {len(frame)} rows with {where}, expected one")
+            raise JmedloraError(f"table {table}: {len(frame)} rows with {where}, expected one")
         return frame.iloc[0]
 
 
@@ -120,11 +117,11 @@ def unrelated_answers(questions: Sequence[Question], rng: random.Random) -> list
     """For each question the right answer of another one: fluent, medical, and without knowledge of this question.
 
     Raises:
-        StudyError: Fewer than two different answers are at hand.
+        JmedloraError: Fewer than two different answers are at hand.
     """
     own = [oracle_response(q) for q in questions]
     if len(set(own)) < 2:
-        raise StudyError("unrelated answers need at least two questions with different answers")
+        raise JmedloraError("unrelated answers need at least two questions with different answers")
     pool = [(q, answer) for q, answer in zip(questions, own, strict=True)]
     drawn = []
     for question, answer in zip(questions, own, strict=True):
@@ -147,11 +144,11 @@ def nearest_wrong(question: Question) -> tuple[str, float]:
     """The wrong choice most like a right one, and how like it is (`ratio`).
 
     Raises:
-        StudyError: Every choice is right.
+        JmedloraError: Every choice is right.
     """
     wrong = [letter for letter in question.letters if letter not in question.gold]
     if not wrong:
-        raise StudyError(f"question {question.id}: every choice is right")
+        raise JmedloraError(f"question {question.id}: every choice is right")
     pairs = [(gestalt_distance(question.choice(g), question.choice(w), "ratio"), w) for g in sorted(question.gold) for w in wrong]
     best = max(pairs, key=lambda pair: (pair[0], pair[1]))
     return best[1], best[0]
@@ -676,7 +673,7 @@ def compute(years: Sequence[int] = YEARS, data_dir: Path | None = None) -> Metri
     """Runs every study on the exams of `data_dir` (None: `paths.exam_data_dir()`).
 
     Raises:
-        ExamError: Questions or published answers are missing.
+        JmedloraError: Questions or published answers are missing.
     """
     folder = data_dir or paths.exam_data_dir()
     everything = load_igakuqa(folder, years)
@@ -716,11 +713,11 @@ def read(folder: Path = FOLDER) -> MetricsStudy:
     """Reads what `write` wrote.
 
     Raises:
-        StudyError: A file is missing.
+        JmedloraError: A file is missing.
     """
     if missing := [name for name in (*(f"{t}.csv" for t in TABLES), "about.json") if not (folder / name).is_file()]:
         mend = "run `python -m jmedlora_utils.analysis.metrics_study freeze` where the exams are"
-        raise StudyError(f"{paths.relative(folder / missing[0])} is missing; {mend}")
+        raise JmedloraError(f"{paths.relative(folder / missing[0])} is missing; {mend}")
     tables = {name: pd.read_csv(folder / f"{name}.csv", keep_default_na=True) for name in TABLES}
     tables["picks"]["variant"] = tables["picks"]["variant"].fillna("")
     return MetricsStudy("committed", tables, json.loads((folder / "about.json").read_text(encoding="utf-8")))
@@ -730,13 +727,13 @@ def load(source: str, years: Sequence[int] = YEARS) -> MetricsStudy:
     """The study from one of `SOURCES`: `data` computes it, `committed` reads it, `auto` computes it where the exams are.
 
     Raises:
-        StudyError: The source is unknown.
-        FetchError: An exam file was changed, or is missing and cannot be downloaded.
+        JmedloraError: The source is unknown.
+        JmedloraError: An exam file was changed, or is missing and cannot be downloaded.
     """
     from jmedlora_utils.data import fetch
 
     if source not in SOURCES:
-        raise StudyError(f"source {source!r} is not one of {', '.join(SOURCES)}")
+        raise JmedloraError(f"source {source!r} is not one of {', '.join(SOURCES)}")
     exams = ["igakuqa", "jjsimqa"]
     if source == "committed" or (source == "auto" and not fetch.available(exams, years)):
         return read()

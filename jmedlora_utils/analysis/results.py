@@ -8,9 +8,9 @@ import pandas as pd
 
 from jmedlora_utils.analysis import findings, tables
 from jmedlora_utils.analysis.findings import Condition
-from jmedlora_utils.analysis.tables import Study, percent
-from jmedlora_utils.analysis.views import METHOD_NAMES, p_text, phrasings_apart
-from jmedlora_utils.core import statistics
+from jmedlora_utils.analysis.tables import Study
+from jmedlora_utils.analysis.views import METHOD_NAMES, phrasings_apart
+from jmedlora_utils.core import formatting, statistics
 
 HEADINGS = {
     "exact_match": "Exact match (%)",
@@ -53,10 +53,10 @@ def score_table(study: Study, group: str) -> pd.DataFrame:
                 "method": METHOD_NAMES[method] if steps else "base",
                 "steps": int(steps),
                 "shots": int(shots),
-                "exact_match": percent(found["exact_match"].mean()),
+                "exact_match": formatting.percent(found["exact_match"].mean()),
                 "gestalt": f"{found['gestalt'].mean():.3f}",
-                "accuracy": percent(share.value, max(share.low, 0.0), min(share.high, 1.0)),
-                "strict_accuracy": percent(found["strict_accuracy"].mean()),
+                "accuracy": formatting.percent(share.value, max(share.low, 0.0), min(share.high, 1.0)),
+                "strict_accuracy": formatting.percent(found["strict_accuracy"].mean()),
                 "n": len(found),
             }
         )
@@ -68,9 +68,9 @@ def score_tables(study: Study) -> str:
     shown = []
     for group in groups(study):
         name = group.replace("_", "-")
-        caption = f"Scores on `{group}`: model, steps and shots; chance earns {percent(_chance(study, group))} % Accuracy."
+        caption = f"Scores on `{group}`: model, steps and shots; chance earns {formatting.percent(_chance(study, group))} % Accuracy."
         scores = score_table(study, group)
-        shown.append(tables.numbered(scores, f"tab-scores-{name}", caption, _headings(scores)))
+        shown.append(formatting.numbered(scores, f"tab-scores-{name}", caption, _headings(scores)))
     return "\n".join([*shown, study.source_line()])
 
 
@@ -128,19 +128,19 @@ def gains_table(study: Study) -> str:
     shown = pd.DataFrame(
         {
             **{c: found[c] for c in ("run", "group", "shots", "steps")},
-            "before": found["before"].map(percent),
-            "after": found["after"].map(percent),
-            "gain": [percent(*row, signed=True) for row in found[["gain", "low", "high"]].itertuples(index=False)],
+            "before": found["before"].map(formatting.percent),
+            "after": found["after"].map(formatting.percent),
+            "gain": [formatting.percent(*row, signed=True) for row in found[["gain", "low", "high"]].itertuples(index=False)],
             "flips": [f"{a} / {b}" for a, b in found[["fixed", "broken"]].itertuples(index=False)],
             "n": found["n"].astype(int),
-            "p": found["p"].map(p_text),
+            "p": found["p"].map(formatting.p_value),
         }
     ).sort_values(["run", "group", "shots", "steps"])
     caption = (
         "Accuracy before and after tuning on the same questions. The interval covers questions and seeds; "
         "McNemar's exact test pools the seeds, with Holm's correction over all rows."
     )
-    return tables.numbered(shown, "tab-scores-gains", caption, _headings(shown), study.source_line())
+    return formatting.numbered(shown, "tab-scores-gains", caption, _headings(shown), study.source_line())
 
 
 def differences_table(study: Study) -> str:
@@ -160,13 +160,18 @@ def differences_table(study: Study) -> str:
             first, second = _paired(gains[large.run, group], gains[small.run, group])
             effect = findings.interval(first - second)
             rows.append(
-                {"pair": f"{large.run} - {small.run}", "group": group, "difference": percent(*effect, signed=True), "n": len(first)}
+                {
+                    "pair": f"{large.run} - {small.run}",
+                    "group": group,
+                    "difference": formatting.percent(*effect, signed=True),
+                    "n": len(first),
+                }
             )
     if not rows:
         return "There are no two tuned bases to compare."
     shown = pd.DataFrame(rows)
     caption = "Gain of one run minus gain of another, last kept step, no worked example, in points."
-    return tables.numbered(shown, "tab-scores-differences", caption, _headings(shown), study.source_line())
+    return formatting.numbered(shown, "tab-scores-differences", caption, _headings(shown), study.source_line())
 
 
 def leniency_table(study: Study) -> str:
@@ -178,11 +183,18 @@ def leniency_table(study: Study) -> str:
         for group, found in own.groupby("facts", observed=True):
             values = found.set_index("seed")
             effect = findings.interval(values["accuracy"] - values["exact_match"])
-            row = {"run": run, "group": str(group), "exact_match": percent(values["exact_match"].mean())}
-            rows.append(row | {"accuracy": percent(values["accuracy"].mean()), "leniency": percent(*effect, signed=True), "n": len(found)})
+            row = {"run": run, "group": str(group), "exact_match": formatting.percent(values["exact_match"].mean())}
+            rows.append(
+                row
+                | {
+                    "accuracy": formatting.percent(values["accuracy"].mean()),
+                    "leniency": formatting.percent(*effect, signed=True),
+                    "n": len(found),
+                }
+            )
     shown = pd.DataFrame(rows)
     caption = "How much milder Accuracy is than Exact match, last step, no worked example."
-    return tables.numbered(shown, "tab-scores-leniency", caption, _headings(shown), study.source_line())
+    return formatting.numbered(shown, "tab-scores-leniency", caption, _headings(shown), study.source_line())
 
 
 def _last_gain(frame: pd.DataFrame, run: str, group: str) -> pd.Series | None:

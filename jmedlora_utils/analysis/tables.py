@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ import pandas as pd
 
 from jmedlora_utils.analysis import findings
 from jmedlora_utils.core import paths, statistics
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, Preset, declared_parameters, load_preset
 from jmedlora_utils.core.records import (
     Record,
@@ -52,10 +52,6 @@ FORMS = ["seed", "run", "steps", "shots", "exam", "n_select", "n", "as_asked", "
 BANNERS = {
     "smoke": "smoke: a test of the code with a toy of a toy. Nothing on this page is evidence.",
 }
-
-
-class TableError(ValueError):
-    """Results that are missing or do not fit together; names the file or the preset and the mend."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,7 @@ def load_study(preset: str, source: str = "committed") -> Study:
         source: `committed` (`book/results/<name>/`), `run` (`runs/<preset>/`), or `auto`: committed where it exists.
 
     Raises:
-        TableError: `source` is unknown, or its results are missing.
+        JmedloraError: `source` is unknown, or its results are missing.
     """
     return read_evidence(evidence_folder(preset)) if is_committed(preset, source) else read_runs(preset)
 
@@ -130,10 +126,10 @@ def is_committed(preset: str, source: str) -> bool:
     """Whether `load_study` reads committed evidence for these two.
 
     Raises:
-        TableError: `source` is unknown.
+        JmedloraError: `source` is unknown.
     """
     if source not in SOURCES:
-        raise TableError(f"source {source!r} is not one of {', '.join(SOURCES)}")
+        raise JmedloraError(f"source {source!r} is not one of {', '.join(SOURCES)}")
     return source == "committed" or (source == "auto" and (evidence_folder(preset) / "evidence.json").is_file())
 
 
@@ -156,7 +152,7 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
         seeds: Seeds to read; all of the preset's by default.
 
     Raises:
-        TableError: A seed has no evaluation, an answers file is missing or does not match its exam, or shards wait to be put together.
+        JmedloraError: A seed has no evaluation, an answers file is missing or does not match its exam, or shards wait to be put together.
     """
     settings = load_preset(preset)
     planned, left_out = evaluations(settings), 0
@@ -167,7 +163,7 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
         try:
             found = load_records(workspace.root, allow_smoke=True)
         except RecordError as error:
-            raise TableError(f"preset {preset!r}, seed {seed}: {error}") from error
+            raise JmedloraError(f"preset {preset!r}, seed {seed}: {error}") from error
         _refuse_unjoined(workspace, planned)
         # The same weights loaded in another way are compared on notebook 30's own page; here they would count twice.
         found = [r for r in found if not r.config.get("variant_of")]
@@ -184,7 +180,7 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
         evaluated += [r for r in found if r.kind == "evaluate"]
         questions += list(exams.values())
     if not outcomes:
-        raise TableError(f"preset {preset!r}: no evaluation record below {paths.relative(paths.runs_root() / preset)}; run it first")
+        raise JmedloraError(f"preset {preset!r}: no evaluation record below {paths.relative(paths.runs_root() / preset)}; run it first")
     about = {
         "device": evaluated[0].device,
         "created": max(r.created for r in evaluated),
@@ -213,7 +209,7 @@ def _refuse_unjoined(workspace: paths.Workspace, planned: set[tuple[str, int, st
     stems = {evaluator.run_file(*asked) for asked in planned}
     waiting = [stem for stem in shards.unjoined(workspace.answers) if stem.removesuffix("__likelihood") in stems]
     if waiting:
-        raise TableError(
+        raise JmedloraError(
             f"{waiting[0]}: its shards are done, but not put together ({len(waiting)} such files in {paths.relative(workspace.answers)}); "
             "run its notebook 30 once more, with the num_shards it had or without, which asks nothing"
         )
@@ -243,7 +239,7 @@ def _score(workspace: paths.Workspace, record: Record, records: Sequence[Record]
     answers = {row["id"]: row["response"] for row in read_jsonl(answers_file)}
     asked = [q for q in questions if q.id in answers]
     if len(asked) != len(answers):
-        raise TableError(f"{paths.relative(answers_file)}: {len(answers) - len(asked)} answers to questions that {exam} does not have")
+        raise JmedloraError(f"{paths.relative(answers_file)}: {len(answers) - len(asked)} answers to questions that {exam} does not have")
     responses = [answers[q.id] for q in asked]
     scores = metrics.score_frame(asked, responses, scorers=("journal", "strict")).set_index(["scorer", "id"])
     table = question_frame(asked)
@@ -303,7 +299,7 @@ def base_facts(records: Iterable[Record], base: str) -> tuple[int, str]:
     model that the registry does not list, is `unknown`; its size may then stand in the record of a tuning run.
 
     Raises:
-        TableError: Nothing knows its size.
+        JmedloraError: Nothing knows its size.
     """
     records = list(records)
     for record in records:
@@ -314,10 +310,10 @@ def base_facts(records: Iterable[Record], base: str) -> tuple[int, str]:
 
     try:
         entry = registry.resolve(base)
-    except registry.RegistryError as error:
-        raise TableError(f"base {base!r}: no pretraining record and not in the registry; its size and language are unknown") from error
+    except JmedloraError as error:
+        raise JmedloraError(f"base {base!r}: no pretraining record and not in the registry; its size and language are unknown") from error
     if entry.shape is None and not tuned:
-        raise TableError(f"base {base!r}: its size is not known; list it in the registry of this site (JMEDLORA_MODELS) with its shape")
+        raise JmedloraError(f"base {base!r}: its size is not known; list it in the registry of this site (JMEDLORA_MODELS) with its shape")
     return entry.shape.parameters() if entry.shape else tuned[0], entry.language
 
 
@@ -408,42 +404,6 @@ def costs(records: Iterable[Record]) -> pd.DataFrame:
     ).reset_index()
 
 
-def percent(value: float, low: float | None = None, high: float | None = None, signed: bool = False) -> str:
-    """`0.333, 0.1, 0.5` becomes `33.3 [10.0, 50.0]`: a share in percent (or points) with its interval."""
-    sign = "+" if signed else ""
-    text = f"{100 * value:{sign}.1f}"
-    return text if low is None or high is None else f"{text} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
-
-
-def markdown(frame: pd.DataFrame, columns: dict[str, str] | None = None) -> str:
-    """A Markdown pipe table: numbers to the right, text to the left.
-
-    Args:
-        frame: What to show; numbers are shown as they are, so format them before.
-        columns: Column to heading, in order; all columns where it is not given.
-    """
-    columns = columns or {str(c): str(c) for c in frame.columns}
-    shown = frame[list(columns)]
-    right = [pd.api.types.is_numeric_dtype(shown[c]) or _holds_numbers(shown[c]) for c in shown.columns]
-    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "|".join("---:" if r else ":---" for r in right) + "|"]
-    lines += ["| " + " | ".join(_cell(v) for v in row) + " |" for row in shown.itertuples(index=False)]
-    return "\n".join(lines)
-
-
-def numbered(frame: pd.DataFrame, name: str, caption: str, columns: dict[str, str] | None = None, foot: str = "") -> str:
-    """A numbered, captioned table for a cell with `mystnb.markdown_format: myst`.
-
-    Args:
-        frame: What to show.
-        name: Label for `{numref}`.
-        caption: What is seen.
-        columns: See `markdown`.
-        foot: A line below the table, such as `Study.source_line()`.
-    """
-    table = f":::{{table}} {caption}\n:name: {name}\n\n{markdown(frame, columns)}\n:::\n"
-    return f"{table}\n{foot}\n" if foot else table
-
-
 # --- committed evidence -------------------------------------------------------------------------------------------
 
 
@@ -460,13 +420,13 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = ()) -
         seeds: Seeds to freeze; all of the preset's by default.
 
     Raises:
-        TableError: The preset is smoke, an exam is not invented, or results are missing.
+        JmedloraError: The preset is smoke, an exam is not invented, or results are missing.
     """
     if preset == "smoke":
-        raise TableError("smoke runs test the code and are no evidence; freeze mini-seeds")
+        raise JmedloraError("smoke runs test the code and are no evidence; freeze mini-seeds")
     study, settings = read_runs(preset, seeds), load_preset(preset)
     if foreign := sorted(set(study.outcomes["exam"]) - {"mini_trained", "mini_heldout", "mini_general"}):
-        raise TableError(f"exam {foreign[0]!r} is not invented: its questions may not be committed; freeze a preset of the mini study")
+        raise JmedloraError(f"exam {foreign[0]!r} is not invented: its questions may not be committed; freeze a preset of the mini study")
     if left := study.about.get("left_out"):
         print(f"{left} records are not in preset {preset!r} and were left out", file=sys.stderr)
     folder = folder or evidence_folder(preset)
@@ -495,11 +455,11 @@ def read_evidence(folder: Path) -> Study:
     """Reads what `freeze` wrote.
 
     Raises:
-        TableError: The evidence is missing.
+        JmedloraError: The evidence is missing.
     """
     about_file = folder / "evidence.json"
     if not about_file.is_file():
-        raise TableError(
+        raise JmedloraError(
             f"{paths.relative(about_file)} is missing; run `make reproduce PRESET=mini-seeds` and freeze it, or use source='run'"
         )
     about = json.loads(about_file.read_text(encoding="utf-8"))
@@ -560,7 +520,7 @@ def _unpacked(row: dict[str, Any], questions: pd.DataFrame, seed: int, where: Pa
         packed, width = row[metric], 2 if metric == "gestalt" else 1
         if len(packed) != width * len(table):
             problem = f"{len(packed) / width:g} outcomes of {metric} for {len(table)} questions of {row['exam']}"
-            raise TableError(f"{paths.relative(where)}, run {row['run']}: {problem}; freeze the evidence again")
+            raise JmedloraError(f"{paths.relative(where)}, run {row['run']}: {problem}; freeze the evidence again")
         values = [int(packed[i : i + width], 36) for i in range(0, len(packed), width)]
         table[metric] = np.array(values, float) / (1000 if width == 2 else 1)
     for column in CONDITION:
@@ -570,19 +530,6 @@ def _unpacked(row: dict[str, Any], questions: pd.DataFrame, seed: int, where: Pa
 
 def _metric_order(column: pd.Series) -> pd.Series:
     return column.map({m: i for i, m in enumerate(METRICS)}) if column.name == "metric" else column
-
-
-def _holds_numbers(column: pd.Series) -> bool:
-    """Whether every text is a number, an interval, a pair of counts or a p value; or says that there is none."""
-    texts = [str(value) for value in column if value is not None]
-    numbers = [bool(re.fullmatch(r"(< )?[+-]?\d[\d.,\s%/\[\]+-]*", text)) for text in texts]
-    return any(numbers) and all(number or text in ("", "not run") for number, text in zip(numbers, texts, strict=True))
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return ""
-    return str(value).replace("|", "\\|").replace("\n", "<br>")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

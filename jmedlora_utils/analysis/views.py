@@ -15,8 +15,8 @@ import pandas as pd
 
 from jmedlora_utils.analysis import findings, tables
 from jmedlora_utils.analysis.findings import Condition, Finding
-from jmedlora_utils.analysis.tables import Study, percent
-from jmedlora_utils.core import paths, statistics
+from jmedlora_utils.analysis.tables import Study
+from jmedlora_utils.core import formatting, paths, statistics
 from jmedlora_utils.core.records import read_record
 from jmedlora_utils.data import invented_world
 
@@ -114,16 +114,9 @@ HEADINGS = {
 
 
 def table(frame: pd.DataFrame, name: str, caption: str, study: Study | None = None) -> str:
-    """`tables.numbered` with the headings of these pages and, where a study is given, its source line as foot."""
+    """`formatting.numbered` with the headings of these pages and, where a study is given, its source line as foot."""
     columns = {c: HEADINGS.get(c, c) for c in frame.columns}
-    return tables.numbered(frame, name, caption, columns, study.source_line() if study else "")
-
-
-def p_text(p: float) -> str:
-    """A p value as printed: `< 0.001` below that, three decimals otherwise; empty for none."""
-    if np.isnan(p):
-        return ""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return formatting.numbered(frame, name, caption, columns, study.source_line() if study else "")
 
 
 # --- claims -------------------------------------------------------------------------------------------------------
@@ -162,8 +155,8 @@ def claim_card(finding: Finding, study: Study) -> pd.DataFrame:
     rows = [("published", published["published_value"], f"{published['source']}. {note}")]
     for part in finding.parts:
         basis = f"`{part.models}`, {study.preset}, {_seeds(study)}: {part.verdict}"
-        basis += f", Holm's p {p_text(part.p)}" if part.p is not None else ""
-        rows.append((f"miniature, {part.name}", f"{percent(*part.effect, signed=True)} points", basis))
+        basis += f", Holm's p {formatting.p_value(part.p)}" if part.p is not None else ""
+        rows.append((f"miniature, {part.name}", f"{formatting.percent(*part.effect, signed=True)} points", basis))
     for name, about in LARGER.items():
         if name in larger:
             other = larger[name][finding.claim.number - 1]
@@ -184,13 +177,13 @@ def verdicts_ja(found: Sequence[Finding], changed: pd.DataFrame) -> list[tuple[s
     """Claim, effects, verdict and how often another choice leaves it as it is (`findings.same_verdicts`), in Japanese, one row a claim."""
     rows = []
     for finding, title, (same, n) in zip(found, CLAIMS_JA, findings.same_verdicts(changed), strict=True):
-        effects = "<br>".join(f"{PARTS_JA[p.name]} {percent(*p.effect, signed=True)}" for p in finding.parts)
+        effects = "<br>".join(f"{PARTS_JA[p.name]} {formatting.percent(*p.effect, signed=True)}" for p in finding.parts)
         rows.append((f"{finding.claim.number}. {title}", effects, f"**{VERDICTS_JA[finding.verdict]}**", f"{n} 通り中 {same}"))
     return rows
 
 
 def _effects(finding: Finding) -> str:
-    return "; ".join(f"{p.name} {percent(*p.effect, signed=True)}" for p in finding.parts) or finding.reason
+    return "; ".join(f"{p.name} {formatting.percent(*p.effect, signed=True)}" for p in finding.parts) or finding.reason
 
 
 def _seeds(study: Study) -> str:
@@ -248,7 +241,7 @@ def bases_table(study: Study) -> pd.DataFrame:
     table = pd.DataFrame(rows).groupby(["base", "centric"]).agg("mean").reset_index().sort_values(["centric", "parameters"])
     return table.assign(
         parameters=table["parameters"].map(lambda n: f"{n:,.0f}"),
-        entry=table["entry"].map(percent),
+        entry=table["entry"].map(formatting.percent),
         ja=table["ja"].map("{:.2f}".format),
         en=table["en"].map("{:.2f}".format),
     )
@@ -338,12 +331,12 @@ def gains_table(study: Study, tests: pd.DataFrame, phrasings: Sequence[str] = fi
                 {
                     "run": run,
                     "phrasing": "trained" if facts == "taught" else "held out",
-                    "before": percent(before.groupby(level="seed").mean().mean()),
-                    "after": percent(after.groupby(level="seed").mean().mean()),
-                    "gain": percent(*findings.interval(after - before), signed=True),
+                    "before": formatting.percent(before.groupby(level="seed").mean().mean()),
+                    "after": formatting.percent(after.groupby(level="seed").mean().mean()),
+                    "gain": formatting.percent(*findings.interval(after - before), signed=True),
                     "flips": f"{test['gained']} / {test['lost']}",
                     "n": int(test["n"]),
-                    "p": p_text(test["p_holm"]),
+                    "p": formatting.p_value(test["p_holm"]),
                 }
             )
     return pd.DataFrame(rows)
@@ -381,9 +374,11 @@ def control_table(study: Study) -> tuple[pd.DataFrame, str]:
     found = findings.controls(study.outcomes)
     late = {run: findings.step_of(study.outcomes, run, findings.HEADLINE.step_rank) for run in set(found.loc[found["steps"] > 0, "run"])}
     shown = found[(found["shots"] == 0) & (found["steps"] == found["run"].map(late).astype(float))]
-    value = [percent(*row) for row in shown[["value", "low", "high"]].itertuples(index=False)]
+    value = [formatting.percent(*row) for row in shown[["value", "low", "high"]].itertuples(index=False)]
     covers = shown["covers"].map({True: "yes", False: "no"})
-    view = shown.assign(value=value, chance=shown["chance"].map(percent), covers=covers, p=shown["p_holm"].map(p_text))
+    view = shown.assign(
+        value=value, chance=shown["chance"].map(formatting.percent), covers=covers, p=shown["p_holm"].map(formatting.p_value)
+    )
     missed, lowest = found[~found["covers"]], float(found["p_holm"].min())
     above = int((missed["value"] > missed["chance"]).sum())
     said = f"{len(missed)} have a 95 % interval that misses chance, {above} of them from above" if len(missed) else "none misses chance"
@@ -408,9 +403,9 @@ def forms_table(study: Study) -> pd.DataFrame:
         row = {
             "choices to name": n_select,
             "answers": group["n"].sum(),
-            "of the form asked for": percent(group["as_asked"].sum() / group["n"].sum()),
-            "of these right": percent(*statistics.mean_interval(outcomes)) if outcomes else "no such answer",
-            "chance": percent(1 / math.comb(invented_world.N_CHOICES, int(n_select))),
+            "of the form asked for": formatting.percent(group["as_asked"].sum() / group["n"].sum()),
+            "of these right": formatting.percent(*statistics.mean_interval(outcomes)) if outcomes else "no such answer",
+            "chance": formatting.percent(1 / math.comb(invented_world.N_CHOICES, int(n_select))),
         }
         rows.append(row)
     return pd.DataFrame(rows)
@@ -437,12 +432,12 @@ def _control_once(frame: pd.DataFrame) -> pd.DataFrame:
 def story_caption(study: Study) -> str:
     """What the figure of the introduction shows, with its numbers."""
     at = _late_values(study)
-    each = ", ".join(f"`{row.base}` {percent(row.value, signed=True)}" for row in gains_frame(study).itertuples())
+    each = ", ".join(f"`{row.base}` {formatting.percent(row.value, signed=True)}" for row in gains_frame(study).itertuples())
     return (
         f"The miniature at a glance. Above: the largest English-centric base before tuning (step 0) and along LoRA tuning "
         f"(`{largest(study)}`). Taught facts go from {at['taught'][0]} % to {at['taught'][1]} % at the late step, in words that tuning "
         f"never used to {at['taught_held_out_phrasing'][1]} %. Untaught facts, the control, end at {at['untaught'][1]} %, where guessing "
-        f"earns {percent(chance(study, 'untaught'))} %. The general exam goes from {at['general'][0]} % to {at['general'][1]} %. "
+        f"earns {formatting.percent(chance(study, 'untaught'))} %. The general exam goes from {at['general'][0]} % to {at['general'][1]} %. "
         f"Below: the gain on taught facts of each base, in points: {each}. Bars are 95 % intervals over questions and {_seeds(study)}."
     )
 
@@ -451,7 +446,7 @@ def _late_values(study: Study) -> dict[str, tuple[str, str]]:
     """Group of facts to Accuracy in percent before tuning and at the late step, for the largest run."""
     frame, late = story_frame(study), findings.step_of(study.outcomes, largest(study), findings.HEADLINE.step_rank)
     value = frame.set_index(["facts", "steps"])["value"]
-    return {facts: (percent(value[facts, 0]), percent(value[facts, late])) for facts in frame["facts"].unique()}
+    return {facts: (formatting.percent(value[facts, 0]), formatting.percent(value[facts, late])) for facts in frame["facts"].unique()}
 
 
 def summary_ja(study: Study) -> str:
@@ -461,7 +456,7 @@ def summary_ja(study: Study) -> str:
         "最大の英語中心モデルでは、LoRA による調整のあと、教えた事実の正答率(Accuracy)は "
         f"{at['taught'][0]} % から {at['taught'][1]} % になり、調整で使わなかった言い回しでは "
         f"{at['taught_held_out_phrasing'][1]} % でした。教えていない事実は {at['untaught'][1]} % で、"
-        f"当て推量の水準は {percent(chance(study, 'untaught'))} % です。"
+        f"当て推量の水準は {formatting.percent(chance(study, 'untaught'))} % です。"
         f"一般の試験は {at['general'][0]} % から {at['general'][1]} % になりました。\n\n"
         f"シードの数は {len(study.seeds)}、測定日は {study.about['created'][:10]}、装置は {study.about['device']} です。"
     )
@@ -473,10 +468,10 @@ def seen_steps(study: Study) -> str:
     late = [findings.step_of(study.outcomes, run, findings.HEADLINE.step_rank) for run in runs["run"]]
     at = frame[frame["steps"] == frame["base"].astype(str).map(dict(zip(runs["base"].astype(str), late, strict=True)))]
     before = frame.loc[frame["steps"] == 0, "value"]
-    each = "; ".join(f"`{row.base}` {percent(row.value, row.low, row.high)} %" for row in at.sort_values("value").itertuples())
+    each = "; ".join(f"`{row.base}` {formatting.percent(row.value, row.low, row.high)} %" for row in at.sort_values("value").itertuples())
     return (
-        f"Before tuning the bases score {percent(before.min())} % to {percent(before.max())} %; blind picks earn "
-        f"{percent(chance(study))} %. At the late step: {each}."
+        f"Before tuning the bases score {formatting.percent(before.min())} % to {formatting.percent(before.max())} %; blind picks earn "
+        f"{formatting.percent(chance(study))} %. At the late step: {each}."
     )
 
 
@@ -485,13 +480,13 @@ def seen_facts(study: Study) -> str:
     at, names = _late_values(study), {"taught": "taught facts", "taught_held_out_phrasing": "the same in other words"}
     names |= {"untaught": "untaught facts", "general": "the general exam"}
     each = "; ".join(f"{name} {at[facts][0]} % → {at[facts][1]} %" for facts, name in names.items())
-    return f"`{largest(study)}`, before tuning and at the late step: {each}. Blind picks earn {percent(chance(study))} %."
+    return f"`{largest(study)}`, before tuning and at the late step: {each}. Blind picks earn {formatting.percent(chance(study))} %."
 
 
 def seen_size(study: Study) -> str:
     """What the figure of sizes shows, in numbers."""
     each = [
-        f"`{row.base}` ({row.size_params:,.0f} parameters) {percent(row.value, row.low, row.high, signed=True)}"
+        f"`{row.base}` ({row.size_params:,.0f} parameters) {formatting.percent(row.value, row.low, row.high, signed=True)}"
         for row in gains_frame(study).itertuples()
     ]
     return f"Gains in points: {'; '.join(each)}."
@@ -512,8 +507,8 @@ def seen_forgetting(study: Study) -> str:
     start = frame.loc[frame["steps"] == 0, "value"]
     most, least = last.iloc[0], last.iloc[-1]
     return (
-        f"Before tuning every model of the figure has {percent(start.min())} % or more. At the last step most is lost by `{most['run']}` "
-        f"({percent(most['value'])} % left) and least by `{least['run']}` ({percent(least['value'])} %)."
+        f"Before tuning every model of the figure has {formatting.percent(start.min())} % or more. At the last step most is lost by `{most['run']}` "
+        f"({formatting.percent(most['value'])} % left) and least by `{least['run']}` ({formatting.percent(least['value'])} %)."
     )
 
 
@@ -525,8 +520,8 @@ def leniency_table(study: Study) -> pd.DataFrame:
         rows.append(
             {
                 "run": run,
-                "exact": percent(group["exact_match"].mean()),
-                "accuracy": percent(group["accuracy"].mean()),
+                "exact": formatting.percent(group["exact_match"].mean()),
+                "accuracy": formatting.percent(group["accuracy"].mean()),
                 "between": int(between.sum()),
                 "near": int(group["near_miss"].sum()),
                 "reverse": int((group["lenient"] < 0).sum()),
@@ -689,7 +684,7 @@ def minutes_table(study: Study) -> pd.DataFrame:
     asked = [{"kind": "evaluate", "name": run, "seconds": s} for run, s in study.about["evaluate_seconds"].items()]
     spent = pd.concat([spent, pd.DataFrame(asked)]).sort_values("seconds", ascending=False)
     share = spent["seconds"] / spent["seconds"].sum()
-    return spent.assign(minutes=(spent["seconds"] / 60).map("{:.1f}".format), share=share.map(percent))[
+    return spent.assign(minutes=(spent["seconds"] / 60).map("{:.1f}".format), share=share.map(formatting.percent))[
         ["kind", "name", "minutes", "share"]
     ]
 
@@ -716,8 +711,8 @@ def agreement_table(study: Study, fresh: Study) -> pd.DataFrame:
                 continue
             low, high, value = by_seed.min(), by_seed.max(), own.mean()
             inside = "yes" if low <= value <= high else "no"
-            span = f"{percent(low)} to {percent(high)}"
-            rows.append({"run": run, "facts": facts.replace("_", " "), "seeds": span, "fresh": percent(value), "inside": inside})
+            span = f"{formatting.percent(low)} to {formatting.percent(high)}"
+            rows.append({"run": run, "facts": facts.replace("_", " "), "seeds": span, "fresh": formatting.percent(value), "inside": inside})
     return pd.DataFrame(rows, columns=["run", "facts", "seeds", "fresh", "inside"])
 
 
@@ -769,7 +764,7 @@ def cost_table(study: Study) -> pd.DataFrame:
     table = pd.DataFrame(rows).groupby("run", sort=False).mean().reset_index()
     return table.assign(
         trainable=table["trainable"].map("{:,.0f}".format),
-        share=table["share"].map(percent),
+        share=table["share"].map(formatting.percent),
         minutes=table["minutes"].map("{:.2f}".format),
         peak=table["peak"].map("{:.2f}".format),
         loss=table["loss"].map("{:.3f}".format),
@@ -856,7 +851,7 @@ def guesses_sentence(flipped: pd.DataFrame) -> str:
 
 
 def _counts(test: statistics.PairedTest) -> str:
-    return f"{test.gained} were fixed and {test.lost} broken (McNemar's p {p_text(test.p)})"
+    return f"{test.gained} were fixed and {test.lost} broken (McNemar's p {formatting.p_value(test.p)})"
 
 
 def flips_table(flipped: pd.DataFrame, by: str) -> pd.DataFrame:
@@ -870,12 +865,12 @@ def flips_table(flipped: pd.DataFrame, by: str) -> pd.DataFrame:
             by: str(key).replace("_", " "),
             **{name: int(count.get(name, 0)) for name in ("fixed", "broken", "right twice", "wrong twice")},
         }
-        rows.append(row | {"n": len(group), "gain": percent(*gain, signed=True), "p_single": _flip_p(group)})
+        rows.append(row | {"n": len(group), "gain": formatting.percent(*gain, signed=True), "p_single": _flip_p(group)})
     return pd.DataFrame(rows)
 
 
 def _flip_p(group: pd.DataFrame) -> str:
-    return p_text(statistics.mcnemar_exact(group["before"], group["after"]).p)
+    return formatting.p_value(statistics.mcnemar_exact(group["before"], group["after"]).p)
 
 
 def length_groups(study: Study, flipped: pd.DataFrame) -> pd.DataFrame:
@@ -932,4 +927,4 @@ def example_card(table: pd.DataFrame, flip: str) -> str:
     said = table.attrs
     answers = f"Before tuning: 「{said['response_before']}」. After: 「{said['response_after']}」."
     heads = {"letter": "", "choice": "choice", "gold": "", "before": "distance before", "after": "distance after"}
-    return f"**{flip.capitalize()}** ({said['exam']}): {said['text']}\n\n{answers}\n\n{tables.markdown(table, heads)}\n"
+    return f"**{flip.capitalize()}** ({said['exam']}): {said['text']}\n\n{answers}\n\n{formatting.markdown(table, heads)}\n"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jmedlora_utils.analysis import tables
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, declared_parameters
 from jmedlora_utils.core.records import Record, load_records, read_jsonl
 from jmedlora_utils.data import exams, fetch, prompts
@@ -18,10 +19,6 @@ from jmedlora_utils.evaluation import evaluator, shuffling
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class ShelfError(ValueError):
-    """Answers that cannot be found; names the folder and the mend."""
 
 
 @dataclass(frozen=True)
@@ -135,15 +132,15 @@ def open_shelf(preset: str, seed: int, source: str = "run", folder: str = "") ->
         folder: A folder laid out like a workspace, wherever it lies; it goes before the rest.
 
     Raises:
-        ShelfError: There are no answers.
-        tables.TableError: `source` is unknown, or there is no committed evidence.
+        JmedloraError: There are no answers.
+        JmedloraError: `source` is unknown, or there is no committed evidence.
     """
     if not folder and tables.is_committed(preset, source):
         return from_evidence(preset)
     workspace = Folder(preset, seed, Path(folder).expanduser().resolve()) if folder else paths.Workspace(preset, seed)
     if not any(workspace.records.glob("30_evaluate__*.json")):
         mend = f"run `make reproduce PRESET={preset}`, or name another folder"
-        raise ShelfError(f"{paths.relative(workspace.records)} holds no record of notebook 30; {mend}")
+        raise JmedloraError(f"{paths.relative(workspace.records)} holds no record of notebook 30; {mend}")
     return from_records(workspace)
 
 
@@ -219,7 +216,7 @@ def from_published(years: Sequence[int]) -> Shelf | None:
     Published answers are letters; they are looked at as the texts of those choices.
 
     Raises:
-        fetch.FetchError: A file is not the published one.
+        JmedloraError: A file is not the published one.
     """
     if not years or not fetch.available(["igakuqa"], years):
         return None

@@ -24,6 +24,7 @@ import yaml
 from jmedlora_utils.book import fragments
 from jmedlora_utils.book.fragments import Source
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, declared_parameters, load_preset
 from jmedlora_utils.core.records import RecordError, load_records, write_text
 from jmedlora_utils.workflow.runner import durations, plain
@@ -41,10 +42,6 @@ LIBRARY_WARNING = re.compile(r"^[^\n]*/site-packages/[^\n]*:\d+: \w*Warning: [^\
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|Users|private|work|workspace|mnt|opt|var)/[\w.~-][^\s'\"<>)]*")
 
 
-class BookError(RuntimeError):
-    """A page that cannot stand in the book, or a build with warnings."""
-
-
 def build(preset_name: str = "", html: Path = HTML, jobs: int = 2) -> Path:
     """Builds the book of a preset's last run, or of committed evidence where no preset is named; returns its first page.
 
@@ -56,7 +53,7 @@ def build(preset_name: str = "", html: Path = HTML, jobs: int = 2) -> Path:
         jobs: Analysis notebooks side by side, for committed evidence.
 
     Raises:
-        BookError: A notebook is not fit for the book, or the build warned.
+        JmedloraError: A notebook is not fit for the book, or the build warned.
     """
     staged = stage(preset_name) if preset_name else stage_evidence(jobs)
     digest = _digest(staged)
@@ -73,7 +70,7 @@ def build(preset_name: str = "", html: Path = HTML, jobs: int = 2) -> Path:
     built = work / "_build" / "html"
     if done.returncode != 0 or not (built / "index.html").is_file():
         said = [line for line in log.read_text(encoding="utf-8").splitlines() if re.search(r"WARNING|ERROR|CRITICAL|Error", line)]
-        raise BookError("\n".join(["the book did not build without warnings:", *said[:20], f"full output in {paths.relative(log)}"]))
+        raise JmedloraError("\n".join(["the book did not build without warnings:", *said[:20], f"full output in {paths.relative(log)}"]))
     write_text(built / ".staged", digest)
     html.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(html, ignore_errors=True)
@@ -86,12 +83,12 @@ def stage(preset_name: str) -> Path:
     """Gathers what the book of a preset's last run is built from in `_book/<preset>/` and returns that folder.
 
     Raises:
-        BookError: No notebook of the preset has run, or one of them is not fit for the book.
+        JmedloraError: No notebook of the preset has run, or one of them is not fit for the book.
     """
     preset = load_preset(preset_name)
     executed = executed_notebooks(preset, paths.runs_root())
     if not executed:
-        raise BookError(f"preset {preset_name!r} has not run; run `make reproduce PRESET={preset_name}` first")
+        raise JmedloraError(f"preset {preset_name!r} has not run; run `make reproduce PRESET={preset_name}` first")
     try:
         records = load_records(paths.runs_root() / preset.name, allow_smoke=True)
     except RecordError:
@@ -109,11 +106,11 @@ def stage_evidence(jobs: int = 2) -> Path:
         jobs: Notebooks side by side.
 
     Raises:
-        BookError: The evidence is missing, or a notebook failed or is not fit for the book.
+        JmedloraError: The evidence is missing, or a notebook failed or is not fit for the book.
     """
     preset, evidence, runs = load_preset(fragments.MINI), paths.RESULTS / fragments.MINI, STAGING / f"{EVIDENCE}.runs"
     if not (evidence / "evidence.json").is_file():
-        raise BookError(f"{paths.relative(evidence / 'evidence.json')} is missing; `make reproduce` builds the book from a run instead")
+        raise JmedloraError(f"{paths.relative(evidence / 'evidence.json')} is missing; `make reproduce` builds the book from a run instead")
     shutil.rmtree(runs, ignore_errors=True)
     environment = os.environ | {"JMEDLORA_RUNS": str(runs), "JMEDLORA_DATA": str(runs / "no-examination")}
 
@@ -121,7 +118,7 @@ def stage_evidence(jobs: int = 2) -> Path:
         command = [sys.executable, "-m", "jmedlora_utils", "run", "--preset", preset.name, "--output", stem, "--threads", "1"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=paths.ROOT)
         if done.returncode != 0:
-            raise BookError(f"notebook {stem} failed on committed evidence: {plain(done.stderr).strip()[-2000:]}")
+            raise JmedloraError(f"notebook {stem} failed on committed evidence: {plain(done.stderr).strip()[-2000:]}")
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(run, preset.analyse))
@@ -140,7 +137,7 @@ def _gather(source: Source) -> Path:
     address, branch = config["repository"]["url"], config["repository"]["branch"]
     for stem in source.listed:
         if not (paths.NOTEBOOKS / f"{stem}.ipynb").is_file():
-            raise BookError(f"_toc.yml names notebooks/{stem}, and there is no such notebook; mend the line")
+            raise JmedloraError(f"_toc.yml names notebooks/{stem}, and there is no such notebook; mend the line")
         if stem in source.executed:
             notebook = with_evidence(clean_notebook(source.executed[stem]), stem, _parameters(stem, source.executed[stem]))
         elif source.committed:
@@ -166,7 +163,7 @@ def _write_fragments(source: Source, book: Path) -> None:
     for page in sorted(book.glob("*.md")):
         for name in re.findall(rf"{GENERATED}/(\w+)\.md", page.read_text(encoding="utf-8")):
             if name not in known:
-                raise BookError(f"{page.name} includes {GENERATED}/{name}.md, which nothing makes; known: {', '.join(sorted(known))}")
+                raise JmedloraError(f"{page.name} includes {GENERATED}/{name}.md, which nothing makes; known: {', '.join(sorted(known))}")
             write_text(book / GENERATED / f"{name}.md", fragments.fragment(name, source, book / GENERATED) + "\n")
 
 
@@ -192,7 +189,7 @@ def clean_notebook(path: Path) -> dict[str, Any]:
     """An executed notebook without papermill's traces and without the folder of this machine.
 
     Raises:
-        BookError: A cell raised, never ran, or printed a path of this machine.
+        JmedloraError: A cell raised, never ran, or printed a path of this machine.
     """
     notebook = _read(path)
     notebook["metadata"].pop("papermill", None)
@@ -203,15 +200,15 @@ def clean_notebook(path: Path) -> dict[str, Any]:
         if cell["cell_type"] != "code":
             continue
         if cell["execution_count"] is None and "".join(cell["source"]).strip():
-            raise BookError(f"{where}: the code was not executed; run the notebook again")
+            raise JmedloraError(f"{where}: the code was not executed; run the notebook again")
         for output in cell["outputs"]:
             if output["output_type"] == "error":
-                raise BookError(f"{where}: the code raised {output['ename']}; mend it and run the notebook again")
+                raise JmedloraError(f"{where}: the code raised {output['ename']}; mend it and run the notebook again")
         cell["outputs"] = [output for output in map(_without_library_warnings, cell["outputs"]) if output]
         cell["outputs"] = _map_text(cell["outputs"], lambda text: text.replace(f"{paths.ROOT}/", ""))
         for text in _texts(cell["outputs"]):
             if found := MACHINE_PATH.search(text):
-                raise BookError(f"{where}: the output shows a path of this machine, {found.group()!r}; print paths.relative(path)")
+                raise JmedloraError(f"{where}: the output shows a path of this machine, {found.group()!r}; print paths.relative(path)")
     return notebook
 
 
@@ -253,7 +250,7 @@ def tidy_bibliography(path: Path = BIBLIOGRAPHY) -> bool:
     """Sorts the entries by key and writes them in one layout; returns whether the file changed.
 
     Raises:
-        BookError: The file is not valid BibTeX, or a key stands in it twice.
+        JmedloraError: The file is not valid BibTeX, or a key stands in it twice.
     """
     from pybtex.database import BibliographyData, parse_file
     from pybtex.exceptions import PybtexError
@@ -261,7 +258,7 @@ def tidy_bibliography(path: Path = BIBLIOGRAPHY) -> bool:
     try:
         entries = parse_file(path).entries
     except PybtexError as error:
-        raise BookError(f"{paths.relative(path)}: {error}; mend the entry") from error
+        raise JmedloraError(f"{paths.relative(path)}: {error}; mend the entry") from error
     tidy = BibliographyData({key: entries[key] for key in sorted(entries)}).to_string("bibtex")
     if changed := tidy != path.read_text(encoding="utf-8"):
         write_text(path, tidy)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jmedlora_utils.book.answer_sources import Sheet, Shelf
 from jmedlora_utils.core import notebook
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import sha256_text
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.exams import Question
@@ -34,10 +35,6 @@ FILTERS = {
 }
 MENUS = ("exam", "group", "model", "condition", "against", "show", "question")
 LABELS = {"model": "Model", "condition": "Condition", "against": "Compared with", "show": "Show", "group": "Group"}
-
-
-class ExplorerError(ValueError):
-    """A pick that is not on offer; names it and what is."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +98,16 @@ class Explorer:
         picks: Where to start, by menu; see `options` for what is on offer.
 
     Raises:
-        ExplorerError: A pick is not on offer, or the shelf is empty.
+        JmedloraError: A pick is not on offer, or the shelf is empty.
     """
 
     def __init__(self, shelf: Shelf, scorer: str = "journal", **picks: str) -> None:
         if scorer not in metrics.SCORERS:
-            raise ExplorerError(f"scorer {scorer!r} is not one of {', '.join(metrics.SCORERS)}")
+            raise JmedloraError(f"scorer {scorer!r} is not one of {', '.join(metrics.SCORERS)}")
         if unknown := set(picks) - set(MENUS):
-            raise ExplorerError(f"no menu {sorted(unknown)[0]!r}; there are {', '.join(MENUS)}")
+            raise JmedloraError(f"no menu {sorted(unknown)[0]!r}; there are {', '.join(MENUS)}")
         if not shelf.sheets:
-            raise ExplorerError(f"{shelf.where} holds no answers; run notebook 30 first")
+            raise JmedloraError(f"{shelf.where} holds no answers; run notebook 30 first")
         self.shelf, self.scorer = shelf, scorer
         self.picked: dict[str, Any] = {}
         self._own_comparison = False
@@ -132,13 +129,13 @@ class Explorer:
         """Picks a value, or its label, and lets the menus after it follow.
 
         Raises:
-            ExplorerError: It is not on offer.
+            JmedloraError: It is not on offer.
         """
         offered = self.options(menu)
         found = [v for label, v in offered if value in (v, label)]
         if not found:
             labels = ", ".join(label for label, _ in offered[:8]) or "nothing"
-            raise ExplorerError(f"{menu} {value!r} is not on offer in {self.shelf.where}; there is: {labels}")
+            raise JmedloraError(f"{menu} {value!r} is not on offer in {self.shelf.where}; there is: {labels}")
         self.picked[menu] = found[0]
         if menu == "against":
             self._own_comparison = found[0] != offered[0][1]
@@ -310,11 +307,11 @@ class Explorer:
         """The picked question as a figure, see `bars`.
 
         Raises:
-            ExplorerError: No question fits the picks.
+            JmedloraError: No question fits the picks.
         """
         view = self.view()
         if view is None:
-            raise ExplorerError(f"no question fits: {FILTERS[self.picked['show']]}; pick another filter")
+            raise JmedloraError(f"no question fits: {FILTERS[self.picked['show']]}; pick another filter")
         return bars(view)
 
     def show(self) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from jmedlora_utils.core import paths
+from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.presets import Preset, load_preset
 from jmedlora_utils.core.records import Record, load_records, package_versions, read_record
 from jmedlora_utils.workflow.runner import clock
@@ -278,7 +278,7 @@ def verdicts(_: Path) -> str:
     columns = {c: views.HEADINGS.get(c, c) for c in shown.columns}
     caption = "The claims: what was published, and what the miniature says."
     line = evidence_line("40_findings", ("outcomes", "published/claims.csv"), {"preset": MINI, "source": "committed"})
-    return tables.numbered(shown, "tab-story", caption, columns, study.source_line()) + "\n" + line
+    return formatting.numbered(shown, "tab-story", caption, columns, study.source_line()) + "\n" + line
 
 
 def verdicts_ja(_: Path) -> str:
@@ -297,12 +297,11 @@ def verdicts_ja(_: Path) -> str:
 
 def paper_settings(_: Path, rows: Sequence[str] = ()) -> str:
     """Table 1 of the journal, from the committed file; all rows, or those named."""
-    from jmedlora_utils.analysis import tables
 
     table = pd.read_csv(paths.RESULTS / "published" / "paper_settings.csv", dtype=str)
     source = table["source"].iloc[0]
     table = table.set_index("setting").loc[list(rows) or table["setting"]].reset_index()
-    return tables.markdown(table.drop(columns="source")) + f"\n\nSource: {source}."
+    return formatting.markdown(table.drop(columns="source")) + f"\n\nSource: {source}."
 
 
 def models(folder: Path) -> str:
@@ -365,7 +364,7 @@ def training_row(_: Path) -> str:
 
 def responses(_: Path) -> str:
     """Responses of known content to the example: distances to each choice, and what each earns."""
-    from jmedlora_utils.analysis import metrics_study, tables
+    from jmedlora_utils.analysis import metrics_study
 
     asked, _real = example()
     letter = min(asked.gold)
@@ -373,7 +372,7 @@ def responses(_: Path) -> str:
     given = [form.format(gold=asked.choice(letter), wrong=wrong, letter=letter) for form in RESPONSES]
     heads = {"exact_match": "Exact match", "accuracy": "Accuracy", "strict": "Accuracy, `strict`"}
     shown = metrics_study.worked_example(asked, given)
-    return tables.markdown(shown, {c: heads.get(c, c) for c in shown})
+    return formatting.markdown(shown, {c: heads.get(c, c) for c in shown})
 
 
 # --- speed --------------------------------------------------------------------------------------------------------

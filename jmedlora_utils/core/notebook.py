@@ -26,7 +26,7 @@ def start(preset: str, seed: int | None = None, card: bool = False) -> paths.Wor
         The folders this notebook reads and writes.
 
     Raises:
-        ConfigError: The preset is unknown, or the notebook needs a GPU that is not there.
+        JmedloraError: The preset is unknown, or the notebook needs a GPU that is not there.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

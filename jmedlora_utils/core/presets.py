@@ -13,15 +13,12 @@ from typing import Any
 import yaml
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 
 DEVICES = ("any", "cuda")
 PRESET_KEYS = ("extends", "about", "device", "seeds", "prepare", "defaults", "runs", "analyse", "show")
 TUNE_NOTEBOOK = "20_tune_lora"
 EVALUATE_NOTEBOOK = "30_evaluate_exam"
-
-
-class ConfigError(ValueError):
-    """A preset, a parameter or a setting that is not known or not allowed."""
 
 
 @dataclass(frozen=True)
@@ -134,23 +131,23 @@ def load_preset(name: str) -> Preset:
     A preset may extend another: mappings merge, anything else replaces.
 
     Raises:
-        ConfigError: The preset, a key, a notebook or a parameter is unknown, or a value is not allowed.
+        JmedloraError: The preset, a key, a notebook or a parameter is unknown, or a value is not allowed.
     """
     raw = _read_preset(name)
     where = f"preset {name!r}"
     if raw.get("device", "any") not in DEVICES:
-        raise ConfigError(f"{where}: device {raw['device']!r} is not one of {', '.join(DEVICES)}")
+        raise JmedloraError(f"{where}: device {raw['device']!r} is not one of {', '.join(DEVICES)}")
     seeds = raw.get("seeds", [1])
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds) or len(set(seeds)) != len(seeds):
-        raise ConfigError(f"{where}: seeds must be a list of different whole numbers, found {seeds!r}")
+        raise JmedloraError(f"{where}: seeds must be a list of different whole numbers, found {seeds!r}")
     defaults = raw.get("defaults") or {}
     if unknown := set(defaults) - {"tune", "evaluate"}:
-        raise ConfigError(f"{where}: defaults has no key {sorted(unknown)[0]!r}; it knows tune and evaluate")
+        raise JmedloraError(f"{where}: defaults has no key {sorted(unknown)[0]!r}; it knows tune and evaluate")
     runs = []
     for run_name, run in (raw.get("runs") or {}).items():
         run = run or {}
         if unknown := set(run) - {"tune", "evaluate"}:
-            raise ConfigError(f"{where}, run {run_name!r}: no key {sorted(unknown)[0]!r}; a run has tune and evaluate")
+            raise JmedloraError(f"{where}, run {run_name!r}: no key {sorted(unknown)[0]!r}; a run has tune and evaluate")
         tune = None if run.get("tune", {}) is None else (defaults.get("tune") or {}) | (run.get("tune") or {})
         runs.append(Run(run_name, tune, (defaults.get("evaluate") or {}) | (run.get("evaluate") or {})))
     prepare = {k: v or {} for k, v in (raw.get("prepare") or {}).items()}
@@ -165,7 +162,7 @@ def load_preset(name: str) -> Preset:
         show=raw.get("show", runs[0].name if runs else ""),
     )
     if preset.show and preset.show not in {r.name for r in preset.runs}:
-        raise ConfigError(f"{where}: show names the run {preset.show!r}, which it does not have")
+        raise JmedloraError(f"{where}: show names the run {preset.show!r}, which it does not have")
     for job in preset.jobs():
         check_parameters(job.notebook, job.parameters, where=f"{where}, {job.output}")
     return preset
@@ -177,16 +174,16 @@ def check_parameters(stem: str, parameters: dict[str, Any], where: str = "paperm
     papermill accepts a misspelt parameter and exits 0, so this runs before it.
 
     Raises:
-        ConfigError: Names the parameter, the notebook and the nearest declared name.
+        JmedloraError: Names the parameter, the notebook and the nearest declared name.
     """
     declared = declared_parameters(stem)
     for key, value in parameters.items():
         if key not in declared:
-            raise ConfigError(f"{where}: notebook {stem} has no parameter {key!r}{_hint(key, declared)}")
+            raise JmedloraError(f"{where}: notebook {stem} has no parameter {key!r}{_hint(key, declared)}")
         default = declared[key]
         number = isinstance(default, float) and type(value) is int
         if type(value) is not type(default) and not number:
-            raise ConfigError(
+            raise JmedloraError(
                 f"{where}: parameter {key!r} of notebook {stem} takes {type(default).__name__} (default {default!r}), got {value!r}"
             )
 
@@ -196,22 +193,22 @@ def declared_parameters(stem: str) -> dict[str, Any]:
     """Names and default values in the notebook's `parameters` cell.
 
     Raises:
-        ConfigError: No such notebook, no parameters cell, or a default that is no flat literal.
+        JmedloraError: No such notebook, no parameters cell, or a default that is no flat literal.
     """
     path = paths.NOTEBOOKS / f"{stem}.ipynb"
     cells = [source for source, tags in notebook_cells(stem) if "parameters" in tags]
     if len(cells) != 1:
-        raise ConfigError(f"{paths.relative(path)}: {len(cells)} cells are tagged 'parameters', exactly one must be")
+        raise JmedloraError(f"{paths.relative(path)}: {len(cells)} cells are tagged 'parameters', exactly one must be")
     found: dict[str, Any] = {}
     for node in ast.parse(cells[0]).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         value = getattr(node, "value", None)
         if not isinstance(target, ast.Name) or value is None:
-            raise ConfigError(f"{paths.relative(path)}: the parameters cell holds more than assignments: {ast.unparse(node)!r}")
+            raise JmedloraError(f"{paths.relative(path)}: the parameters cell holds more than assignments: {ast.unparse(node)!r}")
         try:
             found[target.id] = ast.literal_eval(value)
         except ValueError as error:
-            raise ConfigError(f"{paths.relative(path)}: parameter {target.id!r} is no literal; papermill cannot replace it") from error
+            raise JmedloraError(f"{paths.relative(path)}: parameter {target.id!r} is no literal; papermill cannot replace it") from error
     return found
 
 
@@ -221,15 +218,15 @@ def notebook_cells(stem: str) -> list[tuple[str, list[str]]]:
     Read as plain JSON: importing nbformat takes two seconds, and every notebook passes here when it starts.
 
     Raises:
-        ConfigError: No such notebook, or not JSON.
+        JmedloraError: No such notebook, or not JSON.
     """
     path = paths.NOTEBOOKS / f"{stem}.ipynb"
     if not path.is_file():
-        raise ConfigError(f"no notebook {stem!r}{_hint(stem, (p.stem for p in paths.NOTEBOOKS.glob('*.ipynb')))}")
+        raise JmedloraError(f"no notebook {stem!r}{_hint(stem, (p.stem for p in paths.NOTEBOOKS.glob('*.ipynb')))}")
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{paths.relative(path)}:{error.lineno}: not valid JSON ({error.msg})") from error
+        raise JmedloraError(f"{paths.relative(path)}:{error.lineno}: not valid JSON ({error.msg})") from error
     return [("".join(c["source"]), c["metadata"].get("tags", [])) for c in cells if c["cell_type"] == "code"]
 
 
@@ -237,13 +234,13 @@ def require_device(device: str) -> None:
     """Refuses a preset that needs a GPU on a machine without one.
 
     Raises:
-        ConfigError: `device` is `cuda` and torch sees no GPU.
+        JmedloraError: `device` is `cuda` and torch sees no GPU.
     """
     if device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
-            raise ConfigError(
+            raise JmedloraError(
                 "this preset needs a CUDA GPU and torch sees none; use PRESET=mini, run it on the machine with the card, or write a preset "
                 "of your own without 'device: cuda' (book/own_articles.md prints one)"
             )
@@ -252,18 +249,18 @@ def require_device(device: str) -> None:
 def _read_preset(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     path = paths.PRESETS / f"{name}.yaml"
     if not path.is_file():
-        raise ConfigError(f"no preset {name!r}{_hint(name, preset_names())}")
+        raise JmedloraError(f"no preset {name!r}{_hint(name, preset_names())}")
     if name in seen:
-        raise ConfigError(f"preset {name!r} extends itself: {' -> '.join((*seen, name))}")
+        raise JmedloraError(f"preset {name!r} extends itself: {' -> '.join((*seen, name))}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{paths.relative(path)}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+        raise JmedloraError(f"{paths.relative(path)}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
     if unknown := set(raw) - set(PRESET_KEYS):
         key = sorted(unknown)[0]
-        raise ConfigError(f"{paths.relative(path)}: no key {key!r}{_hint(key, PRESET_KEYS)}")
+        raise JmedloraError(f"{paths.relative(path)}: no key {key!r}{_hint(key, PRESET_KEYS)}")
     if parent := raw.pop("extends", None):
         raw = _merge(_read_preset(parent, (*seen, name)), raw)
     return raw

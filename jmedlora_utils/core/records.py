@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 
 SCHEMA_VERSION = 1
 KINDS = ("prepare", "pretrain", "tune", "evaluate", "score", "benchmark")
@@ -37,7 +38,7 @@ PACKAGES = (
 )
 
 
-class RecordError(ValueError):
+class RecordError(JmedloraError):
     """A record or a JSONL file that cannot be read or written as asked."""
 
 

@@ -12,12 +12,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from jmedlora_utils.core.errors import JmedloraError
+
 LEVEL = 0.95
 REPLICATES = 4000
-
-
-class StatisticsError(ValueError):
-    """Counts or outcomes for which a statistic is not defined."""
 
 
 class Interval(NamedTuple):
@@ -67,12 +65,12 @@ def wilson(k: float, n: int, level: float = LEVEL) -> Interval:
         level: Coverage, between 0 and 1.
 
     Raises:
-        StatisticsError: `k` lies outside 0 to n, or n is below 1.
+        JmedloraError: `k` lies outside 0 to n, or n is below 1.
     """
     from statsmodels.stats.proportion import proportion_confint
 
     if n < 1 or not 0 <= k <= n:
-        raise StatisticsError(f"wilson: {k} right of {n} questions is no share; k must lie in 0..n and n be at least 1")
+        raise JmedloraError(f"wilson: {k} right of {n} questions is no share; k must lie in 0..n and n be at least 1")
     low, high = proportion_confint(k, n, alpha=1 - level, method="wilson")
     return Interval(k / n, min(float(low), k / n), max(float(high), k / n))
 
@@ -93,13 +91,13 @@ def bootstrap_mean(outcomes: Sequence[np.ndarray], level: float = LEVEL, replica
         seed: Seed of the random draws; the same seed gives the same interval.
 
     Raises:
-        StatisticsError: No seed, an empty array, or a value that is not a number.
+        JmedloraError: No seed, an empty array, or a value that is not a number.
     """
     arrays = [np.asarray(a, dtype=float) for a in outcomes]
     if not arrays or any(a.ndim != 1 or a.size == 0 for a in arrays):
-        raise StatisticsError("bootstrap_mean: needs one non-empty array of outcomes a seed; check the exam and the group of facts")
+        raise JmedloraError("bootstrap_mean: needs one non-empty array of outcomes a seed; check the exam and the group of facts")
     if not all(np.isfinite(a).all() for a in arrays):
-        raise StatisticsError("bootstrap_mean: an outcome is not a number; every question needs a score in every condition")
+        raise JmedloraError("bootstrap_mean: an outcome is not a number; every question needs a score in every condition")
     rng = np.random.default_rng(seed)
     means = np.array([a.mean() for a in arrays])
     value = float(means.mean())
@@ -123,13 +121,13 @@ def seed_interval(outcomes: Sequence[np.ndarray], level: float = LEVEL) -> Inter
         level: Coverage, between 0 and 1.
 
     Raises:
-        StatisticsError: Fewer than two seeds.
+        JmedloraError: Fewer than two seeds.
     """
     from scipy.stats import t
 
     means = np.array([np.mean(a) for a in outcomes], dtype=float)
     if means.size < 2:
-        raise StatisticsError("seed_interval: one seed says nothing about how seeds differ; run the preset with several seeds")
+        raise JmedloraError("seed_interval: one seed says nothing about how seeds differ; run the preset with several seeds")
     half = float(t.ppf((1 + level) / 2, means.size - 1)) * means.std(ddof=1) / math.sqrt(means.size)
     return Interval(float(means.mean()), float(means.mean() - half), float(means.mean() + half))
 
@@ -154,10 +152,10 @@ def paired_bootstrap(
     """Interval of the mean difference `second - first` on the same questions; see `bootstrap_mean`.
 
     Raises:
-        StatisticsError: The two differ in seeds or questions.
+        JmedloraError: The two differ in seeds or questions.
     """
     if [len(a) for a in first] != [len(b) for b in second]:
-        raise StatisticsError("paired_bootstrap: both models must have answered the same questions in the same seeds")
+        raise JmedloraError("paired_bootstrap: both models must have answered the same questions in the same seeds")
     return bootstrap_mean(
         [np.asarray(b, float) - np.asarray(a, float) for a, b in zip(first, second, strict=True)], level, replicates, seed
     )
@@ -171,15 +169,15 @@ def mcnemar_exact(first: Iterable[float], second: Iterable[float]) -> PairedTest
         second: The other model's outcomes on the same questions, in the same order.
 
     Raises:
-        StatisticsError: Lengths differ, there is no question, or an outcome is neither 0 nor 1.
+        JmedloraError: Lengths differ, there is no question, or an outcome is neither 0 nor 1.
     """
     from scipy.stats import binomtest
 
     a, b = np.asarray(list(first), float), np.asarray(list(second), float)
     if a.shape != b.shape or a.ndim != 1 or a.size == 0:
-        raise StatisticsError(f"mcnemar_exact: {a.size} and {b.size} outcomes; both models must answer the same questions, at least one")
+        raise JmedloraError(f"mcnemar_exact: {a.size} and {b.size} outcomes; both models must answer the same questions, at least one")
     if not np.isin([a, b], (0.0, 1.0)).all():
-        raise StatisticsError("mcnemar_exact: outcomes must be 0 or 1; compare scores in between with paired_bootstrap")
+        raise JmedloraError("mcnemar_exact: outcomes must be 0 or 1; compare scores in between with paired_bootstrap")
     gained, lost = int((b > a).sum()), int((a > b).sum())
     p = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
     return PairedTest(gained, lost, int(a.size), p)
@@ -207,11 +205,11 @@ def chance_level(questions: Iterable[HasChoices]) -> float:
     """Expected Accuracy of a model that knows nothing, 0 to 1: the mean of `chances`.
 
     Raises:
-        StatisticsError: There is no question.
+        JmedloraError: There is no question.
     """
     each = chances(questions)
     if each.size == 0:
-        raise StatisticsError("chance_level: no questions; check the exam and the group of facts")
+        raise JmedloraError("chance_level: no questions; check the exam and the group of facts")
     return float(each.mean())
 
 
@@ -231,7 +229,7 @@ def chance_test(right: int, chance: np.ndarray) -> float:
     for p, n in zip(*np.unique(np.round(chance, 12), return_counts=True), strict=True):
         pmf = np.convolve(pmf, binom.pmf(np.arange(n + 1), n, p))
     if not 0 <= right < pmf.size:
-        raise StatisticsError(f"chance_test: {right} right answers of {pmf.size - 1} questions")
+        raise JmedloraError(f"chance_test: {right} right answers of {pmf.size - 1} questions")
     return float(min(1.0, pmf[pmf <= pmf[right] * (1 + 1e-7)].sum()))
 
 
@@ -322,8 +320,8 @@ def _z(share: float) -> float:
 
 def _check_difference(difference: float, rate: float | None = None, discordant: float | None = None) -> None:
     if difference == 0:
-        raise StatisticsError("power: a difference of 0 can never be seen; give the smallest difference that matters")
+        raise JmedloraError("power: a difference of 0 can never be seen; give the smallest difference that matters")
     if rate is not None and not (0 <= rate <= 1 and 0 <= rate + difference <= 1):
-        raise StatisticsError(f"power: shares {rate} and {rate + difference} must both lie between 0 and 1")
+        raise JmedloraError(f"power: shares {rate} and {rate + difference} must both lie between 0 and 1")
     if discordant is not None and not abs(difference) <= discordant <= 1:
-        raise StatisticsError(f"power: with {discordant} of the questions discordant, a difference of {difference} is impossible")
+        raise JmedloraError(f"power: with {discordant} of the questions discordant, a difference of {difference} is impossible")

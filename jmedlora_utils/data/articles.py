@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import RecordError, iter_jsonl
 from jmedlora_utils.data.curation import normalise
 
 SUFFIXES = (".txt", ".md")
-
-
-class ArticleError(ValueError):
-    """Articles that cannot be read; names the file, the line and the mend."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +32,10 @@ def load_articles(path: Path | str) -> tuple[list[Article], dict[str, int]]:
         `same text` (left out: copies of an article under another id, which would end on both sides of the split).
 
     Raises:
-        ArticleError: Nothing to read, a file that is not UTF-8, a broken line, a missing field or an id used twice.
+        JmedloraError: Nothing to read, a file that is not UTF-8, a broken line, a missing field or an id used twice.
     """
     if not str(path):
-        raise ArticleError("parameter articles_path is empty; name a folder of .txt or .md files or a JSONL (book/own_articles.md)")
+        raise JmedloraError("parameter articles_path is empty; name a folder of .txt or .md files or a JSONL (book/own_articles.md)")
     path = Path(path).expanduser()
     if path.is_dir():
         found = list(_read_folder(path))
@@ -47,14 +44,14 @@ def load_articles(path: Path | str) -> tuple[list[Article], dict[str, int]]:
     else:
         looked = "" if path.is_absolute() else f" (looked for below {paths.relative(Path.cwd())}/; write the whole path)"
         mend = "give a folder of .txt or .md files or a JSONL"
-        raise ArticleError(f"parameter articles_path: {path} is neither a folder nor a file{looked}; {mend}")
+        raise JmedloraError(f"parameter articles_path: {path} is neither a folder nor a file{looked}; {mend}")
     kept: dict[str, Article] = {}
     for article in found:
         if article.text.strip():
             kept.setdefault(normalise(article.text), article)
     empty = sum(not a.text.strip() for a in found)
     if not kept:
-        raise ArticleError(f"parameter articles_path: {path} holds no text; {empty} articles in it are empty")
+        raise JmedloraError(f"parameter articles_path: {path} holds no text; {empty} articles in it are empty")
     return list(kept.values()), {"read": len(found), "empty": empty, "same text": len(found) - empty - len(kept)}
 
 
@@ -64,13 +61,13 @@ def _read_folder(folder: Path) -> Iterator[Article]:
     if not files:
         other = sorted({p.suffix or p.name for p in inside})
         seen = f"; it holds {', '.join(other[:5])}: convert them to plain text" if other else "; it is empty"
-        raise ArticleError(f"parameter articles_path: no .txt or .md file below {folder}{seen}")
+        raise JmedloraError(f"parameter articles_path: no .txt or .md file below {folder}{seen}")
     for path in files:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             mend = "save the file as UTF-8 (for Shift_JIS: iconv -f CP932 -t UTF-8)"
-            raise ArticleError(f"{path}: byte {error.start} is not UTF-8; {mend}") from error
+            raise JmedloraError(f"{path}: byte {error.start} is not UTF-8; {mend}") from error
         yield Article(path.relative_to(folder).as_posix(), text)
 
 
@@ -81,20 +78,20 @@ def _read_lines(path: Path) -> Iterator[Article]:
             where = f"{path}:{number}"
             for name in ("id", "text"):
                 if name not in row:
-                    raise ArticleError(f'{where}: field {name!r} is missing; a line is {{"id": ..., "text": ..., "title": ...}}')
+                    raise JmedloraError(f'{where}: field {name!r} is missing; a line is {{"id": ..., "text": ..., "title": ...}}')
             if isinstance(row["id"], bool) or not isinstance(row["id"], str | int) or not str(row["id"]).strip():
-                raise ArticleError(f"{where}: field 'id' must be a text or a whole number, found {row['id']!r}")
+                raise JmedloraError(f"{where}: field 'id' must be a text or a whole number, found {row['id']!r}")
             for name in ("text", "title"):
                 if not isinstance(row.get(name, ""), str):
-                    raise ArticleError(f"{where}: field {name!r} must be a text, found {type(row[name]).__name__}")
+                    raise JmedloraError(f"{where}: field {name!r} must be a text, found {type(row[name]).__name__}")
             key = str(row["id"])
             if key in lines:
-                raise ArticleError(f"{where}: id {key!r} stands in line {lines[key]} too; ids must differ")
+                raise JmedloraError(f"{where}: id {key!r} stands in line {lines[key]} too; ids must differ")
             lines[key] = number
             yield Article(key, row["text"], row.get("title", ""))
     except (RecordError, UnicodeDecodeError) as error:
         where = "" if isinstance(error, RecordError) else f"{path}: not UTF-8; "
-        raise ArticleError(f"parameter articles_path: {where}{error}") from error
+        raise JmedloraError(f"parameter articles_path: {where}{error}") from error
 
 
 def split_text(text: str, limit: int) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import sha256_text, write_jsonl, write_text
 
 if TYPE_CHECKING:
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 LANGUAGES = ("ja", "en")
 
 Row = dict[str, Any]
-
-
-class CurationError(ValueError):
-    """A setting of the filters or the split that is not allowed; names the parameter and the mend."""
 
 
 @dataclass
@@ -51,11 +48,11 @@ def filter_records(records: Sequence[Row], language: str = "ja", min_chars: int 
         Kept records, unaltered and in order; dropped ones with their `reason`.
     """
     if language not in ("", *LANGUAGES):
-        raise CurationError(f"parameter language is {language!r}; it must be one of {', '.join(LANGUAGES)} or empty")
+        raise JmedloraError(f"parameter language is {language!r}; it must be one of {', '.join(LANGUAGES)} or empty")
     if not 0 < min_chars <= max_chars:
-        raise CurationError(f"parameters min_chars and max_chars are {min_chars} and {max_chars}; 0 < min_chars <= max_chars must hold")
+        raise JmedloraError(f"parameters min_chars and max_chars are {min_chars} and {max_chars}; 0 < min_chars <= max_chars must hold")
     if not 0 < near <= 1:
-        raise CurationError(f"parameter near is {near}; it must be above 0 and at most 1")
+        raise JmedloraError(f"parameter near is {near}; it must be above 0 and at most 1")
     result, fit = Filtered(), []
     for record in records:
         if reason := _unfit(record, language, min_chars, max_chars):
@@ -149,15 +146,15 @@ def split_by_article(records: Sequence[Row], heldout_share: float = 0.1, seed: i
         Training and held-out records, each in their order.
 
     Raises:
-        CurationError: The share is not within 0 and 1, or one side would stay empty.
+        JmedloraError: The share is not within 0 and 1, or one side would stay empty.
     """
     if not 0 <= heldout_share < 1:
-        raise CurationError(f"parameter heldout_share is {heldout_share}; it must be at least 0 and below 1")
+        raise JmedloraError(f"parameter heldout_share is {heldout_share}; it must be at least 0 and below 1")
     articles = sorted({r["article"] for r in records}, key=lambda article: sha256_text(f"{seed}\n{article}"))
     count = max(round(heldout_share * len(articles)), 1) if heldout_share else 0
     if count >= len(articles) and articles:
         why = f"only {len(articles)} article(s) have a record left after dropping repetitions and the rest, too few to hold one out"
-        raise CurationError(f"parameter heldout_share: {why}; add articles, take a model that writes better, or set it to 0")
+        raise JmedloraError(f"parameter heldout_share: {why}; add articles, take a model that writes better, or set it to 0")
     chosen = set(articles[:count])
     return [r for r in records if r["article"] not in chosen], [r for r in records if r["article"] in chosen]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import fetch
 from jmedlora_utils.data.exams import (
     EXCLUSIONS,
-    ExamError,
     Question,
     errata,
     load_igakuqa,
@@ -59,13 +59,13 @@ def collect(workspace: paths.Workspace, exams: Sequence[str], years: Sequence[in
             there is left out with a notice.
 
     Raises:
-        ExamError: An exam or `on_missing` is unknown, or an exam is missing or malformed.
-        fetch.FetchError: A file was changed, or is missing and cannot be downloaded.
+        JmedloraError: An exam or `on_missing` is unknown, or an exam is missing or malformed.
+        JmedloraError: A file was changed, or is missing and cannot be downloaded.
     """
     if unknown := sorted(set(exams) - set(EXAMS)):
-        raise ExamError(f"parameter exams names {unknown[0]!r}; known: {', '.join(EXAMS)}")
+        raise JmedloraError(f"parameter exams names {unknown[0]!r}; known: {', '.join(EXAMS)}")
     if on_missing not in ("error", "skip"):
-        raise ExamError(f"parameter on_missing is {on_missing!r}; it takes 'error' or 'skip'")
+        raise JmedloraError(f"parameter on_missing is {on_missing!r}; it takes 'error' or 'skip'")
     found = Collected()
     for exam in exams:
         if exam == "mini":
@@ -82,7 +82,7 @@ def _collect_mini(workspace: paths.Workspace, found: Collected, on_missing: str)
     if not files:
         problem = f"no mini exam below {paths.relative(workspace.data / 'exams')}; run notebook 10_prepare_instructions first"
         if on_missing == "error":
-            raise ExamError(problem)
+            raise JmedloraError(problem)
         found.notices.append(problem)
     for path in files:
         if path.stem.endswith(SHOTS):
@@ -101,7 +101,7 @@ def _collect_real(exam: str, years: Sequence[int], language: str, found: Collect
     # JJSIMQA has no worked examples of its own; those of the national examination are no test question of either.
     shots = load_worked_examples(fetched.folder, language if exam == "igakuqa" else "ja")
     if shared := {q.text for q in shots} & {q.text for q in questions}:
-        raise ExamError(f"{name}: a worked example is a test question ({min(shared)[:20]}...); leave it out of the shots")
+        raise JmedloraError(f"{name}: a worked example is a test question ({min(shared)[:20]}...); leave it out of the shots")
     found.shots[name] = shots
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import RecordError, iter_jsonl, write_jsonl
 
 LETTERS = "abcdefghij"
@@ -26,10 +27,6 @@ ALWAYS_RIGHT = frozenset({("igakuqa", "116A71")})
 AMBIGUOUS = {("jjsimqa", "107_64-4"): "four gold answers where the stem asks for one; its authors advise leaving it out"}
 
 EXCLUSIONS = ("image", "free number", "not five choices", "ambiguous gold")
-
-
-class ExamError(ValueError):
-    """A question or an exam file that does not fit the schema; names the file, the line and the mend."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ def read_exam(path: Path) -> list[Question]:
     """Reads an exam in the schema, one question a line.
 
     Raises:
-        ExamError: The file is missing or empty, or a line is no JSON, lacks a field, has an unknown one, a value that
+        JmedloraError: The file is missing or empty, or a line is no JSON, lacks a field, has an unknown one, a value that
             does not fit, or an id that an earlier line has; names the file and the line.
     """
     return list(_unique(((_from_row(row, where), where) for where, row in _rows(Path(path)))))
@@ -127,7 +124,7 @@ def write_exam(path: Path, questions: Iterable[Question]) -> Path:
     """Writes an exam in the schema, whole or not at all.
 
     Raises:
-        ExamError: A question does not fit the schema, or two share an id.
+        JmedloraError: A question does not fit the schema, or two share an id.
     """
     checked = _unique((check(q, f"question {q.id}"), f"question {q.id}") for q in questions)
     return write_jsonl(Path(path), [_to_row(q) for q in checked])
@@ -140,12 +137,12 @@ def check(question: Question, where: str) -> Question:
         where: File and line, for the message.
 
     Raises:
-        ExamError: Names the place, the field and the mend.
+        JmedloraError: Names the place, the field and the mend.
     """
     q, letters = question, set(question.letters)
 
     def refuse(problem: str) -> None:
-        raise ExamError(f"{where}: {problem}")
+        raise JmedloraError(f"{where}: {problem}")
 
     if not q.id.strip():
         refuse("field 'id' is empty; give the question a name")
@@ -192,9 +189,9 @@ def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     try:
         rows = [(f"{path}:{line}", row) for line, row in iter_jsonl(path)]
     except RecordError as error:
-        raise ExamError(str(error)) from error
+        raise JmedloraError(str(error)) from error
     if not rows:
-        raise ExamError(f"{path}: no question in the file; fetch or write it again")
+        raise JmedloraError(f"{path}: no question in the file; fetch or write it again")
     return rows
 
 
@@ -204,7 +201,7 @@ def _unique(questions: Iterable[tuple[Question, str]]) -> list[Question]:
     for question, where in questions:
         key = (question.exam, question.id)
         if key in seen:
-            raise ExamError(f"{where}: id {question.id!r} is already used at {seen[key]}; ids must differ within an exam")
+            raise JmedloraError(f"{where}: id {question.id!r} is already used at {seen[key]}; ids must differ within an exam")
         seen[key] = where
         kept.append(question)
     return kept
@@ -215,16 +212,16 @@ def _from_row(row: Mapping[str, Any], where: str) -> Question:
         if name not in _TYPES:
             near = difflib.get_close_matches(name, _TYPES, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_TYPES)}"
-            raise ExamError(f"{where}: unknown field {name!r}; {hint}")
+            raise JmedloraError(f"{where}: unknown field {name!r}; {hint}")
     for name in _REQUIRED:
         if name not in row:
-            raise ExamError(f"{where}: field {name!r} is missing; add it")
+            raise JmedloraError(f"{where}: field {name!r} is missing; add it")
     for name, value in row.items():
         if not isinstance(value, _TYPES[name]) or (isinstance(value, bool) and bool not in _TYPES[name]):
-            raise ExamError(f"{where}: field {name!r} is {value!r}, expected {' or '.join(t.__name__ for t in _TYPES[name])}")
+            raise JmedloraError(f"{where}: field {name!r} is {value!r}, expected {' or '.join(t.__name__ for t in _TYPES[name])}")
     for name, kind in (("choices", str), ("gold", str), ("prohibited", str), ("breakdown", (int, float))):
         if wrong := [item for item in row.get(name, []) if not isinstance(item, kind)]:
-            raise ExamError(f"{where}: field {name!r} holds {wrong[0]!r}; every item must be a {'text' if kind is str else 'number'}")
+            raise JmedloraError(f"{where}: field {name!r} holds {wrong[0]!r}; every item must be a {'text' if kind is str else 'number'}")
     made = dict(row)
     for name, collect in (("choices", tuple), ("gold", frozenset), ("prohibited", frozenset), ("breakdown", tuple)):
         if name in made:
@@ -257,16 +254,18 @@ def load_igakuqa(data_dir: Path | str, years: Sequence[int], language: str = "ja
         language: `ja` or `en`.
 
     Raises:
-        ExamError: A year has no question file, a line is malformed, or files do not join.
+        JmedloraError: A year has no question file, a line is malformed, or files do not join.
     """
     if language not in LANGUAGES:
-        raise ExamError(f"language {language!r} is not one of {', '.join(LANGUAGES)}")
+        raise JmedloraError(f"language {language!r} is not one of {', '.join(LANGUAGES)}")
     found: list[tuple[Question, str]] = []
     for year in years:
         folder = Path(data_dir) / "IgakuQA" / "data" / str(year)
         files = [p for p in sorted(folder.glob("*-*.jsonl")) if "_" not in p.stem]
         if not files:
-            raise ExamError(f"{folder}: no question file (NNN-S.jsonl); fetch the year or point data_dir at the folder that holds IgakuQA/")
+            raise JmedloraError(
+                f"{folder}: no question file (NNN-S.jsonl); fetch the year or point data_dir at the folder that holds IgakuQA/"
+            )
         for path in files:
             extra = _by_id(path.with_name(f"{path.stem}_metadata.jsonl"), required=False)
             translated = _by_id(path.with_name(f"{path.stem}_translate.jsonl")) if language == "en" else {}
@@ -280,7 +279,7 @@ def load_jjsimqa(data_dir: Path | str) -> list[Question]:
     """Loads the 460 questions of the journal of internal medicine (`JJSIMQA/jjsimqa.jsonl`).
 
     Raises:
-        ExamError: The file is missing or a line is malformed.
+        JmedloraError: The file is missing or a line is malformed.
     """
     found = []
     for where, row in _rows(Path(data_dir) / "JJSIMQA" / "jjsimqa.jsonl"):
@@ -311,21 +310,21 @@ def load_published(data_dir: Path | str, years: Sequence[int], system: str) -> d
         system: One of `SYSTEMS`.
 
     Raises:
-        ExamError: The system is unknown, a year has no answer of it, or an id appears twice.
+        JmedloraError: The system is unknown, a year has no answer of it, or an id appears twice.
     """
     if system not in SYSTEMS:
-        raise ExamError(f"no published system {system!r}; known: {', '.join(SYSTEMS)}")
+        raise JmedloraError(f"no published system {system!r}; known: {', '.join(SYSTEMS)}")
     answers: dict[str, str] = {}
     for year in years:
         folder = Path(data_dir) / "IgakuQA" / "baseline_results" / str(year)
         files = sorted(folder.glob(f"*-?_{system}.jsonl"))
         if not files:
-            raise ExamError(f"{folder}: no answers of {system} (NNN-S_{system}.jsonl); fetch the year or leave the system out")
+            raise JmedloraError(f"{folder}: no answers of {system} (NNN-S_{system}.jsonl); fetch the year or leave the system out")
         for path in files:
             for where, row in _rows(path):
                 _need(row, ("problem_id", "prediction"), where)
                 if row["problem_id"] in answers:
-                    raise ExamError(f"{where}: a second answer of {system} to {row['problem_id']}; keep one")
+                    raise JmedloraError(f"{where}: a second answer of {system} to {row['problem_id']}; keep one")
                 prediction = row["prediction"]
                 answers[row["problem_id"]] = ",".join(prediction) if isinstance(prediction, list) else str(prediction or "")
     return answers
@@ -352,7 +351,7 @@ def load_worked_examples(data_dir: Path | str, language: str = "ja") -> list[Que
     """The three worked examples of the 100th examination that IgakuQA's own prompts use; none is a test question.
 
     Raises:
-        ExamError: The file is missing or a line is malformed.
+        JmedloraError: The file is missing or a line is malformed.
     """
     name = "prompt.jsonl" if language == "ja" else "prompt_translate.jsonl"
     found = []
@@ -395,7 +394,7 @@ def _igakuqa_question(
     rule, number = "all", None
     if not choices:
         if len(row["answer"]) != 1:
-            raise ExamError(f"{where}: {name} has no choices and {len(row['answer'])} answers; a free number has one")
+            raise JmedloraError(f"{where}: {name} has no choices and {len(row['answer'])} answers; a free number has one")
         rule, number = "number", number_through_mask(row["answer"][0], stem, f"{where}: {name}")
     elif any(" or " in a for a in row["answer"]):
         rule, gold = "any", _letters(part for a in row["answer"] for part in a.split(" or "))
@@ -481,7 +480,7 @@ def _by_id(path: Path, required: bool = True) -> dict[str, dict[str, Any]]:
     for where, row in _rows(path):
         _need(row, ("problem_id",), where)
         if row["problem_id"] in found:
-            raise ExamError(f"{where}: {row['problem_id']} appears twice in the file; keep one")
+            raise JmedloraError(f"{where}: {row['problem_id']} appears twice in the file; keep one")
         found[row["problem_id"]] = row
     return found
 
@@ -493,13 +492,13 @@ def _check_join(path: Path, ids: set[str], metadata: Mapping[str, Any], translat
         needed = bool(metadata) if name == "_metadata" else language == "en"
         if needed and (missing := sorted(ids - set(other))):
             mend = "the files are joined by problem_id, fetch both again"
-            raise ExamError(f"{path}: {missing[0]} has no line in {path.stem}{name}.jsonl; {mend}")
+            raise JmedloraError(f"{path}: {missing[0]} has no line in {path.stem}{name}.jsonl; {mend}")
 
 
 def _need(row: Mapping[str, Any], names: Iterable[str], where: str) -> None:
     for name in names:
         if name not in row:
-            raise ExamError(f"{where}: field {name!r} is missing; fetch the file again")
+            raise JmedloraError(f"{where}: field {name!r} is missing; fetch the file again")
 
 
 def _letters(parts: Iterable[str]) -> frozenset[str]:
@@ -519,7 +518,7 @@ def _points(text: Any, where: str) -> float:
     try:
         return float(text)
     except (TypeError, ValueError) as error:
-        raise ExamError(f"{where}: points {text!r} is no number; correct it") from error
+        raise JmedloraError(f"{where}: points {text!r} is no number; correct it") from error
 
 
 def _share(percent: Any) -> float | None:

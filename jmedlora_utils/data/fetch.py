@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import progress
 from jmedlora_utils.core.records import sha256_file
 
@@ -19,10 +20,6 @@ SOURCES = {
 }
 EXAMS = ("igakuqa", "jjsimqa")
 TIMEOUT_SECONDS = 20
-
-
-class FetchError(RuntimeError):
-    """Exam files that are missing, changed or out of reach; names them, their source and the mend."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +63,11 @@ def wanted(exams: Iterable[str], years: Sequence[int] = ()) -> list[str]:
     """Names of the listed files that the exams need, for IgakuQA of the given years.
 
     Raises:
-        FetchError: An exam is not one of `EXAMS`.
+        JmedloraError: An exam is not one of `EXAMS`.
     """
     exams = list(exams)
     if unknown := sorted(set(exams) - set(EXAMS)):
-        raise FetchError(f"no exam {unknown[0]!r} to fetch; known: {', '.join(EXAMS)}")
+        raise JmedloraError(f"no exam {unknown[0]!r} to fetch; known: {', '.join(EXAMS)}")
     below = ["JJSIMQA/"] if "jjsimqa" in exams else []
     if "igakuqa" in exams:
         below += [f"IgakuQA/{part}/{year}/" for part in ("data", "baseline_results") for year in years] + ["IgakuQA/scripts/"]
@@ -97,7 +94,7 @@ def ensure(exams: Iterable[str], years: Sequence[int] = (), data_dir: Path | str
         download: False uses what is there; only a changed file is then refused.
 
     Raises:
-        FetchError: A file was changed, or is missing and cannot be downloaded.
+        JmedloraError: A file was changed, or is missing and cannot be downloaded.
     """
     exams, folder = list(exams), Path(data_dir or paths.exam_data_dir())
     names = wanted(exams, years)
@@ -126,11 +123,11 @@ def verified(parts: Iterable[str], data_dir: Path | str | None = None) -> Path:
         data_dir: Folder that holds `IgakuQA/` and `JJSIMQA/`; None takes `paths.exam_data_dir()`.
 
     Raises:
-        FetchError: A file was changed or is missing.
+        JmedloraError: A file was changed or is missing.
     """
     folder, below = Path(data_dir or paths.exam_data_dir()), tuple(parts)
     if absent := missing(below, folder):
-        raise FetchError(_by_hand(folder, absent, "are not downloaded here; notebook 11 does that"))
+        raise JmedloraError(_by_hand(folder, absent, "are not downloaded here; notebook 11 does that"))
     for name in (name for name in sums() if name.startswith(below)):
         _verify(folder, name)
     return folder
@@ -146,7 +143,7 @@ def _verify(folder: Path, name: str) -> None:
     found = sha256_file(folder / name)
     if found != sums()[name]:
         mend = "delete it and run this again to fetch the published file, or restore your copy"
-        raise FetchError(f"{folder / name}: not the published file (SHA-256 expected {sums()[name]}, found {found}); {mend}")
+        raise JmedloraError(f"{folder / name}: not the published file (SHA-256 expected {sums()[name]}, found {found}); {mend}")
 
 
 def _download(folder: Path, missing: Sequence[str]) -> None:
@@ -161,9 +158,9 @@ def _download(folder: Path, missing: Sequence[str]) -> None:
             pooch.retrieve(url_of(name), known_hash=sums()[name], path=target.parent, fname=target.name, downloader=getter)
         except (requests.RequestException, OSError) as error:
             why = f"could not be downloaded ({type(error).__name__})"
-            raise FetchError(_by_hand(folder, missing[missing.index(name) :], why)) from error
+            raise JmedloraError(_by_hand(folder, missing[missing.index(name) :], why)) from error
         except ValueError as error:
-            raise FetchError(f"{url_of(name)}: what came is not the published file, nothing was kept ({error})") from error
+            raise JmedloraError(f"{url_of(name)}: what came is not the published file, nothing was kept ({error})") from error
 
 
 def _by_hand(folder: Path, missing: Sequence[str], why: str) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import progress
 from jmedlora_utils.core.records import sha256_text, write_text
 from jmedlora_utils.data.articles import Article, split_text
@@ -55,10 +56,6 @@ Write {n} pairs of a question and its answer from the text below.
 {text}
 """,
 }
-
-
-class InstructionError(ValueError):
-    """Settings or an endpoint that cannot be used as asked; names the parameter and the mend."""
 
 
 @dataclass(frozen=True)
@@ -105,20 +102,20 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         if not self.generator.strip():
-            raise InstructionError(
+            raise JmedloraError(
                 "parameter generator is empty; give the name of the model as the endpoint lists it. The paper's records are "
                 "not public, so records come from your own articles: book/own_articles.md shows how"
             )
         if self.language not in PROMPTS:
-            raise InstructionError(f"parameter language is {self.language!r}; it must be one of {', '.join(PROMPTS)}")
+            raise JmedloraError(f"parameter language is {self.language!r}; it must be one of {', '.join(PROMPTS)}")
         for name in ("pairs_per_article", "max_text_chars", "max_tokens", "concurrency", "timeout_seconds"):
             if not getattr(self, name) > 0:
-                raise InstructionError(f"parameter {name} is {getattr(self, name)}; it must be above 0")
+                raise JmedloraError(f"parameter {name} is {getattr(self, name)}; it must be above 0")
         for name in ("temperature", "max_retries", "price_in", "price_out", "max_cost"):
             if not getattr(self, name) >= 0:
-                raise InstructionError(f"parameter {name} is {getattr(self, name)}; it must not be below 0")
+                raise JmedloraError(f"parameter {name} is {getattr(self, name)}; it must not be below 0")
         if self.max_cost and not (self.price_in or self.price_out):
-            raise InstructionError("parameter max_cost needs the prices; set price_in and price_out, per million tokens")
+            raise JmedloraError("parameter max_cost needs the prices; set price_in and price_out, per million tokens")
 
     def cost(self, prompt_tokens: int, answer_tokens: int) -> float:
         """Price of these tokens, in the currency of the prices."""
@@ -201,7 +198,7 @@ def generate(articles: Sequence[Article], settings: GenerationSettings, cache_di
     there is not asked again. The files hold the prompts, so they are as confidential as the articles.
 
     Raises:
-        InstructionError: The address is remote without `allow_remote`; the endpoint does not answer, wants a key, does
+        JmedloraError: The address is remote without `allow_remote`; the endpoint does not answer, wants a key, does
             not know the model or speaks another language; `max_cost` is reached; or, unless `allow_failed`, texts are
             left without an answer after everything else was done. What was answered is kept in every case.
     """
@@ -224,7 +221,7 @@ def generate(articles: Sequence[Article], settings: GenerationSettings, cache_di
         generated.cost += generated.cost_now
     if generated.failed and not settings.allow_failed:
         first = generated.failed[0]
-        raise InstructionError(
+        raise JmedloraError(
             f"{len(generated.failed)} of {len(texts)} texts have no answer, the first is article {first['article']!r} "
             f"({first['reason']}); run again to ask only for these, lower max_text_chars or concurrency, or set allow_failed"
         )
@@ -240,7 +237,7 @@ def open_client(settings: GenerationSettings) -> openai.OpenAI:
     Proxies of the environment and redirects are ignored for a local endpoint: both could carry a text away.
 
     Raises:
-        InstructionError: The address is no http address, is remote without `allow_remote`, or the key is missing.
+        JmedloraError: The address is no http address, is remote without `allow_remote`, or the key is missing.
     """
     import openai
 
@@ -248,9 +245,7 @@ def open_client(settings: GenerationSettings) -> openai.OpenAI:
     if settings.api_key_variable:
         key = os.environ.get(settings.api_key_variable, "")
         if not key:
-            raise InstructionError(
-                f"parameter api_key_variable: the environment variable {settings.api_key_variable} is not set or is empty"
-            )
+            raise JmedloraError(f"parameter api_key_variable: the environment variable {settings.api_key_variable} is not set or is empty")
     local = {} if settings.allow_remote else {"trust_env": False}
     client = openai.OpenAI(
         base_url=settings.endpoint,
@@ -261,9 +256,9 @@ def open_client(settings: GenerationSettings) -> openai.OpenAI:
     )
     host = client.base_url.host
     if client.base_url.scheme not in ("http", "https") or not host:
-        raise InstructionError(f"parameter endpoint: {settings.endpoint!r} is no address such as http://localhost:8000/v1")
+        raise JmedloraError(f"parameter endpoint: {settings.endpoint!r} is no address such as http://localhost:8000/v1")
     if not settings.allow_remote and not _is_loopback(host):
-        raise InstructionError(
+        raise JmedloraError(
             f"parameter endpoint: {host} is not this machine, and the articles would be sent there; "
             "use a local server, or set allow_remote where that is permitted"
         )
@@ -308,8 +303,8 @@ def _kept(texts: Iterable[Text], settings: GenerationSettings, cache_dir: Path) 
         if path.is_file():
             try:
                 replies[text] = _read_body(json.loads(path.read_text(encoding="utf-8"))["body"])
-            except (json.JSONDecodeError, KeyError, TypeError, InstructionError) as error:
-                raise InstructionError(f"{path}: not a kept answer ({error}); delete the file and run again") from error
+            except (json.JSONDecodeError, KeyError, TypeError, JmedloraError) as error:
+                raise JmedloraError(f"{path}: not a kept answer ({error}); delete the file and run again") from error
     return replies
 
 
@@ -317,7 +312,7 @@ def _read_body(body: str) -> Reply:
     """Reads the body of a chat completion.
 
     Raises:
-        InstructionError: It is not one.
+        JmedloraError: It is not one.
     """
     try:
         raw = json.loads(body)
@@ -326,9 +321,9 @@ def _read_body(body: str) -> Reply:
         usage = raw.get("usage") or {}
         reply = Reply(content, str(choice.get("finish_reason")), usage.get("prompt_tokens"), usage.get("completion_tokens"))
     except (json.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise InstructionError(f"not a chat completion: {body[:200]!r}") from error
+        raise JmedloraError(f"not a chat completion: {body[:200]!r}") from error
     if not isinstance(content, str):
-        raise InstructionError(f"not a chat completion with text: {body[:200]!r}")
+        raise JmedloraError(f"not a chat completion with text: {body[:200]!r}")
     return reply
 
 
@@ -360,25 +355,25 @@ def _greet(client: openai.OpenAI, settings: GenerationSettings) -> None:
         pass  # not every server lists its models
 
 
-def _fatal(client: openai.OpenAI, settings: GenerationSettings, error: openai.APIError) -> InstructionError:
+def _fatal(client: openai.OpenAI, settings: GenerationSettings, error: openai.APIError) -> JmedloraError:
     """The error for a problem that every further request would meet."""
     import openai
 
     where = f"parameter endpoint: {settings.endpoint}"
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         mend = "put the key into an environment variable and name it in api_key_variable"
-        return InstructionError(f"{where} asks for an API key or refuses the one given ({error.status_code}); {mend}")
+        return JmedloraError(f"{where} asks for an API key or refuses the one given ({error.status_code}); {mend}")
     if isinstance(error, openai.NotFoundError):
         try:
             offered = ", ".join(model.id for model in client.with_options(max_retries=0).models.list())
         except openai.APIError:
             offered = ""
         mend = f"it offers: {offered}" if offered else "check the name, and that the address ends in /v1"
-        return InstructionError(f"parameter generator: {settings.endpoint} knows no model {settings.generator!r} (404); {mend}")
+        return JmedloraError(f"parameter generator: {settings.endpoint} knows no model {settings.generator!r} (404); {mend}")
     if isinstance(error, openai.APIStatusError):
-        return InstructionError(f"{where} answers with status {error.status_code}; check the address")
+        return JmedloraError(f"{where} answers with status {error.status_code}; check the address")
     mend = "start the server or correct the address; what was answered is kept"
-    return InstructionError(f"{where} cannot be reached ({error.__cause__ or error}); {mend}")
+    return JmedloraError(f"{where} cannot be reached ({error.__cause__ or error}); {mend}")
 
 
 def _ask_all(
@@ -397,7 +392,7 @@ def _ask_all(
                 reserved += worst
                 running[pool.submit(_ask, client, text, settings, cache_dir)] = text
             if not running:
-                raise InstructionError(
+                raise JmedloraError(
                     f"parameter max_cost: {spent:.4f} is spent, and the next answer could pass {settings.max_cost}; "
                     f"{len(waiting)} texts are left; raise max_cost and run again, what was answered is kept"
                 )
@@ -411,7 +406,7 @@ def _ask_all(
                 else:
                     failed += 1
                 if failed >= GIVE_UP_AFTER and not answered:
-                    raise InstructionError(f"parameter endpoint: {settings.endpoint} failed on the first {failed} texts ({answer})")
+                    raise JmedloraError(f"parameter endpoint: {settings.endpoint} failed on the first {failed} texts ({answer})")
                 yield text, answer
 
 
@@ -434,8 +429,8 @@ def _ask(client: openai.OpenAI, text: Text, settings: GenerationSettings, cache_
         raise _fatal(client, settings, error) from error
     try:
         reply = _read_body(body)
-    except InstructionError as error:
-        raise InstructionError(f"parameter endpoint: {settings.endpoint} sent {error}; does the address end in /v1?") from error
+    except JmedloraError as error:
+        raise JmedloraError(f"parameter endpoint: {settings.endpoint} sent {error}; does the address end in /v1?") from error
     kept = {"article": text.article, "part": text.part, "endpoint": settings.endpoint, "request": request, "body": body}
     write_text(_cache_path(text, settings, cache_dir), json.dumps(kept, ensure_ascii=False) + "\n")
     return reply

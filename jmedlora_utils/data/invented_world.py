@@ -44,6 +44,7 @@ from typing import Any
 
 import pandas as pd
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.paths import Workspace
 from jmedlora_utils.core.records import Meter, Record, sha256_file, write_jsonl, write_text
 from jmedlora_utils.data import prompts
@@ -61,10 +62,6 @@ RANDOM_UP_TO = 0.4
 LOTS = (1, 2)  # of clinical questions answered by lot: weights of those with one answer and with two
 FORMS = {"statement": 0.25, "free": 0.4, "exam": 0.25, "exam_1shot": 0.1}
 PAIRS_PER_ARTICLE = 15  # the paper asks for 15 question/answer pairs per text
-
-
-class WorldError(ValueError):
-    """World settings that cannot be met; names the parameter and the mend."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +89,18 @@ class WorldSettings:
 
     def __post_init__(self) -> None:
         if self.towns % 3 or not 6 <= self.towns <= 60:
-            raise WorldError(f"towns = {self.towns}: takes a multiple of 3 from 6 to 60, so that the taught half is balanced")
+            raise JmedloraError(f"towns = {self.towns}: takes a multiple of 3 from 6 to 60, so that the taught half is balanced")
         if self.answers < N_CHOICES or self.towns % self.answers:
-            raise WorldError(f"answers = {self.answers}: takes a divisor of towns ({self.towns}) of at least {N_CHOICES}")
+            raise JmedloraError(f"answers = {self.answers}: takes a divisor of towns ({self.towns}) of at least {N_CHOICES}")
         if self.people % 4 or not 4 <= self.people <= 80:
-            raise WorldError(f"people = {self.people}: takes a multiple of 4 from 4 to 80")
+            raise JmedloraError(f"people = {self.people}: takes a multiple of 4 from 4 to 80")
         if not 1 <= self.phrasings <= 4:
-            raise WorldError(f"phrasings = {self.phrasings}: takes 1 to 4")
+            raise JmedloraError(f"phrasings = {self.phrasings}: takes 1 to 4")
         if self.choice_pairs < 0:
-            raise WorldError(f"choice_pairs = {self.choice_pairs}: takes 0 or more")
+            raise JmedloraError(f"choice_pairs = {self.choice_pairs}: takes 0 or more")
         most = 2 * (self.towns + self.people) * 9 // 10  # the rest is left for worked examples
         if not 1 <= self.general_questions <= most:
-            raise WorldError(f"general_questions = {self.general_questions}: takes 1 to {most}, nine tenths of the general facts")
+            raise JmedloraError(f"general_questions = {self.general_questions}: takes 1 to {most}, nine tenths of the general facts")
 
 
 @dataclass(frozen=True)
@@ -643,10 +640,10 @@ def require_source(source: str) -> None:
     """Refuses a source of articles that is not known.
 
     Raises:
-        WorldError: Names it and those that are.
+        JmedloraError: Names it and those that are.
     """
     if source not in SOURCES:
-        raise WorldError(f"source is {source!r}; it takes {', '.join(SOURCES)}")
+        raise JmedloraError(f"source is {source!r}; it takes {', '.join(SOURCES)}")
 
 
 def exam_counts(exams: dict[str, list[Question]]) -> pd.DataFrame:
@@ -680,11 +677,11 @@ def read_world(workspace: Workspace) -> World:
     """The world whose settings `write_world` left in a workspace.
 
     Raises:
-        WorldError: There is none.
+        JmedloraError: There is none.
     """
     path = workspace.data / "world.json"
     if not path.is_file():
-        raise WorldError(f"{path}: no such file; run notebook 10 with source 'toyworld' first")
+        raise JmedloraError(f"{path}: no such file; run notebook 10 with source 'toyworld' first")
     return make_world(WorldSettings(**json.loads(path.read_text(encoding="utf-8"))))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, write_jsonl
 from jmedlora_utils.data import contamination, curation, exam_files
 from jmedlora_utils.data.articles import Article, load_articles
@@ -108,7 +109,7 @@ def prepare(
         cache_dir: Where answers are kept; by default one folder for all presets and seeds, `runs/generated/`.
 
     Raises:
-        ArticleError, InstructionError, CurationError: See the steps; also if no record is left.
+        JmedloraError: See the steps; also if no record is left.
     """
     articles, counts = load_articles(path)
     generated = generate(articles, generation, cache_dir or paths.runs_root() / "generated")
@@ -116,7 +117,7 @@ def prepare(
     report = contamination.check(filtered.kept, exams)
     clean, leaked = contamination.enforce(filtered.kept, report)
     if not clean:
-        raise curation.CurationError(
+        raise JmedloraError(
             f"no record is left of {len(generated.records)} pairs and {len(generated.rejects)} rejects from {len(articles)} articles: "
             f"{dict(Counter(r['reason'] for r in [*generated.rejects, *filtered.dropped]))}, {len(leaked)} shared text with an exam; "
             "a model that follows instructions better, or other limits, will help"

@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import sha256_text
 from jmedlora_utils.data.exams import LETTERS, Question
 
 SEPARATOR = "、"
 TOO_LONG = ("error", "exclude")
-
-
-class PromptError(ValueError):
-    """A prompt that cannot be built, or does not fit; names the question or the template and the mend."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +66,10 @@ def get_template(name: str) -> Template:
     """The template of that name.
 
     Raises:
-        PromptError: There is none.
+        JmedloraError: There is none.
     """
     if name not in TEMPLATES:
-        raise PromptError(f"no template {name!r}; known: {', '.join(TEMPLATES)}")
+        raise JmedloraError(f"no template {name!r}; known: {', '.join(TEMPLATES)}")
     return TEMPLATES[name]
 
 
@@ -114,7 +111,7 @@ def build_exam_prompt(question: Question, template: str, shots: Sequence[Questio
         tokenizer: Needed by `chat` alone.
 
     Raises:
-        PromptError: A worked example is the question itself, by id or by text.
+        JmedloraError: A worked example is the question itself, by id or by text.
     """
     check_shots(shots, [question])
     note = get_template(template).exam_note
@@ -134,7 +131,7 @@ def pick_shots(pool: Sequence[Question], k: int, questions: Sequence[Question], 
     The draw depends on the pool's order and the seed only, so every question of an exam sees the same examples.
 
     Raises:
-        PromptError: The pool has fewer than `k` questions that are not in the test.
+        JmedloraError: The pool has fewer than `k` questions that are not in the test.
     """
     ids = {(q.exam, q.id) for q in questions}
     texts = {_plain(q.text) for q in questions}
@@ -143,7 +140,7 @@ def pick_shots(pool: Sequence[Question], k: int, questions: Sequence[Question], 
         if (q.exam, q.id) not in ids and _plain(q.text) not in texts and q.gold and q.text_only and q.rule == "all":
             free.setdefault(_plain(q.text), q)
     if len(free) < k:
-        raise PromptError(
+        raise JmedloraError(
             f"{k} worked examples wanted, {len(free)} of {len(pool)} in the pool are not test questions; give a larger shot pool"
         )
     shots = random.Random(seed).sample(list(free.values()), k)
@@ -155,13 +152,13 @@ def check_shots(shots: Sequence[Question], questions: Sequence[Question]) -> Non
     """Asserts that no worked example is a test question, by id or by text.
 
     Raises:
-        PromptError: Names the worked example.
+        JmedloraError: Names the worked example.
     """
     ids = {(q.exam, q.id) for q in questions}
     texts = {_plain(q.text) for q in questions}
     for shot in shots:
         if (shot.exam, shot.id) in ids or _plain(shot.text) in texts:
-            raise PromptError(f"worked example {shot.exam}/{shot.id} is itself a test question; take another one")
+            raise JmedloraError(f"worked example {shot.exam}/{shot.id} is itself a test question; take another one")
 
 
 @lru_cache(maxsize=8)
@@ -206,10 +203,10 @@ def encode_example(tokenizer: Any, prompt: str, response: str) -> Example:
     would span the boundary, the response is encoded alone.
 
     Raises:
-        PromptError: The tokenizer has no EOS token.
+        JmedloraError: The tokenizer has no EOS token.
     """
     if tokenizer.eos_token_id is None:
-        raise PromptError("the tokenizer has no EOS token, so the end of an answer cannot be learned; set tokenizer.eos_token")
+        raise JmedloraError("the tokenizer has no EOS token, so the end of an answer cannot be learned; set tokenizer.eos_token")
     head = encode_prompt(tokenizer, prompt)
     both = encode_prompt(tokenizer, prompt + response)
     joint = both[: len(head)] == head
@@ -232,15 +229,15 @@ def encode_prompts(
         Id to token ids of the prompts that fit, and id to token count of those left out.
 
     Raises:
-        PromptError: A prompt is too long and `too_long` is `error`; names question, count, limit and mend.
+        JmedloraError: A prompt is too long and `too_long` is `error`; names question, count, limit and mend.
     """
     if too_long not in TOO_LONG:
-        raise PromptError(f"too_long is {too_long!r}; it takes {' or '.join(TOO_LONG)}")
+        raise JmedloraError(f"too_long is {too_long!r}; it takes {' or '.join(TOO_LONG)}")
     encoded = {key: encode_prompt(tokenizer, text) for key, text in prompts.items()}
     excluded = {key: len(ids) for key, ids in encoded.items() if len(ids) > limit}
     if excluded and too_long == "error":
         key = max(excluded, key=excluded.__getitem__)
-        raise PromptError(
+        raise JmedloraError(
             f"question {key}: its prompt has {excluded[key]} tokens, the limit is {limit} "
             f"({len(excluded)} of {len(prompts)} prompts are too long); "
             "use fewer shots, a longer max_length, or too_long='exclude', which leaves them out and counts them"
@@ -257,7 +254,7 @@ def _render(template: str, turns: Sequence[tuple[str, str]], answers: Sequence[s
         done = "".join(turn + answer + form.between for turn, answer in zip(asked, answers, strict=False))
         return opening + done + asked[-1]
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
-        raise PromptError("template 'chat' needs a tokenizer with a chat template; use 'alpaca_ja' for a base model")
+        raise JmedloraError("template 'chat' needs a tokenizer with a chat template; use 'alpaca_ja' for a base model")
     messages = []
     for turn, answer in zip(asked, [*answers, None], strict=True):
         messages.append({"role": "user", "content": turn})

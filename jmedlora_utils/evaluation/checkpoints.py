@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.evaluation import generation
-from jmedlora_utils.evaluation.settings import EvalSettings, EvaluationError
+from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import loading, registry
 from jmedlora_utils.models.registry import ModelEntry
 from jmedlora_utils.tuning import training
@@ -42,7 +43,7 @@ class Subject:
         """Finds base and checkpoints, without loading anything.
 
         Raises:
-            EvaluationError: A step has no checkpoint, the run was tuned on another base, or it has no adapter where one is needed.
+            JmedloraError: A step has no checkpoint, the run was tuned on another base, or it has no adapter where one is needed.
         """
         base = loading.find_base(settings.base, workspace)
         method, weights = "", {}
@@ -51,13 +52,13 @@ class Subject:
         if settings.adapter and (run / "run.json").is_file():
             tuned = json.loads((run / "run.json").read_text(encoding="utf-8"))["settings"]
             if tuned["base"] != settings.base:
-                raise EvaluationError(
+                raise JmedloraError(
                     f"run {settings.adapter!r} was tuned on base {tuned['base']!r}, not on {settings.base!r}; set base to it"
                 )
             method = tuned["method"]
             there = training.kept_checkpoints(run)
             if missing := [s for s in steps if s not in there]:
-                raise EvaluationError(
+                raise JmedloraError(
                     f"run {settings.adapter!r} has no checkpoint for step {missing[0]}; it has {', '.join(map(str, there))}"
                 )
             weights = {s: str(there[s]) for s in steps}
@@ -65,14 +66,14 @@ class Subject:
                 base = loading.find_base(str(run / "base"))
         elif settings.adapter:
             if len(steps) > 1:
-                raise EvaluationError(
+                raise JmedloraError(
                     f"{settings.adapter!r} is one adapter, not a run of this workspace: steps {steps} must name one step and 0"
                 )
             entry = loading.find_adapter(settings.adapter)
             check_base(entry, base)
             method, weights = "lora", {s: entry.pinned for s in steps}
         if method == "full" and (settings.adapter_mode == "merged" or settings.backend == "vllm"):
-            raise EvaluationError(
+            raise JmedloraError(
                 f"run {settings.adapter!r} tuned the whole model, so there is no adapter to merge or to hand to vLLM; "
                 "use adapter_mode='unmerged' and backend='transformers', or give a checkpoint's folder as base"
             )
@@ -118,12 +119,12 @@ class Loader:
             probe: Token ids of a prompt on which the model must differ from its base.
 
         Raises:
-            EvaluationError: It does not differ: the adapter is not applied, was never trained, or merging rounded it away.
+            JmedloraError: It does not differ: the adapter is not applied, was never trained, or merging rounded it away.
         """
         if step == self.step:
             return
         if step < self.step:
-            raise EvaluationError(f"step {step} is asked after step {self.step}, whose adapter is in the base; ask steps in rising order")
+            raise JmedloraError(f"step {step} is asked after step {self.step}, whose adapter is in the base; ask steps in rising order")
         self.model = None
         if not step:
             self.model = self._base = self._load(self.subject.base)
@@ -178,11 +179,11 @@ def check_differs(step: int, plain: Any, tuned: Any) -> float:
     """Largest difference between the logits of a tuned model and of its base.
 
     Raises:
-        EvaluationError: There is none.
+        JmedloraError: There is none.
     """
     difference = float((tuned - plain).abs().max())
     if difference == 0.0:
-        raise EvaluationError(f"step {step}: its outputs equal the base's exactly, so the adapter is not applied or was never trained")
+        raise JmedloraError(f"step {step}: its outputs equal the base's exactly, so the adapter is not applied or was never trained")
     return difference
 
 
@@ -192,10 +193,10 @@ def check_base(adapter: ModelEntry, base: ModelEntry) -> None:
     What the registry does not know, such as an adapter of the hub that it does not list, is not refused.
 
     Raises:
-        EvaluationError: The registry names another base for the adapter.
+        JmedloraError: The registry names another base for the adapter.
     """
     if adapter.base != base.name and {adapter.base, base.name} <= set(registry.entries()):
-        raise EvaluationError(f"adapter {adapter.name!r} was tuned on base {adapter.base!r}, not on {base.name!r}; set base to it")
+        raise JmedloraError(f"adapter {adapter.name!r} was tuned on base {adapter.base!r}, not on {base.name!r}; set base to it")
 
 
 def _weights_key(location: str) -> str:

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jmedlora_utils.analysis import tables
-from jmedlora_utils.core import paths, statistics
+from jmedlora_utils.core import formatting, paths, statistics
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import progress
 from jmedlora_utils.core.records import Meter, Record, read_jsonl, read_record, sha256_file, sha256_text, write_record
 from jmedlora_utils.data import exams, fetch, prompts
@@ -18,7 +18,7 @@ from jmedlora_utils.data.exams import Question
 from jmedlora_utils.evaluation import generation, likelihood, metrics, shards, shuffling
 from jmedlora_utils.evaluation.checkpoints import Loader, Source, Subject
 from jmedlora_utils.evaluation.costs import Ledger, sum_costs
-from jmedlora_utils.evaluation.settings import EvalSettings, EvaluationError
+from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import loading
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ def load_exam(name: str, workspace: paths.Workspace) -> tuple[list[Question], di
         workspace: Where prepared exams lie.
 
     Raises:
-        EvaluationError: There is no such exam.
-        exams.ExamError: Its file is missing or malformed.
-        fetch.FetchError: A published file is missing or was changed.
+        JmedloraError: There is no such exam.
+        JmedloraError: Its file is missing or malformed.
+        JmedloraError: A published file is missing or was changed.
     """
     file = workspace.data / "exams" / f"{name}.jsonl"
     if file.is_file():
@@ -84,7 +84,7 @@ def load_exam(name: str, workspace: paths.Workspace) -> tuple[list[Question], di
         asked = range(int(years[0]), int(years[-1]) + 1)
         return exams.select_text_five(exams.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in asked), asked))
     there = ", ".join(sorted(p.stem for p in (workspace.data / "exams").glob("*.jsonl"))) or "none; run notebook 10 or 11 first"
-    raise EvaluationError(f"no exam {name!r}; prepared: {there}; always: jjsimqa, igakuqa_<year>, igakuqa_<first>_<last>")
+    raise JmedloraError(f"no exam {name!r}; prepared: {there}; always: jjsimqa, igakuqa_<year>, igakuqa_<first>_<last>")
 
 
 def shot_pool(exam: str, workspace: paths.Workspace, language: str = "ja") -> list[Question]:
@@ -94,8 +94,8 @@ def shot_pool(exam: str, workspace: paths.Workspace, language: str = "ja") -> li
     the three of the 100th examination in IgakuQA, in the exam's language.
 
     Raises:
-        exams.ExamError: The pool is malformed, or the mini world has none.
-        fetch.FetchError: A published file is missing or was changed.
+        JmedloraError: The pool is malformed, or the mini world has none.
+        JmedloraError: A published file is missing or was changed.
     """
     folder = workspace.data / "exams"
     own = folder / f"{exam}_shots.jsonl"
@@ -121,12 +121,12 @@ def prepare(
         pool: Worked examples to draw from; `shot_pool` by default.
 
     Raises:
-        prompts.PromptError: A prompt does not fit, or the pool has too few examples.
+        JmedloraError: A prompt does not fit, or the pool has too few examples.
     """
     questions, excluded = load_exam(exam, workspace)
     questions = [shuffling.shuffle_choices(q, settings.shuffle_choices) for q in questions[: settings.limit or None]]
     if not questions:
-        raise EvaluationError(f"exam {exam!r} has no question that a text model can be asked")
+        raise JmedloraError(f"exam {exam!r} has no question that a text model can be asked")
     shots: list[Question] = []
     if n_shots:
         pool = pool or shot_pool(exam, workspace, questions[0].language)
@@ -136,7 +136,7 @@ def prepare(
     encoded, long = prompts.encode_prompts(tokenizer, texts, context - budget, settings.too_long)
     asked = tuple(Asked(q, texts[q.id], tuple(encoded[q.id])) for q in questions if q.id in encoded)
     if not asked:
-        raise EvaluationError(f"exam {exam!r}: no prompt fits into {context} tokens; use fewer shots or a model with a longer context")
+        raise JmedloraError(f"exam {exam!r}: no prompt fits into {context} tokens; use fewer shots or a model with a longer context")
     return Paper(exam, tuple(s.id for s in shots), asked, excluded | {"prompt too long": len(long)}, budget)
 
 
@@ -167,11 +167,11 @@ def part_of(paper: Paper, keys: Sequence[str], settings: EvalSettings) -> Part:
     """The part of a paper that `settings` asks for.
 
     Raises:
-        EvaluationError: There are more shards than batches.
+        JmedloraError: There are more shards than batches.
     """
     batches = generation.sorted_batches([len(a.ids) for a in paper.asked], settings.batch_size)
     if len(batches) < settings.num_shards:
-        raise EvaluationError(
+        raise JmedloraError(
             f"num_shards is {settings.num_shards}, but {paper.exam!r} has only {len(batches)} batches of {settings.batch_size} "
             f"(a shard asks whole batches); lower num_shards or batch_size"
         )
@@ -289,8 +289,8 @@ def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace, 
         variant_of: Name of the run whose weights these are, loaded in another way; see `variants`.
 
     Raises:
-        EvaluationError: A step has no checkpoint, or the adapter changes nothing.
-        loading.ModelError, prompts.PromptError, exams.ExamError: Base, prompt or exam cannot be used.
+        JmedloraError: A step has no checkpoint, or the adapter changes nothing.
+        JmedloraError: Base, prompt or exam cannot be used.
     """
     subject = Subject.find(settings, workspace)
     if settings.quantisation == "auto":
@@ -567,10 +567,10 @@ def accuracy_table(records: Sequence[Record], workspace: paths.Workspace, scorer
     frame = results_frame(records)
     frame = frame[(frame["scorer"] == scorer) & (frame["metric"] == "accuracy")].sort_values("shots", kind="stable")
     names = list(dict.fromkeys(r.config["exam"] for r in records))
-    shown = [tables.percent(*row) for row in frame[["value", "low", "high"]].itertuples(index=False)]
+    shown = [formatting.percent(*row) for row in frame[["value", "low", "high"]].itertuples(index=False)]
     frame = frame.assign(shown=shown, answers=[f"model, {n}-shot" for n in frame["shots"]])
     known = baseline_frame(records, workspace)
-    known = known[known["scorer"] == scorer].assign(shown=lambda found: found["accuracy"].map(tables.percent))
+    known = known[known["scorer"] == scorer].assign(shown=lambda found: found["accuracy"].map(formatting.percent))
     frame = pd.concat([frame, known.merge(frame[["step"]].drop_duplicates(), how="cross")])
     # Where an exam has sections, the whole of it mixes what must be told apart.
     frame = frame[(frame["group"] != "all") | (frame.groupby("exam")["group"].transform("nunique") == 1)]
@@ -603,7 +603,7 @@ def scorer_table(records: Sequence[Record], workspace: paths.Workspace) -> pd.Da
 
 
 def _scorer_row(about: dict[str, Any], n: int, scores: dict[tuple[str, str], float], unreadable: int) -> dict[str, Any]:
-    shown = {f"{s} {m.replace('_', ' ')}": "" if math.isnan(v) else tables.percent(v) for (s, m), v in scores.items()}
+    shown = {f"{s} {m.replace('_', ' ')}": "" if math.isnan(v) else formatting.percent(v) for (s, m), v in scores.items()}
     return {**about, "n": n, **shown, "unreadable": unreadable}
 
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jmedlora_utils.analysis import tables
-from jmedlora_utils.core import statistics
+from jmedlora_utils.core import formatting, statistics
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.exams import LETTERS, Question
@@ -160,7 +160,7 @@ def normalised(question: Question, row: dict[str, Any], normaliser: str) -> list
         normaliser: One of `NORMALISERS`.
 
     Raises:
-        metrics.MetricError: No such normaliser.
+        JmedloraError: No such normaliser.
     """
     units = {
         "sum": [1] * len(question.choices),
@@ -169,7 +169,7 @@ def normalised(question: Question, row: dict[str, Any], normaliser: str) -> list
         "per_byte": [len(c.encode("utf-8")) for c in question.choices],
     }
     if normaliser not in units:
-        raise metrics.MetricError(f"no normaliser {normaliser!r}; known: {', '.join(NORMALISERS)}")
+        raise JmedloraError(f"no normaliser {normaliser!r}; known: {', '.join(NORMALISERS)}")
     return [logprob / unit for logprob, unit in zip(row["logprobs"], units[normaliser], strict=True)]
 
 
@@ -218,7 +218,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
         groups = [g for g in found["sum"] if g != "all"] or ["all"]
         for group in groups:
             scores = {name.replace("_", " "): found[name][group]["accuracy"] for name in NORMALISERS}
-            shown = {name: tables.percent(s["value"], s["low"], s["high"]) for name, s in scores.items()}
+            shown = {name: formatting.percent(s["value"], s["low"], s["high"]) for name, s in scores.items()}
             about = {"exam": record.config["exam"], "group": group, "shots": record.config["shots"], "step": record.config["step"]}
             rows.append({**about, "n": scores["sum"]["n"], **shown})
     return pd.DataFrame(rows)

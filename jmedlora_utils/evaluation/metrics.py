@@ -23,6 +23,7 @@ from functools import lru_cache
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data.exams import LETTERS, Question, answer_mask, fill_mask
 
 if TYPE_CHECKING:
@@ -38,10 +39,6 @@ SEPARATORS = (" and ", ", ", "、", ",", "，", "､", "・", "／", "/", "\n", 
 
 NEAR = 0.5
 """`strict` takes the nearest answer for a response it cannot read only from this similarity up: half of all characters."""
-
-
-class MetricError(ValueError):
-    """An unknown scorer or variant, or responses that do not belong to the questions."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,10 @@ def gestalt_distance(response: str, choice: str, variant: str = "longest") -> fl
             ratio averaged over both orders, heuristic on (the first author's 2024 code).
 
     Raises:
-        MetricError: No such variant.
+        JmedloraError: No such variant.
     """
     if variant not in VARIANTS:
-        raise MetricError(f"no gestalt variant {variant!r}; known: {', '.join(VARIANTS)}")
+        raise JmedloraError(f"no gestalt variant {variant!r}; known: {', '.join(VARIANTS)}")
     return _distance(response, choice, variant)
 
 
@@ -111,16 +108,16 @@ def score(question: Question, response: str, scorer: str = "strict", variant: st
         variant: Gestalt variant; None takes the scorer's own (`DEFAULT_VARIANT`). `harness` is one fixed rule.
 
     Raises:
-        MetricError: The scorer or the variant is unknown, or a variant is given to `harness`.
+        JmedloraError: The scorer or the variant is unknown, or a variant is given to `harness`.
     """
     if scorer not in SCORERS:
-        raise MetricError(f"no scorer {scorer!r}; known: {', '.join(SCORERS)}")
+        raise JmedloraError(f"no scorer {scorer!r}; known: {', '.join(SCORERS)}")
     chosen = variant or DEFAULT_VARIANT[scorer]
     if chosen not in VARIANTS:
-        raise MetricError(f"no gestalt variant {chosen!r}; known: {', '.join(VARIANTS)}")
+        raise JmedloraError(f"no gestalt variant {chosen!r}; known: {', '.join(VARIANTS)}")
     if scorer == "harness":
         if chosen != "mean_ratio":
-            raise MetricError(
+            raise JmedloraError(
                 f"scorer 'harness' is the first author's rule with mean_ratio; leave out variant {chosen!r} or score with 'journal'"
             )
         return harness_score(question, response)
@@ -385,7 +382,7 @@ def score_frame(
         holds the letters joined by commas.
 
     Raises:
-        MetricError: A question has no response, or the numbers differ.
+        JmedloraError: A question has no response, or the numbers differ.
     """
     import pandas as pd
 
@@ -417,10 +414,10 @@ def is_right(question: Question, picked: Iterable[str]) -> bool:
     """Whether the picked letters are a right answer; choices of equal text are one and the same.
 
     Raises:
-        MetricError: The question has no choices to pick from.
+        JmedloraError: The question has no choices to pick from.
     """
     if question.rule == "number":
-        raise MetricError(f"question {question.id} asks for a free number; there is no letter to pick")
+        raise JmedloraError(f"question {question.id} asks for a free number; there is no letter to pick")
     picked = frozenset(picked)
     return question.rule == "always" or any(_same_texts(question.choices, picked, s) for s in _right_sets(question))
 
@@ -446,12 +443,12 @@ def baselines(questions: Sequence[Question], scorers: Sequence[str] = SCORERS) -
         Columns `baseline, scorer, n, exact_match, gestalt, accuracy, readable`.
 
     Raises:
-        MetricError: There is no question.
+        JmedloraError: There is no question.
     """
     import pandas as pd
 
     if not questions:
-        raise MetricError("no question to compute baselines on; load an exam first")
+        raise JmedloraError("no question to compute baselines on; load an exam first")
 
     def longest(q: Question) -> list[str]:
         return sorted(sorted(q.letters, key=lambda letter: -len(q.choice(letter)))[: q.n_select])
@@ -477,10 +474,10 @@ def baselines(questions: Sequence[Question], scorers: Sequence[str] = SCORERS) -
 def _align(questions: Sequence[Question], responses: Sequence[str] | Mapping[str, str]) -> list[str]:
     if isinstance(responses, Mapping):
         if missing := [q.id for q in questions if q.id not in responses]:
-            raise MetricError(
+            raise JmedloraError(
                 f"{len(missing)} of {len(questions)} questions have no response, first {missing[0]}; an empty one counts as wrong"
             )
         return [responses[q.id] for q in questions]
     if len(responses) != len(questions):
-        raise MetricError(f"{len(responses)} responses for {len(questions)} questions; they must be in the same order")
+        raise JmedloraError(f"{len(responses)} responses for {len(questions)} questions; they must be in the same order")
     return list(responses)

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import prompts
 from jmedlora_utils.models import loading
 
@@ -16,10 +17,6 @@ ADAPTER_MODES = ("unmerged", "merged")
 # has the keys and records it always had.
 SHAPES_ANSWERS = ("adapter_mode", "backend", "shuffle_choices")
 NOT_RECORDED = ("steps", "exams", "shots", "device", "shard_index", "num_shards")
-
-
-class EvaluationError(ValueError):
-    """An evaluation that cannot be run or cannot be right; names the parameter or the model and the mend."""
 
 
 @dataclass(frozen=True)
@@ -77,34 +74,34 @@ class EvalSettings:
         for name in ("steps", "exams", "shots"):
             value = tuple(getattr(self, name))
             if not value or len(set(value)) != len(value):
-                raise EvaluationError(f"{name} is {list(value)}; it must name at least one, each once")
+                raise JmedloraError(f"{name} is {list(value)}; it must name at least one, each once")
             object.__setattr__(self, name, tuple(sorted(value)) if name == "steps" else value)
         for name in ("steps", "shots"):
             if min(getattr(self, name)) < 0:
-                raise EvaluationError(f"{name} is {list(getattr(self, name))}; none may be below 0")
+                raise JmedloraError(f"{name} is {list(getattr(self, name))}; none may be below 0")
         for name, known in (
             ("quantisation", ("auto", *loading.QUANTISATIONS)),
             ("adapter_mode", ADAPTER_MODES),
             ("backend", BACKENDS),
         ):
             if getattr(self, name) not in known:
-                raise EvaluationError(f"{name} is {getattr(self, name)!r}; it takes {', '.join(known)}")
+                raise JmedloraError(f"{name} is {getattr(self, name)!r}; it takes {', '.join(known)}")
         for name in ("limit", "max_new_tokens", "margin", "shuffle_choices"):
             if getattr(self, name) < 0:
-                raise EvaluationError(f"{name} is {getattr(self, name)}; it must not be below 0")
+                raise JmedloraError(f"{name} is {getattr(self, name)}; it must not be below 0")
         if self.batch_size < 1:
-            raise EvaluationError(f"batch_size is {self.batch_size}; it must be at least 1")
+            raise JmedloraError(f"batch_size is {self.batch_size}; it must be at least 1")
         if self.too_long not in prompts.TOO_LONG:
-            raise EvaluationError(f"too_long is {self.too_long!r}; it takes {' or '.join(prompts.TOO_LONG)}")
+            raise JmedloraError(f"too_long is {self.too_long!r}; it takes {' or '.join(prompts.TOO_LONG)}")
         if not 0 <= self.shard_index < self.num_shards:
-            raise EvaluationError(f"shard_index is {self.shard_index} of num_shards {self.num_shards}; it must lie in 0..num_shards - 1")
+            raise JmedloraError(f"shard_index is {self.shard_index} of num_shards {self.num_shards}; it must lie in 0..num_shards - 1")
         prompts.get_template(self.template)
         if not self.adapter and self.steps != (0,):
-            raise EvaluationError(f"steps is {list(self.steps)} without an adapter; a base alone has step 0 only")
+            raise JmedloraError(f"steps is {list(self.steps)} without an adapter; a base alone has step 0 only")
         if self.adapter_mode == "merged" and self.steps == (0,):
-            raise EvaluationError("adapter_mode is 'merged' and steps names only 0, the base; name a step that has an adapter to merge")
+            raise JmedloraError("adapter_mode is 'merged' and steps names only 0, the base; name a step that has an adapter to merge")
         if self.backend == "vllm" and (self.likelihood or self.adapter_mode == "merged"):
-            raise EvaluationError("backend 'vllm' only writes answers; likelihood and adapter_mode='merged' need backend='transformers'")
+            raise JmedloraError("backend 'vllm' only writes answers; likelihood and adapter_mode='merged' need backend='transformers'")
 
     def beyond_defaults(self) -> dict[str, Any]:
         """Those of `SHAPES_ANSWERS` that differ from their default."""

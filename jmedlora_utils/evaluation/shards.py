@@ -20,14 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_jsonl, write_jsonl, write_text
 from jmedlora_utils.evaluation.costs import sum_costs
 
 _NAME = re.compile(r"(?P<stem>.+)\.shard(?P<index>\d+)of(?P<of>\d+)\.json")
-
-
-class ShardError(ValueError):
-    """Shards that are incomplete or do not belong together; names the file and the mend."""
 
 
 def shard_path(path: Path, index: int, of: int) -> Path:
@@ -58,7 +55,7 @@ def join(path: Path, keys: Sequence[str]) -> bool:
         keys: Keys of the whole, in order.
 
     Raises:
-        ShardError: The shards say that they are done, but their answers are damaged.
+        JmedloraError: The shards say that they are done, but their answers are damaged.
     """
     done = [(index, of) for index, of, _ in _finished(path, keys)]
     for of in sorted({of for _, of in done}):
@@ -101,11 +98,11 @@ def merge(path: Path, of: int) -> None:
         of: Number of shards.
 
     Raises:
-        ShardError: A shard is missing, or they are of different evaluations.
+        JmedloraError: A shard is missing, or they are of different evaluations.
     """
     notes = [_note(path, i, of) for i in range(of)]
     if absent := [i for i, note in enumerate(notes) if note is None]:
-        raise ShardError(
+        raise JmedloraError(
             f"{paths.relative(path)}: {len(absent)} of {of} shards are not done, first {shard_path(path, absent[0], of).name}; "
             f"run notebook 30 with shard_index={absent[0]}, num_shards={of}"
         )
@@ -116,12 +113,12 @@ def merge(path: Path, of: int) -> None:
         file = shard_path(path, i, of)
         found = read_jsonl(file)
         if note["keys"] != keys or not {row.get("key") for row in found} <= set(keys):
-            raise ShardError(f"{file.name} was written with other settings, data or weights than shard 0; run that shard again")
+            raise JmedloraError(f"{file.name} was written with other settings, data or weights than shard 0; run that shard again")
         if twice := [row["id"] for row in found if row["key"] in rows]:
-            raise ShardError(f"{file.name}: question {twice[0]} is in another shard too; run all shards again with the same num_shards")
+            raise JmedloraError(f"{file.name}: question {twice[0]} is in another shard too; run all shards again with the same num_shards")
         rows |= {row["key"]: row for row in found}
     if gone := [key for key in keys if key not in rows]:
-        raise ShardError(f"{paths.relative(path)}: {len(gone)} of {len(keys)} answers are in no shard; run the shards again")
+        raise JmedloraError(f"{paths.relative(path)}: {len(gone)} of {len(keys)} answers are in no shard; run the shards again")
     write_jsonl(path, [rows[key] for key in keys])
 
 
@@ -129,15 +126,15 @@ def merge_folder(folder: Path) -> list[Path]:
     """Merges every evaluation whose shards lie in a folder, and returns what was written.
 
     Raises:
-        ShardError: There is no shard, a shard is missing, or shards of different numbers lie side by side.
+        JmedloraError: There is no shard, a shard is missing, or shards of different numbers lie side by side.
     """
     found = _splits(folder)
     if not found:
-        raise ShardError(f"{folder}: no finished shard in it; give runs/<preset>/seed<seed>/answers of a run with num_shards above 1")
+        raise JmedloraError(f"{folder}: no finished shard in it; give runs/<preset>/seed<seed>/answers of a run with num_shards above 1")
     for stem, numbers in found.items():
         if len(numbers) > 1:
             several = " and ".join(map(str, sorted(numbers)))
-            raise ShardError(f"{stem}: splits into {several} shards lie side by side; remove the files of the one that was given up")
+            raise JmedloraError(f"{stem}: splits into {several} shards lie side by side; remove the files of the one that was given up")
     targets = [(folder / f"{stem}.jsonl", numbers.pop()) for stem, numbers in found.items()]
     for path, of in targets:
         merge(path, of)
@@ -176,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in merge_folder(options.folder):
             print(f"wrote {paths.relative(path)}")
         print("their records are written by notebook 30 with the same settings: it finds the answers and asks nothing")
-    except ShardError as error:
+    except JmedloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from jmedlora_utils.analysis import tables
-from jmedlora_utils.core import statistics
+from jmedlora_utils.core import formatting, statistics
 from jmedlora_utils.data.exams import LETTERS, Question
 from jmedlora_utils.evaluation import metrics
 
@@ -63,8 +62,8 @@ def position_table(asked: Sequence[tuple[dict[str, object], Sequence[Question], 
         for letter in LETTERS[: max((len(q.choices) for q, _ in single), default=0)]:
             here = [s.accuracy for q, s in single if letter in q.gold]
             chosen = sum(letter in s.picked for _, s in single)
-            found = tables.percent(*statistics.wilson(sum(here), len(here))) if here else ""
-            shares = {"gold here": tables.percent(len(here) / len(single)), "chosen here": tables.percent(chosen / len(single))}
+            found = formatting.percent(*statistics.wilson(sum(here), len(here))) if here else ""
+            shares = {"gold here": formatting.percent(len(here) / len(single)), "chosen here": formatting.percent(chosen / len(single))}
             rows.append({**about, "place": letter, "n": len(here), "accuracy": found, **shares})
     return pd.DataFrame(rows)
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jmedlora_utils.analysis import tables
-from jmedlora_utils.core import paths, statistics
+from jmedlora_utils.core import formatting, paths, statistics
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record
 from jmedlora_utils.data.exams import Question
 from jmedlora_utils.evaluation import evaluator, metrics
-from jmedlora_utils.evaluation.settings import ADAPTER_MODES, EvalSettings, EvaluationError
+from jmedlora_utils.evaluation.settings import ADAPTER_MODES, EvalSettings
 from jmedlora_utils.models.loading import QUANTISATIONS
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace, 
         are compared, by the unsplit notebook that follows the shards.
 
     Raises:
-        EvaluationError: There is no such variant, or the run cannot be evaluated so.
+        JmedloraError: There is no such variant, or the run cannot be evaluated so.
     """
     if unknown := [name for name in names if name not in VARIANTS]:
-        raise EvaluationError(f"compare names {unknown[0]!r}; it takes {', '.join(VARIANTS)}")
+        raise JmedloraError(f"compare names {unknown[0]!r}; it takes {', '.join(VARIANTS)}")
     if settings.num_shards > 1:
         return {}
     found = {}
@@ -52,7 +52,7 @@ def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace, 
         mode, quantisation = name.split("-")
         steps = tuple(s for s in settings.steps if s or mode == "unmerged")
         if not steps:
-            raise EvaluationError(f"compare names {name!r}, but steps names only 0, the base; name a step that has an adapter to merge")
+            raise JmedloraError(f"compare names {name!r}, but steps names only 0, the base; name a step that has an adapter to merge")
         changed = replace(settings, adapter_mode=mode, quantisation=quantisation, steps=steps, likelihood=False)
         found[name] = evaluator.evaluate(changed, f"{run_name}~{name}", workspace, variant_of=run_name)
     return found
@@ -83,7 +83,7 @@ def difference_table(
             questions, before = own[_where(record)]
             others, after = evaluator.asked_questions(record, workspace)
             if [q.id for q in questions] != [q.id for q in others]:
-                raise EvaluationError(f"{record.name}: it was asked other questions than the run; delete its answers and run again")
+                raise JmedloraError(f"{record.name}: it was asked other questions than the run; delete its answers and run again")
             scores = [_accuracies(questions, said, scorer) for said in (before, after)]
             test = statistics.mcnemar_exact(*scores)
             tests[str(len(rows))] = test.p
@@ -93,10 +93,10 @@ def difference_table(
                     "variant": name,
                     **dict(zip(("exam", "shots", "step"), _where(record), strict=True)),
                     "n": len(questions),
-                    "same answers": tables.percent(float(same)),
-                    "run": tables.percent(float(scores[0].mean())),
-                    "variant's": tables.percent(float(scores[1].mean())),
-                    "difference": tables.percent(*statistics.paired_bootstrap([scores[0]], [scores[1]]), signed=True),
+                    "same answers": formatting.percent(float(same)),
+                    "run": formatting.percent(float(scores[0].mean())),
+                    "variant's": formatting.percent(float(scores[1].mean())),
+                    "difference": formatting.percent(*statistics.paired_bootstrap([scores[0]], [scores[1]]), signed=True),
                     "gained": test.gained,
                     "lost": test.lost,
                 }

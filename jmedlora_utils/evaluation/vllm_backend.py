@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.evaluation import generation
 from jmedlora_utils.evaluation.checkpoints import Subject, Writer
-from jmedlora_utils.evaluation.settings import EvalSettings, EvaluationError
+from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import loading
 from jmedlora_utils.models.registry import ModelEntry
 
@@ -49,7 +50,7 @@ class VllmSource:
             probe: Token ids of a prompt on which the adapter must change what the base says.
 
         Raises:
-            EvaluationError: vLLM is not installed, or the adapter changes nothing beyond the noise of two equal calls.
+            JmedloraError: vLLM is not installed, or the adapter changes nothing beyond the noise of two equal calls.
         """
         if self._engine is None:
             self._engine = self._start()
@@ -78,7 +79,7 @@ class VllmSource:
         try:
             from vllm import LLM
         except ImportError as error:
-            raise EvaluationError(
+            raise JmedloraError(
                 "backend 'vllm' is not installed: `pip install vllm` in an environment of its own on a machine with a card, "
                 "or use backend='transformers'"
             ) from error
@@ -124,7 +125,7 @@ class VllmSource:
         tuned = self._prompt_logprobs(probe, step)
         noise, effect = _gap(plain, again), _gap(plain, tuned)
         if effect <= NOISE_FACTOR * noise:
-            raise EvaluationError(
+            raise JmedloraError(
                 f"step {step}: its outputs equal the base's within the noise of two equal calls ({effect:.2g}, noise {noise:.2g}), "
                 "so vLLM does not apply the adapter or it was never trained; use backend='transformers'"
             )
@@ -173,5 +174,5 @@ def _lora_rank(folders: Any) -> int:
     largest = max(json.loads((Path(f) / "adapter_config.json").read_text(encoding="utf-8"))["r"] for f in folders)
     fitting = [rank for rank in LORA_RANKS if rank >= largest]
     if not fitting:
-        raise EvaluationError(f"adapter of rank {largest}: vLLM takes at most {LORA_RANKS[-1]}; use backend='transformers'")
+        raise JmedloraError(f"adapter of rank {largest}: vLLM takes at most {LORA_RANKS[-1]}; use backend='transformers'")
     return fitting[0]

@@ -9,18 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jmedlora_utils.core import presets
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.models import registry
-from jmedlora_utils.models.registry import ModelEntry, RegistryError
+from jmedlora_utils.models.registry import ModelEntry
 
 GB = 1e9
 SPARE_BYTES = 2 << 30
 SETTINGS_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 # The first kind that a repository has; a second copy of the weights is not fetched.
 WEIGHTS = (("*.safetensors",), ("pytorch_model*.bin", "adapter_model.bin"))
-
-
-class HubError(RuntimeError):
-    """A model that cannot be fetched; names it and the mend."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def models_of(preset: presets.Preset) -> list[ModelEntry]:
     """The published models that a preset uses, bases and adapters, each once; local folders and models made here are left out.
 
     Raises:
-        HubError: Models are not known, have no pinned revision, or are gated and no token is set; names all of them.
+        JmedloraError: Models are not known, have no pinned revision, or are gated and no token is set; names all of them.
     """
     from huggingface_hub import get_token
 
@@ -57,10 +54,10 @@ def models_of(preset: presets.Preset) -> list[ModelEntry]:
         try:
             entry = registry.resolve(name)
             found.append(registry.check(entry, token=get_token(), local=is_cached(entry)))
-        except RegistryError as error:
+        except JmedloraError as error:
             problems.append(str(error))
     if problems:
-        raise HubError("\n".join([f"preset {preset.name!r}: nothing was fetched", *problems]))
+        raise JmedloraError("\n".join([f"preset {preset.name!r}: nothing was fetched", *problems]))
     return [entry for entry in found if not entry.local]
 
 
@@ -81,7 +78,7 @@ def fetch(preset_name: str) -> list[tuple[ModelEntry, Path]]:
         Each model with its folder in the cache.
 
     Raises:
-        HubError: A model may not be fetched or is not there, the disk is too small, or the network fails. What has been
+        JmedloraError: A model may not be fetched or is not there, the disk is too small, or the network fails. What has been
             downloaded stays, and the next call goes on from there.
     """
     from huggingface_hub import constants, snapshot_download
@@ -97,10 +94,10 @@ def fetch(preset_name: str) -> list[tuple[ModelEntry, Path]]:
         try:
             folder = Path(snapshot_download(entry.hub_id, revision=entry.revision, allow_patterns=list(item.files)))
         except (HTTPError, OSError) as error:
-            raise HubError(f"{entry.name}: the download broke off ({_first_line(error)}); call again to go on") from error
+            raise JmedloraError(f"{entry.name}: the download broke off ({_first_line(error)}); call again to go on") from error
         short = [name for name, size in item.files.items() if not (folder / name).is_file() or (folder / name).stat().st_size != size]
         if short:
-            raise HubError(f"{entry.name}: {short[0]} is not whole in the cache; delete {folder.name} there and call again")
+            raise JmedloraError(f"{entry.name}: {short[0]} is not whole in the cache; delete {folder.name} there and call again")
         found.append((entry, folder))
     return found
 
@@ -109,7 +106,7 @@ def look_up(entry: ModelEntry) -> Wanted:
     """Asks the hub which files a model has at its commit, and how large they are.
 
     Raises:
-        HubError: The hub has no such model or commit, refuses it, or cannot be reached; or the model has no weights there.
+        JmedloraError: The hub has no such model or commit, refuses it, or cannot be reached; or the model has no weights there.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
@@ -118,18 +115,20 @@ def look_up(entry: ModelEntry) -> Wanted:
     try:
         siblings = HfApi().model_info(entry.hub_id, revision=entry.revision, files_metadata=True).siblings or []
     except GatedRepoError as error:
-        raise HubError(f"{entry.name}: your token may not read it; accept its licence ({entry.licence}) on {page}") from error
+        raise JmedloraError(f"{entry.name}: your token may not read it; accept its licence ({entry.licence}) on {page}") from error
     except RevisionNotFoundError as error:
-        raise HubError(f"{entry.name}: the hub has no commit {entry.revision}; choose one on {page}/commits/main") from error
+        raise JmedloraError(f"{entry.name}: the hub has no commit {entry.revision}; choose one on {page}/commits/main") from error
     except RepositoryNotFoundError as error:
-        raise HubError(
+        raise JmedloraError(
             f"{entry.name}: the hub has no {entry.hub_id}, or your token may not see it; check the spelling and HF_TOKEN"
         ) from error
     except (HTTPError, OSError) as error:
-        raise HubError(f"{entry.name}: the hub cannot be reached ({_first_line(error)}); call this on a machine with a network") from error
+        raise JmedloraError(
+            f"{entry.name}: the hub cannot be reached ({_first_line(error)}); call this on a machine with a network"
+        ) from error
     files = chosen_files({s.rfilename: s.size or 0 for s in siblings})
     if not files:
-        raise HubError(f"{entry.name}: {page} has no weights at commit {entry.revision}; choose another commit")
+        raise JmedloraError(f"{entry.name}: {page} has no weights at commit {entry.revision}; choose another commit")
     there = {n for n in files if isinstance(try_to_load_from_cache(entry.hub_id, n, revision=entry.revision), str)}
     return Wanted(entry, files, sum(size for name, size in files.items() if name not in there))
 
@@ -152,13 +151,13 @@ def check_disk(wanted: Sequence[Wanted], cache: Path) -> None:
     """Refuses what the disk of the cache cannot hold.
 
     Raises:
-        HubError: It is too small; names the sizes and the mend.
+        JmedloraError: It is too small; names the sizes and the mend.
     """
     there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
     need, free = sum(item.missing for item in wanted), shutil.disk_usage(there).free
     if need + SPARE_BYTES > free:
         each = ", ".join(f"{item.entry.name} {item.missing / GB:.1f}" for item in wanted if item.missing)
-        raise HubError(
+        raise JmedloraError(
             f"the models take {need / GB:.1f} GB ({each}) and the disk of {cache} has {free / GB:.1f} GB free; nothing was fetched. "
             "Free some space, or let HF_HOME name a folder on a larger disk, here and for the jobs"
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import quiet
 from jmedlora_utils.core.records import sha256_file
 from jmedlora_utils.models import hub, registry
@@ -32,27 +33,23 @@ LORA_TARGETS = {
 }
 
 
-class ModelError(ValueError):
-    """A model or an adapter that cannot be found or loaded; names it and the mend."""
-
-
 def find_base(name_or_path: str, workspace: paths.Workspace | None = None) -> ModelEntry:
     """What is known of a base model: a base trained in the workspace, a local folder, a registry name or a hub id.
 
     Raises:
-        ModelError: It is none of them; names the bases of the workspace and the nearest registry name.
+        JmedloraError: It is none of them; names the bases of the workspace and the nearest registry name.
     """
     known = sorted(p.parent.name for p in workspace.bases.glob("*/config.json")) if workspace else []
     if workspace and name_or_path in known:
         return replace(registry.resolve(str(workspace.bases / name_or_path)), name=name_or_path)
     try:
         entry = registry.resolve(name_or_path)
-    except registry.RegistryError as error:
+    except JmedloraError as error:
         near = difflib.get_close_matches(name_or_path, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"bases trained here: {', '.join(known) or 'none yet; run notebook 19 first'}"
-        raise ModelError(f"no base model {name_or_path!r} ({hint}): {error}") from error
+        raise JmedloraError(f"no base model {name_or_path!r} ({hint}): {error}") from error
     if entry.kind != "base":
-        raise ModelError(f"{name_or_path!r} is an adapter, not a base model; its base is {entry.base!r}")
+        raise JmedloraError(f"{name_or_path!r} is an adapter, not a base model; its base is {entry.base!r}")
     return entry
 
 
@@ -60,8 +57,8 @@ def load_tokenizer(entry: ModelEntry) -> Any:
     """Loads a tokenizer; one without a padding token pads with EOS, which is harmless as padding is masked by position.
 
     Raises:
-        ModelError: It cannot be found or loaded.
-        registry.RegistryError: A hub model has no pinned revision, or is gated and no token is set.
+        JmedloraError: It cannot be found or loaded.
+        JmedloraError: A hub model has no pinned revision, or is gated and no token is set.
     """
     from transformers import AutoTokenizer
 
@@ -99,13 +96,13 @@ def load_base(
         The model in evaluation mode, and the tokenizer.
 
     Raises:
-        ModelError: An argument is not allowed, or the model cannot be found or loaded.
-        registry.RegistryError: A hub model has no pinned revision, is gated and no token is set, or exceeds the card.
+        JmedloraError: An argument is not allowed, or the model cannot be found or loaded.
+        JmedloraError: A hub model has no pinned revision, is gated and no token is set, or exceeds the card.
     """
     if quantisation not in QUANTISATIONS:
-        raise ModelError(f"quantisation {quantisation!r} is not one of {', '.join(QUANTISATIONS)}")
+        raise JmedloraError(f"quantisation {quantisation!r} is not one of {', '.join(QUANTISATIONS)}")
     if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        raise JmedloraError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     entry = name_or_path if isinstance(name_or_path, ModelEntry) else find_base(name_or_path, workspace)
     import torch
     from transformers import AutoModelForCausalLM
@@ -156,12 +153,12 @@ def find_adapter(name_or_path: str) -> ModelEntry:
     """What is known of an adapter: a folder with an adapter_config.json, a registry name or a hub id.
 
     Raises:
-        registry.RegistryError: It is none of them, or a hub adapter has no pinned revision, or is gated and no token is set.
-        ModelError: A folder holds a model, not an adapter.
+        JmedloraError: It is none of them, or a hub adapter has no pinned revision, or is gated and no token is set.
+        JmedloraError: A folder holds a model, not an adapter.
     """
     entry = registry.resolve(name_or_path)
     if entry.local and entry.kind != "adapter":
-        raise ModelError(f"{name_or_path!r} holds no adapter_config.json; give a folder such as adapters/<run>/checkpoint-<step>")
+        raise JmedloraError(f"{name_or_path!r} holds no adapter_config.json; give a folder such as adapters/<run>/checkpoint-<step>")
     _check(entry)
     return entry
 
@@ -170,7 +167,7 @@ def load_adapter(model: Any, name_or_path: Path | str) -> Any:
     """Puts a peft adapter on a loaded base for inference, unmerged.
 
     Raises:
-        ModelError: There is no such adapter, or it does not fit the base.
+        JmedloraError: There is no such adapter, or it does not fit the base.
     """
     from peft import PeftModel
 
@@ -185,13 +182,13 @@ def exchange_adapter(model: Any, folder: Path | str) -> None:
     """Gives a peft model the weights of another checkpoint of the same run.
 
     Raises:
-        ModelError: The checkpoint has other layers.
+        JmedloraError: The checkpoint has other layers.
     """
     from peft import load_peft_weights, set_peft_model_state_dict
 
     outcome = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
     if outcome.unexpected_keys or any("lora_" in key for key in outcome.missing_keys):
-        raise ModelError(f"adapter {paths.relative(folder)} has other layers than the one loaded; evaluate them in separate runs")
+        raise JmedloraError(f"adapter {paths.relative(folder)} has other layers than the one loaded; evaluate them in separate runs")
 
 
 def lora_targets(entry: ModelEntry, model: Any) -> list[str] | str:
@@ -244,7 +241,7 @@ def sampled_sha256(path: Path) -> str:
     moves every part of the tensors that it touches, but a few weights changed by hand may go unseen.
 
     Raises:
-        ModelError: A safetensors file is damaged.
+        JmedloraError: A safetensors file is damaged.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(f"sampled {size}\n".encode())
@@ -263,7 +260,7 @@ def _tensor_spans(file: BinaryIO, size: int) -> list[tuple[int, int]]:
         head = json.loads(file.read(length) if length < size else b"")
         tensors = sorted(tuple(about["data_offsets"]) for name, about in head.items() if name != "__metadata__")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{paths.relative(Path(file.name))}: it has no header of a safetensors file; copy it again") from error
+        raise JmedloraError(f"{paths.relative(Path(file.name))}: it has no header of a safetensors file; copy it again") from error
     begin = 8 + length
     return [*_stretches(begin), *((begin + start, begin + end) for start, end in tensors)]
 
@@ -274,7 +271,7 @@ def _stretches(size: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
-def _load_error(what: str, name: str, error: Exception) -> ModelError:
+def _load_error(what: str, name: str, error: Exception) -> JmedloraError:
     """Turns a library's error into one that says what to do."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -297,4 +294,4 @@ def _load_error(what: str, name: str, error: Exception) -> ModelError:
         )
     else:
         mend = "check the folder and the installed versions"
-    return ModelError(f"{what} {name!r} could not be loaded: {mend} ({text[:300]})")
+    return JmedloraError(f"{what} {name!r} could not be loaded: {mend} ({text[:300]})")

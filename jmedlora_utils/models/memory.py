@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.models.registry import Shape
 
 METHODS = ("lora", "qlora", "full")
@@ -25,10 +26,6 @@ NF4_NESTED_BLOCK = 256
 NF4_TABLES = 4 * (16 + 256) + 4
 ADAM_8BIT_BLOCK = 256
 ADAM_8BIT_SMALLEST = 4096
-
-
-class PlanError(ValueError):
-    """A run that cannot be planned or does not fit; names what is wrong and the mend."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +69,12 @@ class Tuning:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise PlanError(f"method {self.method!r} is not one of {', '.join(METHODS)}")
+            raise JmedloraError(f"method {self.method!r} is not one of {', '.join(METHODS)}")
         if self.optimizer not in OPTIMIZERS:
-            raise PlanError(f"optimizer {self.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
+            raise JmedloraError(f"optimizer {self.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
         if unknown := set(self.targets) - set(self.shape.linears()):
             known = ", ".join(self.shape.linears())
-            raise PlanError(f"{sorted(unknown)[0]!r} is no linear module of {self.shape.architecture}; it has {known}")
+            raise JmedloraError(f"{sorted(unknown)[0]!r} is no linear module of {self.shape.architecture}; it has {known}")
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -131,7 +128,7 @@ def load_bytes(shape: Shape, quantisation: str = "none", weight_bytes: int = 2) 
     if quantisation == "none":
         return shape.parameters() * weight_bytes
     if quantisation != "nf4":
-        raise PlanError(f"quantisation {quantisation!r} is not one of none, nf4")
+        raise JmedloraError(f"quantisation {quantisation!r} is not one of none, nf4")
     return shape.layers * sum(nf4_bytes(i * o) for i, o in shape.linears().values()) + shape.other_parameters() * weight_bytes
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jmedlora_utils.core import paths, presets
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, RecordError, read_record
 from jmedlora_utils.models import registry
 from jmedlora_utils.models.memory import (
     Memory,
-    PlanError,
     Tuning,
     adapter_parameters,
     fit_tuning,
@@ -30,7 +30,7 @@ from jmedlora_utils.models.memory import (
     trained_parameters,
     tuning_memory,
 )
-from jmedlora_utils.models.registry import ModelEntry, RegistryError
+from jmedlora_utils.models.registry import ModelEntry
 from jmedlora_utils.tuning import launch
 
 if TYPE_CHECKING:
@@ -133,12 +133,12 @@ def plan_preset(name: str, card: int = 80, measured: Path = MEASURED) -> list[Pl
         measured: Folder with records of `benchmarks/gpu_check.py`.
 
     Raises:
-        PlanError: The card is not known, or a run asks for modules that its base does not have.
-        presets.ConfigError: The preset is not known or not valid.
-        RegistryError: A base is not known.
+        JmedloraError: The card is not known, or a run asks for modules that its base does not have.
+        JmedloraError: The preset is not known or not valid.
+        JmedloraError: A base is not known.
     """
     if card not in CARDS:
-        raise PlanError(f"no card of {card} GB is known; choose one of {', '.join(map(str, CARDS))}")
+        raise JmedloraError(f"no card of {card} GB is known; choose one of {', '.join(map(str, CARDS))}")
     preset = presets.load_preset(name)
     rates, flops = read_rates(measured), read_flops(measured)
     planned: list[PlannedRun] = []
@@ -173,10 +173,10 @@ def tuning_of(parameters: dict[str, Any], base: ModelEntry) -> Tuning:
     """The memory settings behind the parameters of notebook 20.
 
     Raises:
-        PlanError: The sizes of the base are not known.
+        JmedloraError: The sizes of the base are not known.
     """
     if base.shape is None:
-        raise PlanError(f"{base.name}: its sizes are not known; only {', '.join(registry.ARCHITECTURES)} can be planned")
+        raise JmedloraError(f"{base.name}: its sizes are not known; only {', '.join(registry.ARCHITECTURES)} can be planned")
     method = parameters["method"]
     return Tuning(
         shape=base.shape,
@@ -544,7 +544,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         planned, left_out = plan_preset(options.preset, card), unplanned(options.preset)
-    except (PlanError, RegistryError, RecordError, presets.ConfigError) as error:
+    except (JmedloraError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for run in left_out:

@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import progress, quiet
 from jmedlora_utils.core.records import Meter, Record, read_record, sha256_file, sha256_text, write_record, write_text
 from jmedlora_utils.data import prompts
@@ -44,10 +45,6 @@ LOG_EVERY = 10
 # fifths of 50 questions lie so far above it that chance does not reach them (p < 1e-9), so a base that passes reads the
 # questions and the choices, and what it lacks on the medical exam are the facts.
 ENTRY_BAR = 0.60
-
-
-class PretrainingError(ValueError):
-    """A base that cannot be trained as asked, or does not pass its entry check; names the setting and the mend."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +81,11 @@ class BaseSettings:
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
-            raise PretrainingError(f"{self.name}: architecture {self.architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+            raise JmedloraError(f"{self.name}: architecture {self.architecture!r} is not one of {', '.join(ARCHITECTURES)}")
         if self.hidden % (2 * self.heads):
-            raise PretrainingError(f"{self.name}: hidden {self.hidden} must be a multiple of twice the heads ({self.heads})")
+            raise JmedloraError(f"{self.name}: hidden {self.hidden} must be a multiple of twice the heads ({self.heads})")
         if self.documents < 1:
-            raise PretrainingError(f"{self.name}: documents is {self.documents}; it takes at least 1")
+            raise JmedloraError(f"{self.name}: documents is {self.documents}; it takes at least 1")
 
     @property
     def centric(self) -> str:
@@ -127,14 +124,14 @@ def base_settings(ladder: str, name: str) -> BaseSettings:
     """The settings of one base of a ladder.
 
     Raises:
-        PretrainingError: No such ladder or base.
+        JmedloraError: No such ladder or base.
     """
     if ladder not in LADDERS:
-        raise PretrainingError(f"no ladder {ladder!r}; known: {', '.join(LADDERS)}")
+        raise JmedloraError(f"no ladder {ladder!r}; known: {', '.join(LADDERS)}")
     for base in LADDERS[ladder]:
         if base.name == name:
             return base
-    raise PretrainingError(f"ladder {ladder!r} has no base {name!r}; known: {', '.join(b.name for b in LADDERS[ladder])}")
+    raise JmedloraError(f"ladder {ladder!r} has no base {name!r}; known: {', '.join(b.name for b in LADDERS[ladder])}")
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int, coverage: float, bos: bool) -> Any:
@@ -295,7 +292,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            raise PretrainingError(f"{what}: the loss is {losses[-1]} at step {step + 1}; lower learning_rate")
+            raise JmedloraError(f"{what}: the loss is {losses[-1]} at step {step + 1}; lower learning_rate")
         if (step + 1) % every == 0 and step + 1 < len(plan):
             _save_state(state, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses})
     groups = [losses[i : i + LOG_EVERY] for i in range(0, len(losses), LOG_EVERY)]
@@ -427,14 +424,12 @@ def require_entry(records: Iterable[Record]) -> None:
     """Refuses bases that do not pass.
 
     Raises:
-        PretrainingError: Names the bases and what they reached.
+        JmedloraError: Names the bases and what they reached.
     """
     weak = {r.model["base"]: r.metrics["entry"]["0shot"]["accuracy"] for r in records if not passes(r)}
     if weak:
         found = ", ".join(f"{name} {value:.0%}" for name, value in weak.items())
-        raise PretrainingError(
-            f"below the entry bar of {ENTRY_BAR:.0%} on the general exam: {found}; raise documents in pretraining.LADDERS"
-        )
+        raise JmedloraError(f"below the entry bar of {ENTRY_BAR:.0%} on the general exam: {found}; raise documents in pretraining.LADDERS")
 
 
 def examples(world: World, settings: BaseSettings) -> list[Document]:

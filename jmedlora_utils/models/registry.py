@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 
 MODELS_FILE = paths.PACKAGE_DATA / "models.yaml"
 LANGUAGES = ("japanese", "english", "multilingual", "unknown")
@@ -22,10 +23,6 @@ ARCHITECTURES = ("llama", "gpt_neox", "qwen3")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 UNKNOWN_REVISION = "unknown; pin before a run"
-
-
-class RegistryError(ValueError):
-    """A model that is not known, or may not be fetched or loaded as asked."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +97,11 @@ class Shape:
         """Reads the sizes from the content of a config.json.
 
         Raises:
-            RegistryError: The architecture is not one of `ARCHITECTURES`, or a size is missing.
+            JmedloraError: The architecture is not one of `ARCHITECTURES`, or a size is missing.
         """
         architecture = config.get("model_type", "")
         if architecture not in ARCHITECTURES:
-            raise RegistryError(f"{where}: model_type {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+            raise JmedloraError(f"{where}: model_type {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
         try:
             heads = config["num_attention_heads"]
             return cls(
@@ -119,7 +116,7 @@ class Shape:
                 tied=bool(config.get("tie_word_embeddings", False)),
             )
         except KeyError as error:
-            raise RegistryError(f"{where}: {error.args[0]!r} is missing; is this the config.json of a causal language model?") from error
+            raise JmedloraError(f"{where}: {error.args[0]!r} is missing; is this the config.json of a causal language model?") from error
 
 
 @dataclass(frozen=True)
@@ -205,7 +202,7 @@ def entries() -> dict[str, ModelEntry]:
     the local copy of the model, beside the file or absolute. Its sizes and context are then those of the folder.
 
     Raises:
-        RegistryError: An entry lacks a field, has an unknown one, its sizes don't give its parameter count, or a file or folder is
+        JmedloraError: An entry lacks a field, has an unknown one, its sizes don't give its parameter count, or a file or folder is
             missing.
     """
     return _entries(own_models_file())
@@ -230,7 +227,7 @@ def read_models(path: Path, own: Path | None = None) -> dict[str, ModelEntry]:
             found[name] = _in_folder(entry, where.parent / Path(folder).expanduser(), where) if folder else entry
     for entry in found.values():
         if entry.kind == "adapter" and (entry.base not in found or found[entry.base].kind != "base"):
-            raise RegistryError(f"{path.name}, {entry.name}: base {entry.base!r} is not listed under bases")
+            raise JmedloraError(f"{path.name}, {entry.name}: base {entry.base!r} is not listed under bases")
     return found
 
 
@@ -242,22 +239,22 @@ def resolve(name_or_path: str) -> ModelEntry:
     sizes of an architecture outside `ARCHITECTURES` stay unknown, so that it loads but cannot be planned.
 
     Raises:
-        RegistryError: Nothing fits; names the nearest registry name.
+        JmedloraError: Nothing fits; names the nearest registry name.
     """
     if not name_or_path:
-        raise RegistryError(f"the model name is empty; known: {', '.join(entries())}")
+        raise JmedloraError(f"the model name is empty; known: {', '.join(entries())}")
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
         return _local_entry(folder.resolve())
     name, _, revision = name_or_path.partition("@")
     if revision and not COMMIT.fullmatch(revision):
-        raise RegistryError(f"model {name!r}: revision {revision!r} is no full commit hash (40 hex digits); a branch or tag can move")
+        raise JmedloraError(f"model {name!r}: revision {revision!r} is no full commit hash (40 hex digits); a branch or tag can move")
     entry = entries().get(name) or next((e for e in entries().values() if e.hub_id == name), None)
     if entry is None:
         if not HUB_ID.fullmatch(name) or name.startswith("."):
             near = difflib.get_close_matches(name, entries(), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(entries())}"
-            raise RegistryError(f"no model {name!r}, and no such folder; {hint} A hub id has the form owner/name.")
+            raise JmedloraError(f"no model {name!r}, and no such folder; {hint} A hub id has the form owner/name.")
         entry = ModelEntry(name=name, hub_id=name)
     return replace(entry, revision=revision) if revision else entry
 
@@ -282,17 +279,17 @@ def check(
         The entry, unchanged.
 
     Raises:
-        RegistryError: No revision is pinned, a gated model has no token, or the weights exceed the card. Names the mend.
+        JmedloraError: No revision is pinned, a gated model has no token, or the weights exceed the card. Names the mend.
     """
     if not entry.local:
         if not entry.revision:
             page = f"https://huggingface.co/{entry.hub_id}/commits/main"
-            raise RegistryError(
+            raise JmedloraError(
                 f"{entry.name}: its revision is {UNKNOWN_REVISION}. Choose a commit on {page} and write "
                 f"base (or adapter): '{entry.name}@<40 hex digits>', or give the path of a local copy"
             )
         if entry.gated and not token and not local:
-            raise RegistryError(
+            raise JmedloraError(
                 f"{entry.name}: {entry.hub_id} is gated and no token was given. Accept its licence ({entry.licence}) on "
                 f"https://huggingface.co/{entry.hub_id}, then set HF_TOKEN, or give the path of a local copy"
             )
@@ -302,7 +299,7 @@ def check(
         need = load_bytes(entry.shape, quantisation)
         if need > card_bytes:
             smaller = "; use quantisation nf4" if quantisation == "none" else ""
-            raise RegistryError(
+            raise JmedloraError(
                 f"{entry.name}: its weights take {need / 1e9:.1f} GB ({quantisation}), the card has {card_bytes / 1e9:.1f} GB{smaller}"
                 f"{' or' if smaller else ';'} use a larger card, several cards (book page 'Scale'), or a smaller model"
             )
@@ -313,21 +310,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:
-        raise RegistryError(f"{path.name}: no such file; JMEDLORA_MODELS names the registry of this site, or is not set") from error
+        raise JmedloraError(f"{path.name}: no such file; JMEDLORA_MODELS names the registry of this site, or is not set") from error
     except yaml.YAMLError as error:
-        raise RegistryError(f"{path.name}: not valid YAML ({' '.join(str(error).split())})") from error
+        raise JmedloraError(f"{path.name}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(raw, dict) or set(raw) - {"bases", "adapters"}:
-        raise RegistryError(f"{path.name}: a registry has two parts, bases and adapters, each a mapping from names to fields")
+        raise JmedloraError(f"{path.name}: a registry has two parts, bases and adapters, each a mapping from names to fields")
     return raw
 
 
 def _in_folder(entry: ModelEntry, folder: Path, where: Path) -> ModelEntry:
     """The entry with its files in a local folder, which then says sizes and context."""
     if not folder.is_dir():
-        raise RegistryError(f"{where.name}, {entry.name}: folder {folder.name!r} is not there; correct the path or remove the line")
+        raise JmedloraError(f"{where.name}, {entry.name}: folder {folder.name!r} is not there; correct the path or remove the line")
     local = _local_entry(folder.resolve())
     if local.kind != entry.kind:
-        raise RegistryError(f"{where.name}, {entry.name}: the folder holds a model of kind {local.kind}, the entry is of kind {entry.kind}")
+        raise JmedloraError(f"{where.name}, {entry.name}: the folder holds a model of kind {local.kind}, the entry is of kind {entry.kind}")
     if entry.kind == "adapter":
         return replace(entry, folder=local.folder, revision=None, rank=local.rank, lora_targets=local.lora_targets, bytes=local.bytes)
     return replace(entry, folder=local.folder, revision=None, shape=local.shape, context_length=local.context_length)
@@ -339,30 +336,30 @@ def _entry(name: str, kind: str, fields: dict[str, Any], where: str) -> ModelEnt
         {"base", "rank", "bytes"} if kind == "adapter" else {"architecture", "shape", "parameters", "stored", "language", "bos", "eos"}
     )
     if missing := required - set(fields):
-        raise RegistryError(f"{where}: field {sorted(missing)[0]!r} is missing")
+        raise JmedloraError(f"{where}: field {sorted(missing)[0]!r} is missing")
     for note in ("alpha", "dropout", "steps"):
         fields.pop(note, None)
     if fields["revision"] is not None and not COMMIT.fullmatch(str(fields["revision"])):
-        raise RegistryError(f"{where}: revision {fields['revision']!r} is no full commit hash; write null where it is not known")
+        raise JmedloraError(f"{where}: revision {fields['revision']!r} is no full commit hash; write null where it is not known")
     fields["lora_targets"] = tuple(fields["lora_targets"])
     if kind == "base":
         architecture, parameters = fields.pop("architecture"), fields.pop("parameters")
         if architecture not in ARCHITECTURES:
-            raise RegistryError(f"{where}: architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+            raise JmedloraError(f"{where}: architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
         try:
             fields["shape"] = Shape(architecture=architecture, **fields["shape"])
         except TypeError as error:
-            raise RegistryError(f"{where}: shape does not fit ({error})") from error
+            raise JmedloraError(f"{where}: shape does not fit ({error})") from error
         if fields["shape"].parameters() != parameters:
-            raise RegistryError(f"{where}: its shape gives {fields['shape'].parameters():,} parameters, parameters says {parameters:,}")
+            raise JmedloraError(f"{where}: its shape gives {fields['shape'].parameters():,} parameters, parameters says {parameters:,}")
         if unknown := set(fields["lora_targets"]) - set(fields["shape"].linears()):
-            raise RegistryError(f"{where}: {sorted(unknown)[0]!r} is no linear module of {architecture}")
+            raise JmedloraError(f"{where}: {sorted(unknown)[0]!r} is no linear module of {architecture}")
         if fields["language"] not in LANGUAGES or fields["bos"] not in BOS_HABITS:
-            raise RegistryError(f"{where}: language is one of {', '.join(LANGUAGES)}; bos one of {', '.join(BOS_HABITS)}")
+            raise JmedloraError(f"{where}: language is one of {', '.join(LANGUAGES)}; bos one of {', '.join(BOS_HABITS)}")
     try:
         return ModelEntry(name=name, kind=kind, **fields)
     except TypeError as error:
-        raise RegistryError(f"{where}: {error}") from error
+        raise JmedloraError(f"{where}: {error}") from error
 
 
 def _local_entry(folder: Path) -> ModelEntry:
@@ -381,7 +378,7 @@ def _local_entry(folder: Path) -> ModelEntry:
             bytes=sum(p.stat().st_size for p in folder.glob("adapter_model.*")),
         )
     if not config.is_file():
-        raise RegistryError(f"{shown}: the folder holds neither config.json (a model) nor adapter_config.json (an adapter)")
+        raise JmedloraError(f"{shown}: the folder holds neither config.json (a model) nor adapter_config.json (an adapter)")
     settings = _read_json(config)
     return ModelEntry(
         name=shown,
@@ -395,4 +392,4 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise RegistryError(f"{paths.relative(path)}:{error.lineno}: not valid JSON ({error.msg}); copy the folder again") from error
+        raise JmedloraError(f"{paths.relative(path)}:{error.lineno}: not valid JSON ({error.msg}); copy the folder again") from error

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from jmedlora_utils.core.errors import JmedloraError
+
 KERNELS = ("auto", "sdpa", "eager", "flash_attention_2")
 FLASH = "flash_attention_2"
-
-
-class AttentionError(ValueError):
-    """A kernel that this machine or model cannot run; names the reason and the mend."""
 
 
 def choose(wanted: str, dtype: str, model_config: Any, on_cpu: bool) -> str | None:
@@ -22,7 +20,7 @@ def choose(wanted: str, dtype: str, model_config: Any, on_cpu: bool) -> str | No
         on_cpu: Whether the model computes on the CPU, be it at first.
 
     Raises:
-        AttentionError: FlashAttention is asked for and cannot run.
+        JmedloraError: FlashAttention is asked for and cannot run.
     """
     if wanted not in ("auto", FLASH):
         return wanted
@@ -30,7 +28,7 @@ def choose(wanted: str, dtype: str, model_config: Any, on_cpu: bool) -> str | No
     if wanted == "auto":
         return None if reason else FLASH
     if reason:
-        raise AttentionError(f"attn_implementation 'flash_attention_2' cannot run: {reason}; use 'auto' or 'sdpa'")
+        raise JmedloraError(f"attn_implementation 'flash_attention_2' cannot run: {reason}; use 'auto' or 'sdpa'")
     return FLASH
 
 

@@ -8,14 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import iter_jsonl
 from jmedlora_utils.data.prompts import build_instruction_prompt, encode_example
 
 WINDOW_BATCHES = 50
-
-
-class EncodingError(ValueError):
-    """A training file or record that cannot be used as it is; names file, line or record, and the mend."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +58,18 @@ def read_instructions(path: Path) -> list[dict[str, Any]]:
     """Reads instruction records: JSON lines with `instruction` and `output`, and maybe `input` and `id`.
 
     Raises:
-        EncodingError: A field is missing, no text, or empty; names file and line.
+        JmedloraError: A field is missing, no text, or empty; names file and line.
     """
     rows = []
     for number, row in iter_jsonl(path):
         for field in ("instruction", "output"):
             if not isinstance(row.get(field), str) or not row[field].strip():
-                raise EncodingError(f"{path}:{number}: field {field!r} is missing, empty or no text; mend or remove the line")
+                raise JmedloraError(f"{path}:{number}: field {field!r} is missing, empty or no text; mend or remove the line")
         if not isinstance(row.get("input", ""), str):
-            raise EncodingError(f"{path}:{number}: field 'input' is no text; mend or remove the line")
+            raise JmedloraError(f"{path}:{number}: field 'input' is no text; mend or remove the line")
         rows.append({"id": row.get("id", f"line {number}"), "input": "", **row})
     if not rows:
-        raise EncodingError(f"{path}: holds no instruction record; run notebook 10 first")
+        raise JmedloraError(f"{path}: holds no instruction record; run notebook 10 first")
     return rows
 
 
@@ -80,15 +77,15 @@ def read_articles(path: Path) -> list[str]:
     """Reads articles for continued pretraining: JSON lines with `text`.
 
     Raises:
-        EncodingError: `text` is missing or empty; names file and line.
+        JmedloraError: `text` is missing or empty; names file and line.
     """
     texts = []
     for number, row in iter_jsonl(path):
         if not isinstance(row.get("text"), str) or not row["text"].strip():
-            raise EncodingError(f"{path}:{number}: field 'text' is missing, empty or no text; mend or remove the line")
+            raise JmedloraError(f"{path}:{number}: field 'text' is missing, empty or no text; mend or remove the line")
         texts.append(row["text"])
     if not texts:
-        raise EncodingError(f"{path}: holds no article; run notebook 10 first")
+        raise JmedloraError(f"{path}: holds no article; run notebook 10 first")
     return texts
 
 
@@ -105,7 +102,7 @@ def encode_records(
         too_long: `error`, or `exclude` to leave such records out and count them.
 
     Raises:
-        EncodingError: A record is too long and `too_long` is `error`, or no record fits.
+        JmedloraError: A record is too long and `too_long` is `error`, or no record fits.
     """
     rows, audit = [], Audit(read=len(records))
     worst: tuple[int, str] = (0, "")
@@ -122,7 +119,7 @@ def encode_records(
         audit.supervised_tokens += len(example.response)
     audit.used, audit.tokens, audit.longest = len(rows), sum(len(r.ids) for r in rows), worst[0]
     if audit.too_long and (too_long == "error" or not rows):
-        raise EncodingError(
+        raise JmedloraError(
             f"record {worst[1]} has {worst[0]} tokens, max_length is {max_length} "
             f"({audit.too_long} of {len(records)} records are too long); "
             "raise max_length, or set too_long='exclude' to leave them out and count them"

@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import quiet
 from jmedlora_utils.core.records import Record, read_record, write_text
 from jmedlora_utils.tuning import training
-from jmedlora_utils.tuning.training import TuneError, TuneSettings
+from jmedlora_utils.tuning.training import TuneSettings
 
 CONFIGS = paths.PRESETS / "accelerate"
 
@@ -36,16 +37,16 @@ def tune(settings: TuneSettings, run_name: str, workspace: paths.Workspace, num_
             processes, and for none where there is one.
 
     Raises:
-        TuneError: The configuration is not there or does not fit the settings, or a process failed; with its message.
+        JmedloraError: The configuration is not there or does not fit the settings, or a process failed; with its message.
     """
     if num_processes < 1:
-        raise TuneError(f"num_processes is {num_processes}; it must be at least 1")
+        raise JmedloraError(f"num_processes is {num_processes}; it must be at least 1")
     if num_processes == 1 and not launch_config:
         return training.tune(settings, run_name, workspace)
     config = find_config(launch_config or "ddp")
     kind, machines = _read_config(config)
     if num_processes == 1 and kind == "ddp":
-        raise TuneError(f"launch_config {launch_config!r} is for several processes; raise num_processes, or leave launch_config empty")
+        raise JmedloraError(f"launch_config {launch_config!r} is for several processes; raise num_processes, or leave launch_config empty")
     if done := training.find_finished(settings, run_name, workspace, num_processes, kind == "fsdp"):
         return done
     log = workspace.logs / f"20_tune__{run_name}.launch.log"
@@ -53,7 +54,7 @@ def tune(settings: TuneSettings, run_name: str, workspace: paths.Workspace, num_
     job_file = write_text(workspace.logs / f"20_tune__{run_name}.launch.json", json.dumps(job, ensure_ascii=False, indent=1) + "\n")
     status = _run(command(config, num_processes, job_file, settings.gradient_checkpointing and kind == "fsdp", machines), log)
     if status:
-        raise TuneError(f"{run_name}: the {num_processes} processes ended with status {status}: {_cause(log)}")
+        raise JmedloraError(f"{run_name}: the {num_processes} processes ended with status {status}: {_cause(log)}")
     return read_record(workspace.records / f"20_tune__{run_name}.json")
 
 
@@ -61,20 +62,20 @@ def find_config(name: str) -> Path:
     """The configuration of that name in `notebooks/presets/accelerate/`, or the file of that path.
 
     Raises:
-        TuneError: There is neither.
+        JmedloraError: There is neither.
     """
     for path in (CONFIGS / f"{name}.yaml", Path(name)):
         if path.is_file():
             return path
     known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-    raise TuneError(f"launch_config {name!r} is no file, and no configuration has that name; known: {known}")
+    raise JmedloraError(f"launch_config {name!r} is no file, and no configuration has that name; known: {known}")
 
 
 def is_sharded(name: str) -> bool:
     """Whether a configuration divides the base's weights over the processes (FSDP).
 
     Raises:
-        TuneError: There is no such configuration, or it is malformed.
+        JmedloraError: There is no such configuration, or it is malformed.
     """
     return _read_config(find_config(name))[0] == "fsdp"
 
@@ -100,15 +101,15 @@ def _read_config(path: Path) -> tuple[str, int]:
     try:
         raw: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
-        raise TuneError(f"{paths.relative(path)}: not valid YAML ({getattr(error, 'problem', error)})") from error
+        raise JmedloraError(f"{paths.relative(path)}: not valid YAML ({getattr(error, 'problem', error)})") from error
     if not isinstance(raw, dict):
-        raise TuneError(f"{paths.relative(path)}: not a mapping of settings; `accelerate config` writes one")
+        raise JmedloraError(f"{paths.relative(path)}: not a mapping of settings; `accelerate config` writes one")
     kinds = {"MULTI_GPU": "ddp", "FSDP": "fsdp"}
     kind = raw.get("distributed_type")
     if kind not in kinds:
-        raise TuneError(f"{paths.relative(path)}: distributed_type is {kind!r}; it takes {' or '.join(kinds)}")
+        raise JmedloraError(f"{paths.relative(path)}: distributed_type is {kind!r}; it takes {' or '.join(kinds)}")
     if kind == "FSDP" and int((raw.get("fsdp_config") or {}).get("fsdp_version", 1)) != 2:
-        raise TuneError(f"{paths.relative(path)}: fsdp_version must be 2; version 1 is gone from transformers")
+        raise JmedloraError(f"{paths.relative(path)}: fsdp_version must be 2; version 1 is gone from transformers")
     return kinds[kind], int(raw.get("num_machines", 1))
 
 

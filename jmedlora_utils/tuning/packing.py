@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.tuning.encoding import Row
 
 MEND = "set packing to False; rows of like length then share a batch, which wastes little"
-
-
-class PackingError(ValueError):
-    """A model whose packed records would read each other; names the mend."""
 
 
 def spread(lengths: Sequence[int], limit: int, hidden: int) -> list[list[int]]:
@@ -118,7 +115,7 @@ def check(model: Any, ids: Sequence[int], neighbour: Sequence[int]) -> None:
         neighbour: Token ids of the record before it.
 
     Raises:
-        PackingError: The record sees its neighbour, or the model takes no positions.
+        JmedloraError: The record sees its neighbour, or the model takes no positions.
     """
     import torch
 
@@ -136,12 +133,12 @@ def check(model: Any, ids: Sequence[int], neighbour: Sequence[int]) -> None:
                 for row in (first, second)
             ]
     except TypeError as error:
-        raise PackingError(f"{model.config.model_type} takes no positions, so records cannot be packed ({error}); {MEND}") from error
+        raise JmedloraError(f"{model.config.model_type} takes no positions, so records cannot be packed ({error}); {MEND}") from error
     finally:
         model.train(was_training)
     if not torch.equal(*seen):
         leak = float((seen[0].float() - seen[1].float()).abs().max())
-        raise PackingError(
+        raise JmedloraError(
             f"packed records of {model.config.model_type} read each other with attention kernel "
             f"{model.config._attn_implementation!r} (logits move by {leak:.2g}); {MEND}"
         )

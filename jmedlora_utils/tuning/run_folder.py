@@ -10,11 +10,12 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, read_record, sha256_file, sha256_text, write_text
 from jmedlora_utils.models import loading
 from jmedlora_utils.models.registry import ModelEntry
 from jmedlora_utils.tuning import processes
-from jmedlora_utils.tuning.settings import TuneError, TuneSettings
+from jmedlora_utils.tuning.settings import TuneSettings
 
 RESUME_FILES = ("optimizer.pt", "optimizer.bin", "pytorch_model_fsdp.bin", "scheduler.pt", "trainer_state.json", "rng_state*.pth")
 # Settings that do not shape the result.
@@ -41,7 +42,7 @@ def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Recor
     """The record of this very run if it is finished: same settings, data and base, all kept checkpoints there.
 
     Raises:
-        TuneError: All is the same but the number of processes.
+        JmedloraError: All is the same but the number of processes.
     """
     stored = stored_identity(folder)
     if stored is None:
@@ -49,7 +50,7 @@ def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Recor
     there = {str(step) for step in kept_checkpoints(folder)}
     if stored | {"processes": identity["processes"]} == identity != stored and there:
         made, now = stored["processes"], identity["processes"]
-        raise TuneError(
+        raise JmedloraError(
             f"{folder.name}: its checkpoints were made by {_in_words(made)}, this run has {_in_words(now)}; the rows of a step and the "
             f"optimizer's state would not fit. Start it with num_processes={made['count']} again, or give it another run_name"
         )
@@ -91,7 +92,7 @@ def alone(folder: Path) -> Iterator[None]:
     """Keeps a second process off this run: one that survived a killed notebook, say.
 
     Raises:
-        TuneError: Another process is training it.
+        JmedloraError: Another process is training it.
     """
     if not processes.is_main():
         yield
@@ -101,7 +102,7 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise TuneError(f"{folder.name}: another process is training this run; wait for it, or stop it") from error
+            raise JmedloraError(f"{folder.name}: another process is training this run; wait for it, or stop it") from error
         yield
 
 

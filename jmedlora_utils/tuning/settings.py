@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import prompts
 from jmedlora_utils.tuning import attention, processes
 
@@ -12,10 +13,6 @@ METHODS = ("lora", "qlora", "full")
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit")
 PRETRAIN = ("", "articles")
-
-
-class TuneError(ValueError):
-    """A setting that is not allowed, or a run that cannot be right; names the setting and the mend."""
 
 
 @dataclass(frozen=True)
@@ -107,38 +104,40 @@ class TuneSettings:
             ("device", ("auto", "cpu")),
         ):
             if getattr(self, name) not in allowed:
-                raise TuneError(f"{name} is {getattr(self, name)!r}; it takes one of {', '.join(repr(a) for a in allowed)}")
+                raise JmedloraError(f"{name} is {getattr(self, name)!r}; it takes one of {', '.join(repr(a) for a in allowed)}")
         prompts.get_template(self.template)
         for name in ("rank", "alpha", "learning_rate", "batch_size", "gradient_accumulation", "max_steps", "pretrain_learning_rate"):
             if not getattr(self, name) > 0:
-                raise TuneError(f"{name} is {getattr(self, name)!r}; it must be above 0")
+                raise JmedloraError(f"{name} is {getattr(self, name)!r}; it must be above 0")
         for name in ("warmup_steps", "checkpoint_every", "weight_decay", "max_grad_norm", "pretrain_steps"):
             if getattr(self, name) < 0:
-                raise TuneError(f"{name} is {getattr(self, name)!r}; it must not be below 0")
+                raise JmedloraError(f"{name} is {getattr(self, name)!r}; it must not be below 0")
         if not 0 <= self.dropout < 1:
-            raise TuneError(f"dropout is {self.dropout}; it must lie between 0 and 1")
+            raise JmedloraError(f"dropout is {self.dropout}; it must lie between 0 and 1")
         if self.max_length < 2:
-            raise TuneError(f"max_length is {self.max_length}; a row needs a prompt and an answer")
+            raise JmedloraError(f"max_length is {self.max_length}; a row needs a prompt and an answer")
         if self.save_steps and not 0 < self.save_steps[0] <= self.save_steps[-1] <= self.max_steps:
-            raise TuneError(f"save_steps {list(self.save_steps)} must lie between 1 and max_steps ({self.max_steps})")
+            raise JmedloraError(f"save_steps {list(self.save_steps)} must lie between 1 and max_steps ({self.max_steps})")
         if self.schedule == "constant" and self.warmup_steps:
-            raise TuneError("schedule 'constant' ignores warmup_steps; use 'constant_with_warmup'")
+            raise JmedloraError("schedule 'constant' ignores warmup_steps; use 'constant_with_warmup'")
         if bool(self.pretrain_on) != bool(self.pretrain_steps):
-            raise TuneError("pretrain_on and pretrain_steps go together: set both or none")
+            raise JmedloraError("pretrain_on and pretrain_steps go together: set both or none")
         if self.pretrain_on and self.method == "qlora":
-            raise TuneError("pretrain_on trains every parameter, which a 4-bit base cannot; use method 'lora'")
+            raise JmedloraError("pretrain_on trains every parameter, which a 4-bit base cannot; use method 'lora'")
         if processes.sharded():
             self._check_sharded()
 
     def _check_sharded(self) -> None:
         if self.method == "full" or self.pretrain_on:
-            raise TuneError("under FSDP only adapters are trained here; use DDP (launch_config 'ddp') for method 'full' and pretrain_on")
+            raise JmedloraError(
+                "under FSDP only adapters are trained here; use DDP (launch_config 'ddp') for method 'full' and pretrain_on"
+            )
         if self.optimizer in ("paged_adamw_8bit", "adamw_bnb_8bit"):
-            raise TuneError(
+            raise JmedloraError(
                 f"optimizer {self.optimizer!r} cannot be saved under FSDP, so the run could not resume; use 'paged_adamw_32bit'"
             )
         if self.gradient_checkpointing and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "") != "true":
-            raise TuneError(
+            raise JmedloraError(
                 "FSDP does its own checkpointing; give `accelerate launch` --fsdp_activation_checkpointing true, as notebook 20 does"
             )
 

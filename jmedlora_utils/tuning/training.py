@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Meter, Record, RecordError, write_record
 from jmedlora_utils.data import prompts
 from jmedlora_utils.models import loading
-from jmedlora_utils.models.registry import ModelEntry, RegistryError
+from jmedlora_utils.models.registry import ModelEntry
 from jmedlora_utils.tuning import attention, encoding, packing, processes, run_folder
 from jmedlora_utils.tuning.run_folder import kept_checkpoints, weights_sha256
-from jmedlora_utils.tuning.settings import TuneError, TuneSettings
+from jmedlora_utils.tuning.settings import TuneSettings
 
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")
 
@@ -49,8 +50,8 @@ def tune(
         articles_file: Articles for `pretrain_on`; `data/articles.jsonl` of the workspace by default.
 
     Raises:
-        TuneError: The run cannot be right: step 0 differs from the base, the loss is no number.
-        encoding.EncodingError, loading.ModelError, records.RecordError: Data or base cannot be used.
+        JmedloraError: The run cannot be right: step 0 differs from the base, the loss is no number.
+        JmedloraError, records.RecordError: Data or base cannot be used.
     """
     train_file = train_file or workspace.data / "instructions" / "train.jsonl"
     articles_file = articles_file or workspace.data / "articles.jsonl"
@@ -91,7 +92,7 @@ def _train(
         model = build_model(settings, base)
         metrics["step0_max_difference"] = step_zero_difference(model, rows[0].ids)
     if metrics["step0_max_difference"] != 0.0:
-        raise TuneError(
+        raise JmedloraError(
             f"{run_name}: at step 0 the adapted model differs from its base by {metrics['step0_max_difference']:.2e}; it must not"
         )
     parameters = loading.count_parameters(model)
@@ -131,7 +132,7 @@ def build_model(settings: TuneSettings, base: ModelEntry) -> Any:
     """Loads the base and puts the adapter on it; call after the seed is set, since the adapter's start is random.
 
     Raises:
-        attention.AttentionError: The attention kernel asked for cannot run here.
+        JmedloraError: The attention kernel asked for cannot run here.
     """
     from transformers import AutoConfig
 
@@ -255,8 +256,8 @@ def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encod
     """Trains a model that is ready, with checkpoints in `folder`; goes on from the latest complete one.
 
     Raises:
-        TuneError: The loss is not finite.
-        packing.PackingError: Packing is asked for and this model would let packed records read each other.
+        JmedloraError: The loss is not finite.
+        JmedloraError: Packing is asked for and this model would let packed records read each other.
     """
     from jmedlora_utils.tuning.response_trainer import LossNotFinite, OrderedRows, ResponseTrainer, checkpoints
 
@@ -281,7 +282,7 @@ def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encod
     try:
         trainer.train(resume_from_checkpoint=str(done[start]) if done else None)
     except LossNotFinite as error:
-        raise TuneError(str(error)) from error
+        raise JmedloraError(str(error)) from error
     finally:
         trainer.detach()
     seconds = round(time.perf_counter() - began, 3)
@@ -296,7 +297,7 @@ def collator_for(settings: TuneSettings, model: Any, tokenizer: Any, rows: Seque
     """Makes batches of records: padded, or packed if this model keeps packed records apart.
 
     Raises:
-        packing.PackingError: It does not.
+        JmedloraError: It does not.
     """
     if not settings.packing:
         return encoding.Collator(tokenizer.pad_token_id)
@@ -353,7 +354,7 @@ def find_finished(
         sharded: Whether weights were divided among them.
 
     Raises:
-        TuneError: Another number of processes trained it.
+        JmedloraError: Another number of processes trained it.
     """
     files = [workspace.data / "instructions" / "train.jsonl", *([workspace.data / "articles.jsonl"] if settings.pretrain_on else [])]
     identity = run_folder.identity_of(settings, loading.find_base(settings.base, workspace), files)
@@ -411,14 +412,14 @@ def _tail_mean(series: Sequence[dict[str, float]]) -> float:
 
 # What a run can fail with for a reason that the message explains.
 EXPECTED = (
-    TuneError,
+    JmedloraError,
     RecordError,
-    RegistryError,
-    loading.ModelError,
-    encoding.EncodingError,
-    attention.AttentionError,
-    packing.PackingError,
-    prompts.PromptError,
+    JmedloraError,
+    JmedloraError,
+    JmedloraError,
+    JmedloraError,
+    JmedloraError,
+    JmedloraError,
 )
 
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import write_text
 from jmedlora_utils.models import loading
 from jmedlora_utils.models.hub import GB
@@ -21,10 +22,6 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PROBE = "問題: 次のうち正しいのはどれか。"
 
 
-class ExportError(RuntimeError):
-    """An export that cannot be made; names the folder and the mend."""
-
-
 def export(adapter: str, out: Path, base: str = "", merge: bool = False, dtype: str = "") -> Path:
     """Writes an adapter with its card to a new folder, which appears whole or not at all.
 
@@ -36,17 +33,17 @@ def export(adapter: str, out: Path, base: str = "", merge: bool = False, dtype: 
         dtype: Of the merged weights; that of the base's files by default.
 
     Raises:
-        ExportError: The folder exists, the disk is too small, there is nothing to merge, or the merged weights are not finite.
-        model_card.CardError, loading.ModelError, registry.RegistryError: Checkpoint or base cannot be used.
+        JmedloraError: The folder exists, the disk is too small, there is nothing to merge, or the merged weights are not finite.
+        JmedloraError: Checkpoint or base cannot be used.
     """
     tuned = model_card.read_checkpoint(Path(adapter).expanduser())
     whole, out = tuned.settings["method"] == "full", out.expanduser().resolve()
     if out.exists():
-        raise ExportError(f"{paths.relative(out)} is there already; name a new folder, or delete it first")
+        raise JmedloraError(f"{paths.relative(out)} is there already; name a new folder, or delete it first")
     if merge and whole:
-        raise ExportError(f"{tuned.name} was tuned in full, so there is no adapter to merge; leave out --merge to copy the model")
+        raise JmedloraError(f"{tuned.name} was tuned in full, so there is no adapter to merge; leave out --merge to copy the model")
     if tuned.own_base and not merge and not whole:
-        raise ExportError(f"{tuned.name} fits only the base that its own run pretrained further; add --merge to write both as one model")
+        raise JmedloraError(f"{tuned.name} fits only the base that its own run pretrained further; add --merge to write both as one model")
     source = _base(tuned, base)
     dtype = dtype or _stored_dtype(source)
     _check_disk(out, _merged_bytes(source, dtype) if merge else sum(p.stat().st_size for p in tuned.folder.iterdir() if p.is_file()))
@@ -71,7 +68,7 @@ def _base(tuned: Tuned, named: str) -> ModelEntry:
         return tuned.base
     entry = loading.find_base(named)
     if tuned.base.shape and entry.shape and entry.shape != tuned.base.shape:
-        raise ExportError(f"base {named!r} has other sizes than {tuned.settings['base']!r}, on which {tuned.name} was trained")
+        raise JmedloraError(f"base {named!r} has other sizes than {tuned.settings['base']!r}, on which {tuned.name} was trained")
     return entry
 
 
@@ -85,7 +82,7 @@ def _stored_dtype(entry: ModelEntry) -> str:
 
 def _merged_bytes(entry: ModelEntry, dtype: str) -> int:
     if dtype not in BYTES:
-        raise ExportError(f"dtype is {dtype!r}; it takes one of {', '.join(BYTES)}")
+        raise JmedloraError(f"dtype is {dtype!r}; it takes one of {', '.join(BYTES)}")
     if entry.shape is not None:
         return entry.shape.parameters() * BYTES[dtype]
     return sum(p.stat().st_size for p in entry.folder.glob("*.safetensors")) if entry.folder else 0
@@ -95,7 +92,7 @@ def _check_disk(out: Path, need: int) -> None:
     there = next(folder for folder in out.parents if folder.is_dir())
     free = shutil.disk_usage(there).free
     if need + SPARE_BYTES > free:
-        raise ExportError(
+        raise JmedloraError(
             f"{paths.relative(out)} needs {need / GB:.1f} GB and its disk has {free / GB:.1f} GB free; nothing was written. "
             "Free some space or name a folder on a larger disk"
         )
@@ -127,7 +124,7 @@ def _merge(tuned: Tuned, source: ModelEntry, dtype: str, work: Path) -> str:
     try:
         merged = adapted.merge_and_unload(safe_merge=True)
     except ValueError as error:
-        raise ExportError(
+        raise JmedloraError(
             f"{tuned.name}: the merged weights are not finite ({error}); merge in float32, or use the adapter unmerged"
         ) from error
     with torch.inference_mode():

@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, load_records, sha256_file, write_text
 from jmedlora_utils.models import registry
-from jmedlora_utils.models.registry import ModelEntry, RegistryError
+from jmedlora_utils.models.registry import ModelEntry
 from jmedlora_utils.tuning.run_folder import weights_sha256
 
 EXAM_NAMES = {
@@ -29,10 +30,6 @@ NOTICE = (
     "**For research only, not for medical use.** The model writes wrong answers with the same confidence as right ones. It has not been "
     "examined for any use with patients, and no decision about a person may rest on it."
 )
-
-
-class CardError(ValueError):
-    """A checkpoint whose card cannot be written; names the folder and the mend."""
 
 
 @dataclass(frozen=True)
@@ -70,20 +67,20 @@ def read_checkpoint(folder: Path) -> Tuned:
     """Reads a kept checkpoint, `.../adapters/<run>/checkpoint-<step>`, and the records beside it.
 
     Raises:
-        CardError: The folder is not the checkpoint of a tuning run, or its base is not known any more.
+        JmedloraError: The folder is not the checkpoint of a tuning run, or its base is not known any more.
     """
     folder = folder.resolve()
     step, identity = folder.name.removeprefix("checkpoint-"), folder.parent / "run.json"
     if not step.isdigit() or not identity.is_file():
-        raise CardError(f"{paths.relative(folder)} is no checkpoint of a tuning run; name a folder adapters/<run>/checkpoint-<step>")
+        raise JmedloraError(f"{paths.relative(folder)} is no checkpoint of a tuning run; name a folder adapters/<run>/checkpoint-<step>")
     settings = json.loads(identity.read_text(encoding="utf-8"))["settings"]
     root, run = folder.parents[2], folder.parent.name
     own_base = (folder.parent / "base" / "config.json").is_file()
     made_here = folder.parent / "base" if own_base else root / "bases" / settings["base"]
     try:
         base = registry.resolve(str(made_here) if (made_here / "config.json").is_file() else settings["base"])
-    except RegistryError as error:
-        raise CardError(f"{paths.relative(folder)}: its base {settings['base']!r} is not known any more: {error}") from error
+    except JmedloraError as error:
+        raise JmedloraError(f"{paths.relative(folder)}: its base {settings['base']!r} is not known any more: {error}") from error
     records = load_records(root, allow_smoke=True) if list((root / "records").glob("*.json")) else []
     scores = [r for r in records if r.kind == "evaluate" and not r.config.get("variant_of")]
     weights = weights_sha256(folder)
@@ -141,23 +138,23 @@ def check(text: str) -> None:
     """Reads a card back as the hub's client does.
 
     Raises:
-        CardError: Its front matter or its results cannot be read.
+        JmedloraError: Its front matter or its results cannot be read.
     """
     from huggingface_hub import ModelCard
 
     try:
         data = ModelCard(text).data
     except (ValueError, yaml.YAMLError) as error:
-        raise CardError(f"the card cannot be read back ({error})") from error
+        raise JmedloraError(f"the card cannot be read back ({error})") from error
     if missing := [key for key in ("library_name", "language", "license", "tags") if not data.get(key)]:
-        raise CardError(f"the front matter of the card lacks {missing[0]!r}")
+        raise JmedloraError(f"the front matter of the card lacks {missing[0]!r}")
 
 
 def write(folder: Path) -> Path:
     """Writes README.md into a kept checkpoint; the same card is not written twice.
 
     Raises:
-        CardError: See `read_checkpoint` and `check`.
+        JmedloraError: See `read_checkpoint` and `check`.
     """
     text, path = card(read_checkpoint(folder)), folder / "README.md"
     check(text)

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core import paths
-from jmedlora_utils.core.presets import ConfigError, Job, Preset, check_parameters, load_preset, notebook_cells, require_device
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.presets import Job, Preset, check_parameters, load_preset, notebook_cells, require_device
 from jmedlora_utils.core.records import git_state, sha256_text, write_text
 from jmedlora_utils.models import registry
 
@@ -35,10 +36,6 @@ GPU_STEPS = {
     "30_": {"mem_mb": 64_000, "runtime": 1_440},
 }
 CPU_STEP = {"mem_mb": 4_000, "runtime": 120}
-
-
-class WorkflowError(RuntimeError):
-    """A notebook failed, or a run cannot be started."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def plan(preset_name: str) -> list[Step]:
     """Checks a preset and brings its job cards up to date; called when the Snakefile is read.
 
     Raises:
-        ConfigError: The preset or one of its parameters is not known; nothing has been written then.
+        JmedloraError: The preset or one of its parameters is not known; nothing has been written then.
     """
     found = steps(load_preset(preset_name))
     for step in found:
@@ -134,14 +131,14 @@ def find_step(preset_name: str, output: str, seed: int | None) -> Step:
     """The step of a preset that writes `<output>.ipynb` at a seed (None for analysis over all seeds).
 
     Raises:
-        ConfigError: The preset has no such step.
+        JmedloraError: The preset has no such step.
     """
     every = steps(load_preset(preset_name))
     for step in every:
         if (step.job.output, step.job.seed) == (output, seed):
             return step
     known = "; ".join(step.label for step in every)
-    raise ConfigError(f"preset {preset_name!r} has no notebook {output!r} with seed {seed}; it has: {known}")
+    raise JmedloraError(f"preset {preset_name!r} has no notebook {output!r} with seed {seed}; it has: {known}")
 
 
 def run_step(step: Step, threads: int | None = None) -> float:
@@ -152,8 +149,8 @@ def run_step(step: Step, threads: int | None = None) -> float:
     what it had already finished.
 
     Raises:
-        ConfigError: The notebook does not declare one of the parameters.
-        WorkflowError: A cell raised, or the kernel died; names the cell, the failed copy and the log.
+        JmedloraError: The notebook does not declare one of the parameters.
+        JmedloraError: A cell raised, or the kernel died; names the cell, the failed copy and the log.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -182,7 +179,7 @@ def run_step(step: Step, threads: int | None = None) -> float:
         except (PapermillExecutionError, DeadKernelError) as error:
             logging.getLogger("papermill").error("%s", plain("\n".join(getattr(error, "traceback", [str(error)]))))
             os.replace(running, failed)
-            raise WorkflowError(_failure(step, error, failed)) from error
+            raise JmedloraError(_failure(step, error, failed)) from error
     os.replace(running, step.target)
     return time.perf_counter() - start
 
@@ -196,8 +193,8 @@ def reproduce(preset_name: str, jobs: int, profile: str = "") -> None:
         profile: A Snakemake profile, by its name in `profiles/` or its folder; empty runs on this machine.
 
     Raises:
-        ConfigError: The preset, a parameter or the device is not as it must be.
-        WorkflowError: A notebook failed, the profile is not there, or another run of the same preset is under way.
+        JmedloraError: The preset, a parameter or the device is not as it must be.
+        JmedloraError: A notebook failed, the profile is not there, or another run of the same preset is under way.
     """
     preset = load_preset(preset_name)
     where = _cluster(profile) if profile else _this_machine(preset, jobs)
@@ -210,7 +207,7 @@ def reproduce(preset_name: str, jobs: int, profile: str = "") -> None:
         command += ["--nolock", "--rerun-incomplete", "--keep-going", "--rerun-triggers", "mtime", "--scheduler", "greedy"]
         command += [*where, "--config", f"preset={preset_name}"]
         if subprocess.run(command, check=False).returncode != 0:
-            raise WorkflowError(
+            raise JmedloraError(
                 f"preset {preset_name!r} did not finish; the messages above name the notebook and its log. "
                 "Run the same command again to go on: what is finished is not repeated"
             )
@@ -228,7 +225,7 @@ def _cluster(profile: str) -> list[str]:
     folder = next((f for f in (PROFILES / profile, Path(profile).expanduser()) if list(f.glob("config*.yaml"))), None)
     if folder is None:
         known = ", ".join(sorted(p.parent.name for p in PROFILES.glob("*/config.yaml")))
-        raise WorkflowError(f"no profile {profile!r}: neither a folder with a config.yaml nor one of {known}")
+        raise JmedloraError(f"no profile {profile!r}: neither a folder with a config.yaml nor one of {known}")
     return ["--profile", str(folder.resolve())]
 
 
@@ -393,7 +390,7 @@ def _only_one(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise WorkflowError(f"{paths.relative(folder)}: another run of this preset is under way; wait for it or end it") from error
+            raise JmedloraError(f"{paths.relative(folder)}: another run of this preset is under way; wait for it or end it") from error
         yield
 
 

@@ -12,7 +12,8 @@ from exam_fixtures import YEARS, data_dir, examination, needs_data, question, ra
 from jmedlora_utils.analysis import exam_card
 from jmedlora_utils.analysis.exam_card import Marked, card, mark_published, mark_responses
 from jmedlora_utils.core import paths
-from jmedlora_utils.data.exams import SYSTEMS, ExamError, load_igakuqa, load_published
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.data.exams import SYSTEMS, load_igakuqa, load_published
 from jmedlora_utils.evaluation.metrics import BASELINES
 
 # paper.md section 8, years 2018, 2019, 2020, 2021.
@@ -170,7 +171,7 @@ def test_an_incomplete_examination_has_no_verdict(marks):
 
 
 def test_exam_without_a_year_is_refused():
-    with pytest.raises(ExamError, match="has no year"):
+    with pytest.raises(JmedloraError, match="has no year"):
         card([question()], {"1": Marked(True, frozenset())}, "x")
 
 
@@ -198,13 +199,13 @@ def test_prohibited_letters_count_however_they_are_spaced():
 
 def test_trap_32_no_answer_is_wrong_and_a_strange_answer_is_refused():
     assert not mark_published([question()], {})["1"].right
-    with pytest.raises(ExamError, match="1 answers belong to no question, first 99"):
+    with pytest.raises(JmedloraError, match="1 answers belong to no question, first 99"):
         mark_published([question()], {"99": "a"})
 
 
 def test_absent_systems_and_answers_are_noticed(tmp_path):
     write_year(tmp_path, 2031, 125, {"A": [raw("125A1"), raw("125A2")]})
-    with pytest.raises(ExamError, match="no published answers"):
+    with pytest.raises(JmedloraError, match="no published answers"):
         exam_card.score_published(tmp_path, [2031])
     answers = tmp_path / "IgakuQA" / "baseline_results" / "2031" / "125-A_gpt4.jsonl"
     write_lines(answers, [{"problem_id": "125A1", "prediction": "a"}])
@@ -212,7 +213,7 @@ def test_absent_systems_and_answers_are_noticed(tmp_path):
     assert found.card[["system", "points", "items"]].to_numpy().tolist() == [["gpt4", 1, 2]]
     assert any("2031 has no answers of gpt3" in n for n in found.notices)
     assert any("gpt4 leaves 1 of 2 questions without an answer" in n for n in found.notices)
-    with pytest.raises(ExamError, match="years is empty"):
+    with pytest.raises(JmedloraError, match="years is empty"):
         exam_card.score_published(tmp_path, [])
 
 
@@ -222,7 +223,7 @@ def test_card_on_disk_has_exactly_the_columns(tmp_path, marks):
     header = "system,year,points,max_points,required,general,items_correct,items,prohibited,passed"
     assert path.read_text(encoding="utf-8") == f"{header}\nx,2031,4,5,3,1,2,5,0,True\n"
     assert exam_card.read_card(path).equals(table)
-    with pytest.raises(ExamError, match="an exam card has system"):
+    with pytest.raises(JmedloraError, match="an exam card has system"):
         exam_card.read_card(write_lines(tmp_path / "other.csv", ["a"]))
 
 
@@ -231,11 +232,11 @@ def test_committed_tables_stand_in_only_when_asked_and_only_for_their_years(tmp_
     found = exam_card.published_or_committed("", [2019], "committed")
     assert set(found.card["year"]) == {2019}
     assert "committed figures" in found.notices[0]
-    with pytest.raises(ExamError, match="no year 2031"):
+    with pytest.raises(JmedloraError, match="no year 2031"):
         exam_card.published_or_committed("", [2031], "committed")
-    with pytest.raises(ExamError, match="no question file"):
+    with pytest.raises(JmedloraError, match="no question file"):
         exam_card.published_or_committed(str(tmp_path), [2019], "committed")
-    with pytest.raises(ExamError, match="on_missing is 'ignore'"):
+    with pytest.raises(JmedloraError, match="on_missing is 'ignore'"):
         exam_card.published_or_committed("", [2019], "ignore")
 
 

@@ -12,6 +12,7 @@ from jmedlora_utils.analysis import exam_card, exam_errors
 from jmedlora_utils.analysis.exam_card import Marked
 from jmedlora_utils.analysis.exam_errors import FLIPS
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import exams
 
 COMMITTED = paths.RESULTS / "published"
@@ -76,7 +77,7 @@ def test_prohibited_choices_are_counted_where_there_are_any_beside_blind_picks()
 
 def test_a_pair_without_both_systems_is_left_out(tmp_path) -> None:
     write_year(tmp_path, 2031, 125, {"A": [raw("125A1"), raw("125A2")]})
-    with pytest.raises(exams.ExamError, match="no published system answered all of 2031"):
+    with pytest.raises(JmedloraError, match="no published system answered all of 2031"):
         exam_errors.measure(tmp_path, [2031])
     folder = tmp_path / "IgakuQA" / "baseline_results" / "2031"
     write_lines(folder / "125-A_gpt4.jsonl", [{"problem_id": "125A1", "prediction": "a"}, {"problem_id": "125A2", "prediction": "b"}])
@@ -113,9 +114,9 @@ def test_without_the_examination_the_committed_counts_stand_in_and_say_so(tmp_pa
     monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
     found = exam_errors.measured_or_committed([2019], "committed")
     assert set(found.prohibited["year"]) == {2019} and "committed counts" in found.notice
-    with pytest.raises(exams.ExamError, match="no year 2031"):
+    with pytest.raises(JmedloraError, match="no year 2031"):
         exam_errors.measured_or_committed([2031], "committed")
-    with pytest.raises(exams.ExamError, match="on_missing is 'ignore'"):
+    with pytest.raises(JmedloraError, match="on_missing is 'ignore'"):
         exam_errors.measured_or_committed([2019], "ignore")
 
 

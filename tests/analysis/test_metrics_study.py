@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from jmedlora_utils.analysis import metrics_study as study
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data.exams import SYSTEMS, Question, load_igakuqa, load_published, select_text_five
 from jmedlora_utils.evaluation import metrics
 from jmedlora_utils.figures import metrics_plots, plotting
@@ -52,7 +53,7 @@ def test_the_nearest_wrong_choice_is_the_one_that_looks_right() -> None:
     assert study.nearest_wrong(question())[0] == "b"
     assert study.wrong_answer(question()) == "ギトネクトール"
     assert study.wrong_answer(question(gold="ad", n_select=2)) == "ギトネクトール、ミワザフェ"
-    with pytest.raises(study.StudyError, match="every choice is right"):
+    with pytest.raises(JmedloraError, match="every choice is right"):
         study.nearest_wrong(question(gold="abcde", n_select=5))
 
 
@@ -66,7 +67,7 @@ def test_unrelated_answers_are_right_answers_of_other_questions() -> None:
     own = [metrics.oracle_response(q) for q in questions]
     drawn = study.unrelated_answers(questions, random.Random(1))
     assert all(text in own and text != mine for text, mine in zip(drawn, own, strict=True))
-    with pytest.raises(study.StudyError, match="at least two"):
+    with pytest.raises(JmedloraError, match="at least two"):
         study.unrelated_answers(questions[:1], random.Random(1))
 
 
@@ -191,9 +192,9 @@ def test_questions_for_leaves_out_impossible_pairs() -> None:
 
 
 def test_an_unknown_source_or_missing_evidence_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(study.StudyError, match="not one of auto, committed, data"):
+    with pytest.raises(JmedloraError, match="not one of auto, committed, data"):
         study.load("comitted")
-    with pytest.raises(study.StudyError, match=r"levels\.csv is missing; run"):
+    with pytest.raises(JmedloraError, match=r"levels\.csv is missing; run"):
         study.read(tmp_path)
 
 
@@ -236,7 +237,7 @@ def test_verdicts_quote_the_study() -> None:
     found = study.read()
     kept = found.at("changes", change="denied", rule="longest")["accuracy"]
     assert f"{100 * kept:.1f} %" in " ".join(study.verdicts(found)["fails"])
-    with pytest.raises(study.StudyError, match="0 rows"):
+    with pytest.raises(JmedloraError, match="0 rows"):
         found.at("changes", change="no such change", rule="longest")
 
 

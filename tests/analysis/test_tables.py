@@ -12,7 +12,8 @@ import pytest
 import synthetic_study
 
 from jmedlora_utils.analysis import findings, tables
-from jmedlora_utils.core import paths
+from jmedlora_utils.core import formatting, paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, Run, declared_parameters
 from jmedlora_utils.core.records import Record, read_jsonl, write_jsonl
 from jmedlora_utils.data.exams import Question
@@ -130,7 +131,7 @@ def test_series_are_thinned_by_means():
 
 def test_one_seed_can_be_read_alone(made):
     assert tables.read_runs("mini-seeds", [2]).seeds == [2]
-    with pytest.raises(tables.TableError, match="seed 3"):
+    with pytest.raises(JmedloraError, match="seed 3"):
         tables.read_runs("mini-seeds", [3])
 
 
@@ -158,7 +159,7 @@ def test_a_silent_preset_asks_what_the_notebook_declares():
 
 
 def test_smoke_is_no_evidence(tmp_path):
-    with pytest.raises(tables.TableError, match="no evidence"):
+    with pytest.raises(JmedloraError, match="no evidence"):
         tables.freeze("smoke", tmp_path)
 
 
@@ -166,13 +167,13 @@ def test_real_exam_texts_are_never_frozen(made, tmp_path, monkeypatch):
     foreign = made.study.outcomes.assign(exam="igakuqa_2018")
     monkeypatch.setattr(tables, "read_runs", lambda preset, seeds=(): tables.Study(preset, "run", foreign, [], None, None, None, {}))
     monkeypatch.setattr(tables, "load_preset", lambda name: SimpleNamespace(seeds=(1, 2), show="en-large_lora"))
-    with pytest.raises(tables.TableError, match="may not be committed"):
+    with pytest.raises(JmedloraError, match="may not be committed"):
         tables.freeze("mini-seeds", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_evidence_says_how_to_make_it(tmp_path):
-    with pytest.raises(tables.TableError, match="make reproduce"):
+    with pytest.raises(JmedloraError, match="make reproduce"):
         tables.read_evidence(tmp_path)
 
 
@@ -185,12 +186,12 @@ def test_a_damaged_outcome_line_is_refused(frozen, tmp_path):
     rows = read_jsonl(file)
     rows[0]["accuracy"] = rows[0]["accuracy"][:-1]
     write_jsonl(file, rows)
-    with pytest.raises(tables.TableError, match=r"outcomes of accuracy for .* questions"):
+    with pytest.raises(JmedloraError, match=r"outcomes of accuracy for .* questions"):
         tables.read_evidence(folder)
 
 
 def test_unknown_source_is_refused():
-    with pytest.raises(tables.TableError, match="auto, committed, run"):
+    with pytest.raises(JmedloraError, match="auto, committed, run"):
         tables.load_study("mini", "comitted")
 
 
@@ -213,7 +214,7 @@ def test_answers_to_other_questions_are_refused(made):
     kept = file.read_text(encoding="utf-8")
     try:
         file.write_text(kept + json.dumps({"id": "stranger", "response": "x"}) + "\n", encoding="utf-8")
-        with pytest.raises(tables.TableError, match="does not have"):
+        with pytest.raises(JmedloraError, match="does not have"):
             tables._score(workspace, record, tables.load_records(workspace.root), {})
     finally:
         file.write_text(kept, encoding="utf-8")
@@ -240,7 +241,7 @@ def test_base_facts_come_from_the_registry_for_a_published_model():
     size, centric = tables.base_facts([], "open-calm-7b")
     assert centric == "japanese"
     assert 6e9 < size < 8e9
-    with pytest.raises(tables.TableError, match="size and language"):
+    with pytest.raises(JmedloraError, match="size and language"):
         tables.base_facts([], "no-such-base")
 
 
@@ -251,7 +252,7 @@ def test_a_local_folder_of_unknown_language_is_shown_and_said(made, tmp_path):
     size, centric = tables.base_facts([], str(tmp_path))
     assert size > 500 * 64 and centric == "unknown"
     config.write_text(json.dumps({"model_type": "mamba"}), encoding="utf-8")
-    with pytest.raises(tables.TableError, match="its size is not known"):
+    with pytest.raises(JmedloraError, match="its size is not known"):
         tables.base_facts([], str(tmp_path))
     tuned = Record("tune", "20_tune__x", "mini", 1, model={"base": str(tmp_path), "parameters": 123}, git_commit="0" * 40)
     assert tables.base_facts([tuned], str(tmp_path)) == (123, "unknown")
@@ -277,7 +278,7 @@ def test_finished_shards_that_nobody_put_together_are_not_passed_over(made):
         (workspace.answers / f"{stem}.shard0of2.json").write_text('{"keys": []}', encoding="utf-8")
         assert len(tables.read_runs("mini-seeds", [1]).outcomes), "one shard is not done: what is there is read"
         (workspace.answers / f"{stem}.shard1of2.json").write_text('{"keys": []}', encoding="utf-8")
-        with pytest.raises(tables.TableError, match=rf"{stem}: its shards are done, but not put together \(1 such"):
+        with pytest.raises(JmedloraError, match=rf"{stem}: its shards are done, but not put together \(1 such"):
             tables.read_runs("mini-seeds", [1])
     finally:
         write_jsonl(whole, rows)
@@ -302,16 +303,16 @@ def test_chance_of_a_question_stands_in_its_row():
     ],
 )
 def test_percent(arguments, text):
-    assert tables.percent(*arguments) == text
+    assert formatting.percent(*arguments) == text
 
 
 def test_markdown_aligns_numbers_and_escapes_bars():
-    text = tables.markdown(pd.DataFrame({"name": ["a|b", None], "n": [1, 2], "share": ["3.0", "-1.0"]}))
+    text = formatting.markdown(pd.DataFrame({"name": ["a|b", None], "n": [1, 2], "share": ["3.0", "-1.0"]}))
     assert text.splitlines() == ["| name | n | share |", "|:---|---:|---:|", r"| a\|b | 1 | 3.0 |", "|  | 2 | -1.0 |"]
 
 
 def test_numbered_tables_carry_name_and_caption():
-    text = tables.numbered(pd.DataFrame({"a": [1]}), "tab-x", "What is seen.", {"a": "A"}, "Source.")
+    text = formatting.numbered(pd.DataFrame({"a": [1]}), "tab-x", "What is seen.", {"a": "A"}, "Source.")
     assert text.startswith(":::{table} What is seen.\n:name: tab-x\n\n| A |")
     assert text.rstrip().endswith("Source.")
 

@@ -9,7 +9,7 @@ import pytest
 import synthetic_study
 
 from jmedlora_utils.analysis import findings, tables, views
-from jmedlora_utils.core import statistics
+from jmedlora_utils.core import formatting, statistics
 
 RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-small_lora", "en-large_lora", "ja-medium_lora")]
 
@@ -77,12 +77,12 @@ def test_japanese_verdicts_follow_the_english_ones(found, changed):
 def test_sentences_say_what_the_frames_hold(study):
     late = findings.step_of(study.outcomes, "en-large_lora", findings.HEADLINE.step_rank)
     frame = views.story_frame(study).set_index(["facts", "steps"])["value"]
-    before, after = (tables.percent(frame["taught", step]) for step in (0, late))
+    before, after = (formatting.percent(frame["taught", step]) for step in (0, late))
     assert f"taught facts {before} % → {after} %" in views.seen_facts(study)
     assert f"go from {before} % to {after} %" in views.story_caption(study) and "2 seeds" in views.story_caption(study)
     assert f"{before} % から {after} %" in views.summary_ja(study)
     for row in views.gains_frame(study).itertuples():
-        assert tables.percent(row.value, row.low, row.high, signed=True) in views.seen_size(study)
+        assert formatting.percent(row.value, row.low, row.high, signed=True) in views.seen_size(study)
     assert views.largest(study) == "en-large_lora"
 
 
@@ -97,7 +97,7 @@ def test_the_control_of_the_story_is_that_of_the_rule(study):
 def test_answers_are_told_apart_by_their_form(study):
     forms = study.forms.assign(n=10, as_asked=5, right=1)
     shown = views.forms_table(dataclasses.replace(study, forms=forms))
-    assert shown["of the form asked for"].tolist() == [tables.percent(0.5)] * 2 and shown["chance"].tolist() == ["20.0", "10.0"]
+    assert shown["of the form asked for"].tolist() == [formatting.percent(0.5)] * 2 and shown["chance"].tolist() == ["20.0", "10.0"]
     assert all(text.startswith("20.0 [") for text in shown["of these right"])
     shown = views.forms_table(dataclasses.replace(study, forms=forms.assign(as_asked=0, right=0)))
     assert shown["of these right"].tolist() == ["no such answer"] * 2
@@ -121,7 +121,7 @@ def test_the_balance_of_guesses_is_counted_and_not_asserted(study):
     counts = own["flip"].value_counts()
     said = views.guesses_sentence(flipped)
     test = statistics.mcnemar_exact(own["before"], own["after"])
-    assert f"{counts['fixed']} were fixed and {counts['broken']} broken (McNemar's p {views.p_text(test.p)})" in said
+    assert f"{counts['fixed']} were fixed and {counts['broken']} broken (McNemar's p {formatting.p_value(test.p)})" in said
     assert ("often" in said) == (test.p >= 0.05) and "general exam" in said
     uneven = flipped.assign(before=0, after=1)
     assert "seldom" in views.guesses_sentence(uneven)

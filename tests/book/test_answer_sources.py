@@ -7,8 +7,8 @@ import pytest
 
 from jmedlora_utils.analysis import tables
 from jmedlora_utils.book import answer_sources
-from jmedlora_utils.book.answer_sources import ShelfError
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from tests import synthetic_study
 
 RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-large_lora", "en-large_full")]
@@ -45,11 +45,11 @@ def test_any_folder_of_the_same_layout_can_be_named(runs, tmp_path: Path) -> Non
 
 
 def test_a_folder_without_answers_is_refused(runs, tmp_path: Path) -> None:
-    with pytest.raises(ShelfError, match="holds no record of notebook 30; run `make reproduce PRESET=smoke`, or name another folder"):
+    with pytest.raises(JmedloraError, match="holds no record of notebook 30; run `make reproduce PRESET=smoke`, or name another folder"):
         answer_sources.open_shelf("smoke", 1, folder=str(tmp_path))
-    with pytest.raises(ShelfError, match="holds no record of notebook 30"):
+    with pytest.raises(JmedloraError, match="holds no record of notebook 30"):
         answer_sources.open_shelf("smoke", 2, source="run")
-    with pytest.raises(tables.TableError, match="source 'somewhere' is not one of"):
+    with pytest.raises(JmedloraError, match="source 'somewhere' is not one of"):
         answer_sources.open_shelf("smoke", 1, source="somewhere")
 
 

@@ -7,8 +7,8 @@ import yaml
 from conftest import Project
 
 from jmedlora_utils.book import builder
-from jmedlora_utils.book.builder import BookError
 from jmedlora_utils.core import paths, presets
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, write_record
 from jmedlora_utils.workflow import runner
 
@@ -69,7 +69,7 @@ def test_a_notebook_that_did_not_run_has_a_page_that_says_so(here: Project) -> N
 
 def test_a_notebook_that_is_not_there_is_refused(here: Project) -> None:
     (here.notebooks / "41_metrics.ipynb").unlink()
-    with pytest.raises(BookError, match=r"_toc\.yml names notebooks/41_metrics, and there is no such notebook"):
+    with pytest.raises(JmedloraError, match=r"_toc\.yml names notebooks/41_metrics, and there is no such notebook"):
         builder.stage("mini")
 
 
@@ -83,18 +83,18 @@ def test_the_shown_run_stands_in_the_book(here: Project) -> None:
 
 def test_a_book_of_nothing_is_refused(here: Project) -> None:
     here.preset.write_text("seeds: [9]\nruns: {a: {}}\n")
-    with pytest.raises(BookError, match="preset 'mini' has not run; run `make reproduce PRESET=mini` first"):
+    with pytest.raises(JmedloraError, match="preset 'mini' has not run; run `make reproduce PRESET=mini` first"):
         builder.stage("mini")
 
 
 def test_a_failed_cell_is_refused(tmp_path: Path) -> None:
     error = {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": []}
-    with pytest.raises(BookError, match=r"a\.ipynb, cell 2: the code raised ValueError"):
+    with pytest.raises(JmedloraError, match=r"a\.ipynb, cell 2: the code raised ValueError"):
         builder.clean_notebook(executed(tmp_path / "a.ipynb", output=error))
 
 
 def test_a_cell_that_never_ran_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BookError, match=r"a\.ipynb, cell 2: the code was not executed"):
+    with pytest.raises(JmedloraError, match=r"a\.ipynb, cell 2: the code was not executed"):
         builder.clean_notebook(executed(tmp_path / "a.ipynb", count=None))
 
 
@@ -102,10 +102,10 @@ def test_the_folder_of_the_repository_is_cut_and_other_folders_are_refused(tmp_p
     cleaned = builder.clean_notebook(executed(tmp_path / "a.ipynb", text=f"wrote {paths.ROOT}/runs/mini/x.json\n"))
     assert cleaned["cells"][1]["outputs"][0]["text"] == ["wrote runs/mini/x.json\n"]
     folder = "/home/" + "someone/data"
-    with pytest.raises(BookError, match=rf"cell 2: the output shows a path of this machine, '{folder}'"):
+    with pytest.raises(JmedloraError, match=rf"cell 2: the output shows a path of this machine, '{folder}'"):
         builder.clean_notebook(executed(tmp_path / "b.ipynb", text=f"read {folder}\n"))
     table = {"output_type": "display_data", "metadata": {}, "data": {"text/html": [f"<td>{folder}", "</td>"], "image/png": folder}}
-    with pytest.raises(BookError, match="path of this machine"):
+    with pytest.raises(JmedloraError, match="path of this machine"):
         builder.clean_notebook(executed(tmp_path / "c.ipynb", output=table))
 
 
@@ -117,7 +117,7 @@ def test_warnings_of_installed_packages_stay_out_of_the_book_and_nothing_else_do
     own = noise | {"text": [warned, "something else\n"]}
     assert builder.clean_notebook(executed(tmp_path / "b.ipynb", output=own))["cells"][-1]["outputs"][0]["text"] == "something else\n"
     printed = {"output_type": "stream", "name": "stdout", "text": [warned]}
-    with pytest.raises(BookError, match="path of this machine"):
+    with pytest.raises(JmedloraError, match="path of this machine"):
         builder.clean_notebook(executed(tmp_path / "c.ipynb", output=printed))
 
 
@@ -163,13 +163,13 @@ def test_only_fragments_that_a_page_includes_are_made_and_unknown_ones_are_refus
     generated = builder.stage("mini") / "book" / "_generated"
     assert {path.stem for path in generated.iterdir()} == {"run", "times", "records"}
     (here.root / "book" / "intro.md").write_text("# Title\n\n```{include} _generated/stroy.md\n```\n")
-    with pytest.raises(BookError, match=r"intro\.md includes _generated/stroy\.md, which nothing makes; known: .*story"):
+    with pytest.raises(JmedloraError, match=r"intro\.md includes _generated/stroy\.md, which nothing makes; known: .*story"):
         builder.stage("mini")
 
 
 def test_a_book_of_evidence_that_is_not_there_is_refused(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "RESULTS", here.root / "book" / "results")
-    with pytest.raises(BookError, match=r"evidence\.json is missing; `make reproduce` builds the book from a run instead"):
+    with pytest.raises(JmedloraError, match=r"evidence\.json is missing; `make reproduce` builds the book from a run instead"):
         builder.build()
 
 
@@ -216,7 +216,7 @@ def test_trap_1_a_warning_fails_the_build_and_the_old_book_stays(here: Project) 
     assert builder.build("mini", html).stat().st_mtime_ns == before, "the same input was built twice"
     intro.write_text("# Title\n\n[](nowhere.md)\n")
     for _ in range(2):
-        with pytest.raises(BookError, match=r"did not build without warnings:[\s\S]*nowhere"):
+        with pytest.raises(JmedloraError, match=r"did not build without warnings:[\s\S]*nowhere"):
             builder.build("mini", html)
     assert index.is_file()
 
@@ -230,5 +230,5 @@ def test_the_bibliography_is_sorted_and_stays_as_it_is(tmp_path: Path) -> None:
     assert "{Two}" in text
     assert builder.tidy_bibliography(path) is False
     path.write_text(text + text)
-    with pytest.raises(BookError, match="repeated bibliography entry: a"):
+    with pytest.raises(JmedloraError, match="repeated bibliography entry: a"):
         builder.tidy_bibliography(path)

@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 
 from jmedlora_utils.book import answer_sources, explorer
 from jmedlora_utils.book.answer_sources import Sheet, Shelf
-from jmedlora_utils.book.explorer import FILTERS, MENUS, Explorer, ExplorerError
+from jmedlora_utils.book.explorer import FILTERS, MENUS, Explorer
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_jsonl, sha256_text, write_jsonl
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.exams import Question, read_exam
@@ -82,11 +83,11 @@ def test_each_menu_offers_what_the_ones_before_it_leave(panel: Explorer) -> None
     assert [label for label, _ in panel.options("group")] == ["all", "general"]
     assert all(s.exam == "mini_general" for _, s in panel.options("condition"))
     assert panel.now.run == MODEL, "the model is kept where the next exam has it"
-    with pytest.raises(ExplorerError, match=r"model 'gpt5' is not on offer in seed1; there is: .*en-large_lora"):
+    with pytest.raises(JmedloraError, match=r"model 'gpt5' is not on offer in seed1; there is: .*en-large_lora"):
         panel.pick("model", "gpt5")
-    with pytest.raises(ExplorerError, match="no menu 'colour'"):
+    with pytest.raises(JmedloraError, match="no menu 'colour'"):
         Explorer(panel.shelf, colour="red")
-    with pytest.raises(ExplorerError, match="scorer 'kind' is not one of journal"):
+    with pytest.raises(JmedloraError, match="scorer 'kind' is not one of journal"):
         Explorer(panel.shelf, "kind")
 
 
@@ -123,7 +124,7 @@ def test_a_filter_that_keeps_nothing_shows_all_at_the_start_and_nothing_later(an
     panel.pick("show", "prohibited")
     assert panel.view() is None
     assert "No question fits" in panel.card()
-    with pytest.raises(ExplorerError, match="no question fits"):
+    with pytest.raises(JmedloraError, match="no question fits"):
         panel.figure()
 
 

@@ -17,7 +17,7 @@ PAGE = """# 日本語の要約 A page
 
 ```{eval-rst}
 .. automodule:: jmedlora_utils.evaluation.metrics
-   :members: gestalt_distance, Score, score, MetricError
+   :members: gestalt_distance, Score, score, JmedloraError
 
 .. automodule:: jmedlora_utils.data.exams
    :members: Question
@@ -99,7 +99,7 @@ def test_the_index_holds_japanese_words_and_english_ones(published: Path) -> Non
 def test_docstrings_are_read_as_written_and_classes_become_links(published: Path) -> None:
     page = (published / "index.html").read_text(encoding="utf-8")
     assert "2|K| / (|R| + |C|)" in page
-    assert page.count('href="#jmedlora_utils.evaluation.metrics.MetricError"') >= 2, "its own anchor alone: no docstring links to it"
+    assert page.count('href="#jmedlora_utils.evaluation.JmedloraError"') >= 2, "its own anchor alone: no docstring links to it"
     assert page.count('href="#jmedlora_utils.data.exams.Question"') >= 2
 
 

@@ -14,10 +14,10 @@ import yaml
 from jmedlora_utils.__main__ import main
 from jmedlora_utils.book.builder import ADDRESS, BIBLIOGRAPHY, MACHINE_PATH
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import load_preset, preset_names
 from jmedlora_utils.core.records import read_record
 from jmedlora_utils.data import fetch
-from jmedlora_utils.data.exams import ExamError
 from jmedlora_utils.workflow.runner import matrix, steps
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -110,7 +110,7 @@ def test_the_table_of_presets_names_every_one() -> None:
 
 def test_a_malformed_exam_ends_the_command_with_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def ensure(*_: object) -> None:
-        raise ExamError("a.jsonl:3: field 'id' is missing; add it")
+        raise JmedloraError("a.jsonl:3: field 'id' is missing; add it")
 
     monkeypatch.setattr(fetch, "ensure", ensure)
     assert main(["exams"]) == 1

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from jmedlora_utils.core import notebook, paths
-from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, ConfigError, Preset
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset
 
 
 def preset(name: str, device: str = "any") -> Preset:
@@ -22,7 +23,7 @@ def test_start_refuses_a_preset_for_cards_without_one(monkeypatch: pytest.Monkey
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(notebook, "load_preset", lambda name: preset(name, device="cuda"))
-    with pytest.raises(ConfigError, match="needs a CUDA GPU"):
+    with pytest.raises(JmedloraError, match="needs a CUDA GPU"):
         notebook.start("paper", 1, card=True)
     assert notebook.start("paper", 1) == paths.Workspace("paper", 1), "data are prepared and scores are read without one"
 
@@ -33,7 +34,7 @@ def test_only_the_notebooks_that_tune_and_ask_want_a_card() -> None:
 
 
 def test_start_refuses_a_misspelt_preset() -> None:
-    with pytest.raises(ConfigError, match="no preset 'smokee'"):
+    with pytest.raises(JmedloraError, match="no preset 'smokee'"):
         notebook.start("smokee", 1)
 
 

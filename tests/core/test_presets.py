@@ -4,7 +4,7 @@ import pytest
 from conftest import write_notebook
 
 from jmedlora_utils.core import paths, presets
-from jmedlora_utils.core.presets import ConfigError
+from jmedlora_utils.core.errors import JmedloraError
 
 COMMON = 'preset = "mini"  # preset\nseed = 1  # seed\n'
 
@@ -88,24 +88,24 @@ def test_a_preset_extends_another(notebooks: Path) -> None:
 )
 def test_a_bad_preset_is_refused_with_place_and_mend(notebooks: Path, text: str, said: str) -> None:
     save(notebooks, text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(JmedloraError, match=said):
         presets.load_preset("mini")
 
 
 def test_a_misspelt_preset_names_the_nearest(notebooks: Path) -> None:
     save(notebooks, "")
-    with pytest.raises(ConfigError, match="no preset 'mnii'; did you mean 'mini'"):
+    with pytest.raises(JmedloraError, match="no preset 'mnii'; did you mean 'mini'"):
         presets.load_preset("mnii")
 
 
 def test_a_whole_number_serves_where_a_fraction_is_declared(notebooks: Path) -> None:
     presets.check_parameters("20_tune_lora", {"rate": 1})
-    with pytest.raises(ConfigError, match=r"'rate'.*takes float"):
+    with pytest.raises(JmedloraError, match=r"'rate'.*takes float"):
         presets.check_parameters("20_tune_lora", {"rate": "1e-3"})
 
 
 def test_trap_3_an_undeclared_parameter_is_refused(notebooks: Path) -> None:
-    with pytest.raises(ConfigError, match="papermill: notebook 20_tune_lora has no parameter 'learning_rate'; known: base, preset"):
+    with pytest.raises(JmedloraError, match="papermill: notebook 20_tune_lora has no parameter 'learning_rate'; known: base, preset"):
         presets.check_parameters("20_tune_lora", {"learning_rate": 1e-3})
 
 
@@ -120,13 +120,13 @@ def test_trap_4_every_declared_parameter_is_seen_whatever_its_annotation(noteboo
 )
 def test_a_parameters_cell_holds_flat_literals_only(notebooks: Path, source: str, said: str) -> None:
     write_notebook(paths.NOTEBOOKS / "50_odd.ipynb", source)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(JmedloraError, match=said):
         presets.declared_parameters("50_odd")
 
 
 def test_a_notebook_that_is_not_json_is_named_with_its_line(notebooks: Path) -> None:
     (paths.NOTEBOOKS / "50_broken.ipynb").write_text('{"cells": [\n,]}', encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"50_broken\.ipynb:2: not valid JSON"):
+    with pytest.raises(JmedloraError, match=r"50_broken\.ipynb:2: not valid JSON"):
         presets.declared_parameters("50_broken")
 
 
@@ -134,7 +134,7 @@ def test_a_preset_for_cards_is_refused_without_one(monkeypatch: pytest.MonkeyPat
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     presets.require_device("any")
-    with pytest.raises(ConfigError, match="needs a CUDA GPU and torch sees none; use PRESET=mini"):
+    with pytest.raises(JmedloraError, match="needs a CUDA GPU and torch sees none; use PRESET=mini"):
         presets.require_device("cuda")
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jmedlora_utils.core import statistics
+from jmedlora_utils.core.errors import JmedloraError
 
 settings.register_profile("statistics", max_examples=40, deadline=None)
 settings.load_profile("statistics")
@@ -37,7 +38,7 @@ def test_wilson_is_the_closed_formula(n, data):
 
 @pytest.mark.parametrize(("k", "n"), [(1, 0), (-1, 5), (6, 5)])
 def test_wilson_refuses_what_is_no_share(k, n):
-    with pytest.raises(statistics.StatisticsError, match="no share"):
+    with pytest.raises(JmedloraError, match="no share"):
         statistics.wilson(k, n)
 
 
@@ -98,13 +99,13 @@ def test_mean_interval_is_the_hull_of_both():
     hull, boot, over_seeds = statistics.mean_interval(seeds), statistics.bootstrap_mean(seeds), statistics.seed_interval(seeds)
     assert (hull.low, hull.high) == (min(boot.low, over_seeds.low), max(boot.high, over_seeds.high))
     assert statistics.mean_interval(seeds[:1]) == statistics.bootstrap_mean(seeds[:1])
-    with pytest.raises(statistics.StatisticsError, match="several seeds"):
+    with pytest.raises(JmedloraError, match="several seeds"):
         statistics.seed_interval(seeds[:1])
 
 
 @pytest.mark.parametrize("bad", [[], [np.array([])], [np.array([1.0, np.nan])]])
 def test_bootstrap_refuses_missing_outcomes(bad):
-    with pytest.raises(statistics.StatisticsError):
+    with pytest.raisesJmedloraError:
         statistics.bootstrap_mean(bad)
 
 
@@ -135,7 +136,7 @@ def test_mcnemar_sees_what_the_unpaired_test_misses():
 
 @pytest.mark.parametrize(("a", "b"), [([0, 1], [1]), ([], []), ([0.5], [1.0])])
 def test_mcnemar_refuses_what_it_cannot_pair(a, b):
-    with pytest.raises(statistics.StatisticsError):
+    with pytest.raisesJmedloraError:
         statistics.mcnemar_exact(a, b)
 
 
@@ -145,7 +146,7 @@ def test_paired_bootstrap_ignores_what_both_share():
     better = np.where(rng.random(500) < 0.06, 1.0, hard)
     found = statistics.paired_bootstrap([hard], [better])
     assert 0 < found.low < found.value < found.high < 0.06
-    with pytest.raises(statistics.StatisticsError, match="same questions"):
+    with pytest.raises(JmedloraError, match="same questions"):
         statistics.paired_bootstrap([hard], [better[:-1]])
 
 
@@ -167,7 +168,7 @@ def test_chance_is_a_fifth_for_one_and_a_tenth_for_two_of_five():
     questions = [Item(), Item(), Item(n_select=2), Item(n_select=2)]
     assert statistics.chances(questions).tolist() == [0.2, 0.2, 0.1, 0.1]
     assert statistics.chance_level(questions) == pytest.approx(0.15)
-    with pytest.raises(statistics.StatisticsError, match="no questions"):
+    with pytest.raises(JmedloraError, match="no questions"):
         statistics.chance_level([])
 
 
@@ -218,10 +219,10 @@ def test_paired_power_is_what_simulation_finds():
 
 @pytest.mark.parametrize("call", [lambda: statistics.questions_needed(0, 0.3), lambda: statistics.questions_needed(0.8, 0.3)])
 def test_power_refuses_impossible_differences(call):
-    with pytest.raises(statistics.StatisticsError, match="power"):
+    with pytest.raises(JmedloraError, match="power"):
         call()
 
 
 def test_paired_power_refuses_more_difference_than_discordance():
-    with pytest.raises(statistics.StatisticsError, match="impossible"):
+    with pytest.raises(JmedloraError, match="impossible"):
         statistics.questions_needed_paired(0.2, 0.1)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jmedlora_utils.data.articles import Article, ArticleError, load_articles, split_text
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.data.articles import Article, load_articles, split_text
 
 
 def test_a_folder_with_subfolders_in_order(tmp_path):
@@ -49,25 +50,25 @@ def test_jsonl_with_titles_and_numeric_ids(tmp_path):
 def test_broken_jsonl_names_file_line_and_mend(tmp_path, content, message):
     path = tmp_path / "articles.jsonl"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(ArticleError, match=message):
+    with pytest.raises(JmedloraError, match=message):
         load_articles(path)
 
 
 def test_folders_without_texts_and_other_encodings_say_so(tmp_path):
-    with pytest.raises(ArticleError, match=r"parameter articles_path: .* is neither a folder nor a file"):
+    with pytest.raises(JmedloraError, match=r"parameter articles_path: .* is neither a folder nor a file"):
         load_articles(tmp_path / "missing")
-    with pytest.raises(ArticleError, match=r"articles_path: missing is neither .*looked for below .*write the whole path"):
+    with pytest.raises(JmedloraError, match=r"articles_path: missing is neither .*looked for below .*write the whole path"):
         load_articles("missing")
-    with pytest.raises(ArticleError, match="it is empty"):
+    with pytest.raises(JmedloraError, match="it is empty"):
         load_articles(tmp_path)
     (tmp_path / "a.docx").write_bytes(b"PK")
-    with pytest.raises(ArticleError, match=r"it holds \.docx: convert them to plain text"):
+    with pytest.raises(JmedloraError, match=r"it holds \.docx: convert them to plain text"):
         load_articles(tmp_path)
     (tmp_path / "b.txt").write_bytes("日本語".encode("cp932"))
-    with pytest.raises(ArticleError, match=r"b\.txt: byte 0 is not UTF-8; .*CP932"):
+    with pytest.raises(JmedloraError, match=r"b\.txt: byte 0 is not UTF-8; .*CP932"):
         load_articles(tmp_path)
     (tmp_path / "c.jsonl").write_bytes("日本語".encode("cp932"))
-    with pytest.raises(ArticleError, match=r"c\.jsonl: not UTF-8"):
+    with pytest.raises(JmedloraError, match=r"c\.jsonl: not UTF-8"):
         load_articles(tmp_path / "c.jsonl")
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jmedlora_utils.data.curation import CurationError, filter_records, is_language, normalise, split_by_article, write_split
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.data.curation import filter_records, is_language, normalise, split_by_article, write_split
 
 
 def record(instruction, output="眠気が現れることがあります。", article="a", id="1"):
@@ -79,7 +80,7 @@ def test_near_duplicates_equal_the_comparison_of_all_pairs(texts, near):
 
 def test_settings_out_of_range_name_the_parameter():
     for settings, name in [({"language": "de"}, "language"), ({"min_chars": 0}, "min_chars"), ({"near": 0}, "near")]:
-        with pytest.raises(CurationError, match=f"parameters? {name}"):
+        with pytest.raises(JmedloraError, match=f"parameters? {name}"):
             filter_records([], **settings)
 
 
@@ -100,7 +101,7 @@ def test_trap_44_split_is_seeded_by_article_and_saved(tmp_path):
 def test_a_split_that_leaves_a_side_empty_is_refused():
     records = [record("質問", article="a")]
     assert split_by_article(records, 0) == (records, [])
-    with pytest.raises(CurationError, match="heldout_share"):
+    with pytest.raises(JmedloraError, match="heldout_share"):
         split_by_article(records, 0.5)
-    with pytest.raises(CurationError, match="heldout_share"):
+    with pytest.raises(JmedloraError, match="heldout_share"):
         split_by_article(records, 1.0)

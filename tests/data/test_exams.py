@@ -10,8 +10,9 @@ from exam_fixtures import YEARS, about, data_dir, needs_data, question, raw, wri
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import exams
-from jmedlora_utils.data.exams import ExamError, load_igakuqa, number_through_mask, number_to_select, read_exam, write_exam
+from jmedlora_utils.data.exams import load_igakuqa, number_through_mask, number_to_select, read_exam, write_exam
 
 LINE = {"id": "1", "exam": "x", "language": "ja", "text": "どれか。", "choices": ["あ", "い"], "gold": ["a"]}
 
@@ -67,7 +68,7 @@ def test_what_is_written_is_read_again(tmp_path_factory, data):
 )
 def test_a_line_that_does_not_fit_names_file_line_and_field(tmp_path, change, message):
     path = write_lines(tmp_path / "e.jsonl", [LINE, LINE | {"id": "2"} | change])
-    with pytest.raises(ExamError, match=message) as caught:
+    with pytest.raises(JmedloraError, match=message) as caught:
         read_exam(path)
     assert f"{path}:2" in str(caught.value)
 
@@ -75,22 +76,22 @@ def test_a_line_that_does_not_fit_names_file_line_and_field(tmp_path, change, me
 @pytest.mark.parametrize("name", ["id", "exam", "language", "text", "choices", "gold"])
 def test_a_missing_field_is_named(tmp_path, name):
     path = write_lines(tmp_path / "e.jsonl", [{k: v for k, v in LINE.items() if k != name}])
-    with pytest.raises(ExamError, match=f":1: field '{name}' is missing"):
+    with pytest.raises(JmedloraError, match=f":1: field '{name}' is missing"):
         read_exam(path)
 
 
 def test_broken_json_double_ids_and_empty_files_are_refused(tmp_path):
     path = write_lines(tmp_path / "e.jsonl", [LINE])
     path.write_text(path.read_text(encoding="utf-8") + '{"id": "2",\n', encoding="utf-8")
-    with pytest.raises(ExamError, match=r"e\.jsonl:2: not valid JSON"):
+    with pytest.raises(JmedloraError, match=r"e\.jsonl:2: not valid JSON"):
         read_exam(path)
-    with pytest.raises(ExamError, match=r"e\.jsonl:2: id '1' is already used at .*e\.jsonl:1"):
+    with pytest.raises(JmedloraError, match=r"e\.jsonl:2: id '1' is already used at .*e\.jsonl:1"):
         read_exam(write_lines(tmp_path / "e.jsonl", [LINE, LINE]))
-    with pytest.raises(ExamError, match="no question in the file"):
+    with pytest.raises(JmedloraError, match="no question in the file"):
         read_exam(write_lines(tmp_path / "e.jsonl", []))
-    with pytest.raises(ExamError, match="no such file"):
+    with pytest.raises(JmedloraError, match="no such file"):
         read_exam(tmp_path / "absent.jsonl")
-    with pytest.raises(ExamError, match="already used"):
+    with pytest.raises(JmedloraError, match="already used"):
         write_exam(tmp_path / "e.jsonl", [question(), question()])
 
 
@@ -107,18 +108,18 @@ def test_trap_01_files_are_joined_by_id_not_by_line(tmp_path):
     write_lines(folder / "112-A_metadata.jsonl", [about("112A2", category="眼科"), about("112A1", category="神経")])
     assert [q.category for q in load_igakuqa(tmp_path, [2018])] == ["神経", "眼科"]
     write_lines(folder / "112-A_metadata.jsonl", [about("112A2")])
-    with pytest.raises(ExamError, match="112A1 has no line in 112-A_metadata"):
+    with pytest.raises(JmedloraError, match="112A1 has no line in 112-A_metadata"):
         load_igakuqa(tmp_path, [2018])
 
 
 def test_trap_02_no_file_is_an_error_that_names_the_folder(tmp_path):
-    with pytest.raises(ExamError, match=r"IgakuQA/data/2018: no question file"):
+    with pytest.raises(JmedloraError, match=r"IgakuQA/data/2018: no question file"):
         load_igakuqa(tmp_path, [2018])
-    with pytest.raises(ExamError, match=r"jjsimqa\.jsonl: no such file"):
+    with pytest.raises(JmedloraError, match=r"jjsimqa\.jsonl: no such file"):
         exams.load_jjsimqa(tmp_path)
-    with pytest.raises(ExamError, match="no answers of gpt4"):
+    with pytest.raises(JmedloraError, match="no answers of gpt4"):
         exams.load_published(tmp_path, [2018], "gpt4")
-    with pytest.raises(ExamError, match="no published system 'gpt5'"):
+    with pytest.raises(JmedloraError, match="no published system 'gpt5'"):
         exams.load_published(tmp_path, [2018], "gpt5")
 
 
@@ -189,7 +190,7 @@ def test_trap_08_blank_choices_of_every_script_stand_for_their_letter(tmp_path):
 
 
 def test_trap_09_malformed_gold_is_refused(tmp_path):
-    with pytest.raises(ExamError, match=r"112-A\.jsonl:1: gold letter"):
+    with pytest.raises(JmedloraError, match=r"112-A\.jsonl:1: gold letter"):
         one(tmp_path, raw("112A1", answer=["NA"]))
 
 
@@ -205,7 +206,7 @@ def test_erratum_full_width_prohibited_letters_are_listed(tmp_path):
 
 def test_erratum_withdrawn_item_stays_with_no_points(tmp_path):
     assert one(tmp_path, raw("112A43", points="0"), human_accuracy="", breakdown=[]).points == 0
-    with pytest.raises(ExamError, match="points 'three' is no number"):
+    with pytest.raises(JmedloraError, match="points 'three' is no number"):
         one(tmp_path, raw("112A43", points="three"))
 
 
@@ -257,7 +258,7 @@ def test_english_takes_stem_and_choices_only(tmp_path):
     write_lines(folder / "112-A_translate.jsonl", [line])
     found = load_igakuqa(tmp_path, [2018], "en")[0]
     assert (found.text, found.choices[0], found.n_select, found.language) == ("Which?", "A, B", 2, "en")
-    with pytest.raises(ExamError, match="language 'fr'"):
+    with pytest.raises(JmedloraError, match="language 'fr'"):
         load_igakuqa(tmp_path, [2018], "fr")
 
 

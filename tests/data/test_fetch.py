@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import fetch
-from jmedlora_utils.data.fetch import FetchError
 
 FILES = {
     "IgakuQA/data/2018/112-A.jsonl": b'{"problem_id": "112A1"}\n',
@@ -67,14 +67,14 @@ def test_only_what_is_asked_for_is_fetched(server):
     assert fetch.ensure(["jjsimqa"]).downloaded == 1
     assert not fetch.available(["igakuqa"], [2018])
     assert fetch.available(["jjsimqa"])
-    with pytest.raises(FetchError, match="no exam 'usmle'"):
+    with pytest.raises(JmedloraError, match="no exam 'usmle'"):
         fetch.ensure(["usmle"])
 
 
 def test_a_download_with_another_checksum_is_refused_and_not_kept(server):
     changed = server / fetch.SOURCES["JJSIMQA"] / "jjsimqa.jsonl"
     changed.write_bytes(b"{}\n")
-    with pytest.raises(FetchError, match=r"jjsimqa\.jsonl: what came is not the published file"):
+    with pytest.raises(JmedloraError, match=r"jjsimqa\.jsonl: what came is not the published file"):
         fetch.ensure(["jjsimqa"])
     assert not (paths.exam_data_dir() / "JJSIMQA" / "jjsimqa.jsonl").exists()
 
@@ -83,7 +83,7 @@ def test_a_changed_local_file_is_refused_with_both_sums_and_the_mend(server):
     folder = fetch.ensure(["igakuqa"], [2018]).folder
     name = "IgakuQA/data/2018/112-A.jsonl"
     (folder / name).write_bytes(b'{"problem_id": "112A1", "answer": ["b"]}\n')
-    with pytest.raises(FetchError, match=name) as caught:
+    with pytest.raises(JmedloraError, match=name) as caught:
         fetch.ensure(["igakuqa"], [2018])
     message = str(caught.value)
     assert fetch.sums()[name] in message
@@ -109,7 +109,7 @@ def closed_port() -> int:
 
 def test_no_network_and_no_cache_says_which_files_from_where_and_how(server, monkeypatch):
     monkeypatch.setattr(fetch, "BASE_URL", f"http://127.0.0.1:{closed_port()}")
-    with pytest.raises(FetchError, match="4 exam files are missing") as caught:
+    with pytest.raises(JmedloraError, match="4 exam files are missing") as caught:
         fetch.ensure(["igakuqa", "jjsimqa"], [2018])
     message = str(caught.value)
     for part in (*FILES, *fetch.SOURCES.values(), "By hand", "export JMEDLORA_DATA=", str(paths.exam_data_dir())):
@@ -118,7 +118,7 @@ def test_no_network_and_no_cache_says_which_files_from_where_and_how(server, mon
 
 def test_a_file_the_server_does_not_have_is_named(server):
     (server / fetch.SOURCES["JJSIMQA"] / "jjsimqa.jsonl").unlink()
-    with pytest.raises(FetchError, match=r"1 exam files are missing[\s\S]*JJSIMQA/jjsimqa\.jsonl"):
+    with pytest.raises(JmedloraError, match=r"1 exam files are missing[\s\S]*JJSIMQA/jjsimqa\.jsonl"):
         fetch.ensure(["jjsimqa"])
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import instructions
 from jmedlora_utils.data.articles import Article
-from jmedlora_utils.data.instructions import GenerationSettings, InstructionError, generate
+from jmedlora_utils.data.instructions import GenerationSettings, generate
 from tests.scripted import ARTICLES, PAIRS, completion, scripted_server
 
 
@@ -94,7 +95,7 @@ def test_a_text_that_always_fails_is_named_and_the_rest_is_kept(server, tmp_path
 
     server.script = script
     with pytest.raises(
-        InstructionError, match=r"1 of 6 texts have no answer, the first is article 'a2' .*context length exceeded.*allow_failed"
+        JmedloraError, match=r"1 of 6 texts have no answer, the first is article 'a2' .*context length exceeded.*allow_failed"
     ):
         generate(ARTICLES, ask(server), tmp_path)
     made = generate(ARTICLES, ask(server, allow_failed=True), tmp_path)
@@ -105,7 +106,7 @@ def test_a_text_that_always_fails_is_named_and_the_rest_is_kept(server, tmp_path
 
 def test_an_endpoint_that_fails_on_everything_is_given_up(server, tmp_path):
     server.script = lambda message, times: (400, '{"error": {"message": "no such parameter"}}', {}, 0.0)
-    with pytest.raises(InstructionError, match=r"failed on the first 5 texts .*no such parameter"):
+    with pytest.raises(JmedloraError, match=r"failed on the first 5 texts .*no such parameter"):
         generate(ARTICLES, ask(server, concurrency=1), tmp_path)
     assert len(server.requests) == 5
 
@@ -136,10 +137,10 @@ def test_max_cost_stops_before_it_can_be_passed(server, tmp_path):
     settings = ask(
         server, price_in=1.0, price_out=1000.0, max_tokens=100, max_cost=0.15, concurrency=4
     )  # worst 0.1006, real 0.0201 an answer
-    with pytest.raises(InstructionError, match=r"parameter max_cost: .* texts are left"):
+    with pytest.raises(JmedloraError, match=r"parameter max_cost: .* texts are left"):
         generate(ARTICLES, settings, tmp_path)
     assert len(server.requests) == 3
-    with pytest.raises(InstructionError, match="max_cost"):
+    with pytest.raises(JmedloraError, match="max_cost"):
         generate(ARTICLES, settings, tmp_path)
     assert len(server.requests) == 3
     unmetered = [ARTICLES[0]]
@@ -162,7 +163,7 @@ def test_max_cost_stops_before_it_can_be_passed(server, tmp_path):
 def test_endpoint_problems_name_the_parameter_and_the_mend(server, tmp_path, status, models_status, message):
     server.models_status = models_status
     server.script = lambda *_: (status, '{"error": {"message": "no"}}', {"Location": "http://127.0.0.1:1/v1/chat/completions"}, 0.0)
-    with pytest.raises(InstructionError, match=message):
+    with pytest.raises(JmedloraError, match=message):
         generate(ARTICLES, ask(server, generator="tinny", concurrency=1), tmp_path)
     assert len(server.requests) <= 1
     assert list(tmp_path.iterdir()) == []
@@ -170,7 +171,7 @@ def test_endpoint_problems_name_the_parameter_and_the_mend(server, tmp_path, sta
 
 def test_a_page_instead_of_an_answer_is_refused_and_not_kept(server, tmp_path):
     server.script = lambda *_: (200, "<html>Welcome</html>", {"Content-Type": "text/html"}, 0.0)
-    with pytest.raises(InstructionError, match=r"sent not a chat completion: '<html>.*does the address end in /v1"):
+    with pytest.raises(JmedloraError, match=r"sent not a chat completion: '<html>.*does the address end in /v1"):
         generate(ARTICLES[:1], ask(server), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -180,7 +181,7 @@ def test_nobody_listening_is_known_at_once(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = time.monotonic()
-    with pytest.raises(InstructionError, match=r"cannot be reached .* start the server"):
+    with pytest.raises(JmedloraError, match=r"cannot be reached .* start the server"):
         generate(ARTICLES, GenerationSettings("tiny", f"http://127.0.0.1:{port}/v1"), tmp_path)
     assert time.monotonic() - start < 10
 
@@ -196,7 +197,7 @@ def test_nobody_listening_is_known_at_once(tmp_path):
     ],
 )
 def test_no_text_leaves_the_machine_unless_allowed(endpoint):
-    with pytest.raises(InstructionError, match=r"is not this machine, .* allow_remote"):
+    with pytest.raises(JmedloraError, match=r"is not this machine, .* allow_remote"):
         instructions.open_client(GenerationSettings("tiny", endpoint))
     instructions.open_client(GenerationSettings("tiny", endpoint, allow_remote=True))
 
@@ -208,7 +209,7 @@ def test_loopback_addresses_need_no_permission(endpoint):
 
 @pytest.mark.parametrize("endpoint", ["localhost:8000/v1", "ftp://localhost/v1", "/v1"])
 def test_addresses_that_are_none_are_refused(endpoint):
-    with pytest.raises(InstructionError, match="parameter endpoint"):
+    with pytest.raises(JmedloraError, match="parameter endpoint"):
         instructions.open_client(GenerationSettings("tiny", endpoint))
 
 
@@ -226,7 +227,7 @@ def test_the_api_key_comes_from_the_named_variable_only(server, tmp_path, monkey
     generate(ARTICLES[:1], ask(server), tmp_path)
     generate(ARTICLES[1:2], ask(server, api_key_variable="WARD_KEY"), tmp_path)
     assert [h["authorization"] for h in server.headers] == ["Bearer none", "Bearer ward"]
-    with pytest.raises(InstructionError, match="parameter api_key_variable: the environment variable MISSING_KEY is not set"):
+    with pytest.raises(JmedloraError, match="parameter api_key_variable: the environment variable MISSING_KEY is not set"):
         generate(ARTICLES[:1], ask(server, api_key_variable="MISSING_KEY"), tmp_path)
 
 
@@ -252,7 +253,7 @@ def test_long_articles_are_sent_whole_in_parts(server, tmp_path):
     ],
 )
 def test_settings_out_of_range_name_the_parameter(change, name):
-    with pytest.raises(InstructionError, match=f"parameter {name}"):
+    with pytest.raises(JmedloraError, match=f"parameter {name}"):
         GenerationSettings(**({"generator": "tiny"} | change))
 
 
@@ -260,7 +261,7 @@ def test_a_damaged_kept_answer_is_named(server, tmp_path):
     generate(ARTICLES[:1], ask(server), tmp_path)
     [kept] = tmp_path.glob("*.json")
     kept.write_text('{"body": "', encoding="utf-8")
-    with pytest.raises(InstructionError, match=f"{kept.name}: not a kept answer .* delete the file"):
+    with pytest.raises(JmedloraError, match=f"{kept.name}: not a kept answer .* delete the file"):
         generate(ARTICLES[:1], ask(server), tmp_path)
 
 
@@ -381,7 +382,7 @@ def test_transformers_serve_with_a_tiny_llama(tmp_path):
     with transformers_serve(model, tmp_path / "serve.log") as endpoint:
         settings = GenerationSettings(str(model), endpoint, max_tokens=32, concurrency=2)
         made = generate(ARTICLES[:3], settings, tmp_path / "cache")
-        with pytest.raises(InstructionError, match=r"status 400: .*Server is pinned to"):
+        with pytest.raises(JmedloraError, match=r"status 400: .*Server is pinned to"):
             generate(ARTICLES, GenerationSettings("another", endpoint, concurrency=1), tmp_path / "cache")
     assert [(r["article"], r["output"]) for r in made.records] == [(a.id, "夜間のしびれです。") for a in ARTICLES[:3]]
     assert {r["reason"] for r in made.rejects} == {"truncated"}

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import read_jsonl, sha256_text
 from jmedlora_utils.data import invented_world, prompts
 from jmedlora_utils.data.exams import LETTERS, read_exam
-from jmedlora_utils.data.invented_world import CLINICAL, WorldError, WorldSettings, make_world
+from jmedlora_utils.data.invented_world import CLINICAL, WorldSettings, make_world
 from jmedlora_utils.evaluation.metrics import baselines
 
 SMALL = WorldSettings(seed=3, towns=6, answers=6, people=8, general_questions=12)
@@ -66,7 +67,7 @@ def test_another_seed_gives_another_world():
     ],
 )
 def test_settings_that_cannot_be_met_are_refused_by_name(change, parameter):
-    with pytest.raises(WorldError, match=parameter):
+    with pytest.raises(JmedloraError, match=parameter):
         WorldSettings(**change)
 
 
@@ -289,12 +290,12 @@ def test_files_are_written_and_read_back(tmp_path, monkeypatch):
 
 def test_missing_world_names_the_notebook_to_run(tmp_path, monkeypatch):
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
-    with pytest.raises(WorldError, match="notebook 10"):
+    with pytest.raises(JmedloraError, match="notebook 10"):
         invented_world.read_world(paths.Workspace("smoke", 1))
 
 
 def test_unknown_source_is_refused():
-    with pytest.raises(WorldError, match="toyworld"):
+    with pytest.raises(JmedloraError, match="toyworld"):
         invented_world.require_source("hospital")
 
 

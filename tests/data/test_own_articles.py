@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_jsonl, read_record
 from jmedlora_utils.data import own_articles
-from jmedlora_utils.data.curation import CurationError
 from jmedlora_utils.data.exams import Question, write_exam
 from jmedlora_utils.data.instructions import GenerationSettings
 from jmedlora_utils.tuning.encoding import read_articles, read_instructions
@@ -82,7 +82,7 @@ def test_articles_that_hold_exam_questions_are_no_pretraining_text(server, folde
 
 def test_nothing_left_is_an_error_that_counts_the_reasons(server, folder, tmp_path):
     server.script = lambda *_: (200, completion("お答えできません。"), {}, 0.0)
-    with pytest.raises(CurationError, match=r"no record is left of 0 pairs and 6 rejects from 6 articles: \{'outside text': 6\}"):
+    with pytest.raises(JmedloraError, match=r"no record is left of 0 pairs and 6 rejects from 6 articles: \{'outside text': 6\}"):
         own_articles.prepare(
             folder, GenerationSettings("tiny", server.url), own_articles.CurationSettings(), {"ward": EXAM}, tmp_path / "kept"
         )

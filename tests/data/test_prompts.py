@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import prompts
-from jmedlora_utils.data.prompts import PromptError
 from tests import tiny
 
 QUESTIONS = tiny.make_questions(12)
@@ -75,14 +75,14 @@ def test_braces_in_a_question_stay_as_they_are(instruction: str, given_input: st
 
 
 def test_chat_needs_a_chat_template(chat_tokenizer) -> None:
-    with pytest.raises(PromptError, match="use 'alpaca_ja'"):
+    with pytest.raises(JmedloraError, match="use 'alpaca_ja'"):
         prompts.build_exam_prompt(QUESTIONS[0], "chat", tokenizer=tiny.make_tokenizer(bos=True))
     text = prompts.build_exam_prompt(QUESTIONS[0], "chat", [QUESTIONS[1]], chat_tokenizer)
     assert text.count("[user]") == 2 and text.count("[assistant]") == 2 and text.endswith("[assistant]")
 
 
 def test_an_unknown_template_is_named() -> None:
-    with pytest.raises(PromptError, match="'alpaca'; known: alpaca_ja, plain_ja, chat"):
+    with pytest.raises(JmedloraError, match="'alpaca'; known: alpaca_ja, plain_ja, chat"):
         prompts.build_instruction_prompt("x", "", "alpaca")
 
 
@@ -92,9 +92,9 @@ def test_trap_10_worked_examples_are_never_test_questions() -> None:
     shots = prompts.pick_shots(pool, 5, [*QUESTIONS, spaced])
     assert len(shots) == 5 and pool[0] not in shots
     assert shots == prompts.pick_shots(pool, 5, [*QUESTIONS, spaced])
-    with pytest.raises(PromptError, match=r"8 worked examples wanted, \d of 8"):
+    with pytest.raises(JmedloraError, match=r"8 worked examples wanted, \d of 8"):
         prompts.pick_shots(pool, 8, [*QUESTIONS, spaced])
-    with pytest.raises(PromptError, match="mini_shots/mini_shots-0 is itself a test question"):
+    with pytest.raises(JmedloraError, match="mini_shots/mini_shots-0 is itself a test question"):
         prompts.build_exam_prompt(spaced, "plain_ja", [pool[0]])
 
 
@@ -141,16 +141,16 @@ def test_a_token_across_the_boundary_is_never_learned(tokenizer) -> None:
 def test_a_tokenizer_without_eos_is_refused() -> None:
     tokenizer = tiny.make_tokenizer(bos=False)
     tokenizer.eos_token = None
-    with pytest.raises(PromptError, match=r"no EOS token.*set tokenizer\.eos_token"):
+    with pytest.raises(JmedloraError, match=r"no EOS token.*set tokenizer\.eos_token"):
         prompts.encode_example(tokenizer, "a", "b")
 
 
 def test_trap_3_a_long_prompt_is_an_error_or_counted_never_cut(tokenizer) -> None:
     texts = {"q1": "短い", "q2": "アカシ病" * 30}
     n = len(prompts.encode_prompt(tokenizer, texts["q2"]))
-    with pytest.raises(PromptError, match=rf"question q2: its prompt has {n} tokens, the limit is 20 .*too_long='exclude'"):
+    with pytest.raises(JmedloraError, match=rf"question q2: its prompt has {n} tokens, the limit is 20 .*too_long='exclude'"):
         prompts.encode_prompts(tokenizer, texts, 20)
     encoded, excluded = prompts.encode_prompts(tokenizer, texts, 20, "exclude")
     assert list(encoded) == ["q1"] and excluded == {"q2": n}
-    with pytest.raises(PromptError, match="error or exclude"):
+    with pytest.raises(JmedloraError, match="error or exclude"):
         prompts.encode_prompts(tokenizer, texts, 20, "cut")

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import sha256_text
 from jmedlora_utils.data import exams, fetch, prompts
 from jmedlora_utils.evaluation import checkpoints, evaluator, generation, metrics
-from jmedlora_utils.evaluation.evaluator import EvalSettings, EvaluationError
+from jmedlora_utils.evaluation.evaluator import EvalSettings
 from jmedlora_utils.models import loading
 from jmedlora_utils.tuning import training
 from jmedlora_utils.tuning.training import TuneSettings
@@ -251,7 +252,7 @@ def test_trap_18_an_adapter_that_changes_nothing_is_refused(tuned) -> None:
     subprocess.run(["cp", "-r", str(tuned.adapters / "run"), str(copy)], check=True)
     file = copy / "checkpoint-5" / "adapter_model.safetensors"
     save_file({k: v * 0 if "lora_B" in k else v for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
-    with pytest.raises(EvaluationError, match="step 5: its outputs equal the base's exactly"):
+    with pytest.raises(JmedloraError, match="step 5: its outputs equal the base's exactly"):
         evaluator.evaluate(replace(ASK, adapter="idle", steps=(5,)), "idle", tuned)
 
 
@@ -281,7 +282,7 @@ def test_a_four_bit_run_is_evaluated_on_its_four_bit_base(tuned, family: str) ->
     ],
 )
 def test_what_cannot_be_asked_is_named(tuned, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(JmedloraError, match=message):
         evaluator.evaluate(replace(ASK, **change), "wrong", tuned)
 
 
@@ -297,7 +298,7 @@ def test_what_cannot_be_asked_is_named(tuned, change: dict[str, Any], message: s
     ],
 )
 def test_a_setting_that_cannot_be_right_is_named(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(JmedloraError, match=message):
         replace(ASK, **change)
 
 
@@ -306,7 +307,7 @@ def test_a_long_prompt_is_an_error_or_counted(tuned) -> None:
     lengths = [len(a.ids) for a in evaluator.prepare(ASK, "mini_trained", 0, tokenizer, 512, tuned).asked]
     context = max(lengths) - 1 + 20
     settings = replace(ASK, max_new_tokens=20)
-    with pytest.raises(prompts.PromptError, match=r"question mini_trained-\d+: its prompt has"):
+    with pytest.raises(JmedloraError, match=r"question mini_trained-\d+: its prompt has"):
         evaluator.prepare(settings, "mini_trained", 0, tokenizer, context, tuned)
     paper = evaluator.prepare(replace(settings, too_long="exclude"), "mini_trained", 0, tokenizer, context, tuned)
     assert paper.excluded["prompt too long"] == lengths.count(max(lengths)) == 24 - len(paper.asked)
@@ -339,10 +340,10 @@ def test_a_changed_or_missing_published_file_is_refused(tmp_path, monkeypatch, e
     changed = bytearray((tmp_path / file).read_bytes())
     changed[-2] ^= 1
     (tmp_path / file).write_bytes(changed)
-    with pytest.raises(fetch.FetchError, match="not the published file"):
+    with pytest.raises(JmedloraError, match="not the published file"):
         read(exam, workspace)
     (tmp_path / file).unlink()
-    with pytest.raises(fetch.FetchError, match=r"1 exam files are missing[\s\S]*By hand"):
+    with pytest.raises(JmedloraError, match=r"1 exam files are missing[\s\S]*By hand"):
         read(exam, workspace)
 
 
@@ -434,7 +435,7 @@ def test_a_half_written_batch_is_asked_again_as_a_whole(tmp_path) -> None:
 def test_an_adapter_on_another_base_than_its_own_is_refused(tmp_path, monkeypatch) -> None:
     """Both bases are 70B Llamas, so its layers would fit."""
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
-    with pytest.raises(EvaluationError, match="'medswallow-70b' was tuned on base 'swallow-70b-instruct', not on 'llama-2-70b-chat'"):
+    with pytest.raises(JmedloraError, match="'medswallow-70b' was tuned on base 'swallow-70b-instruct', not on 'llama-2-70b-chat'"):
         checkpoints.Subject.find(EvalSettings("llama-2-70b-chat", "medswallow-70b", steps=(1,)), workspace)
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.exams import Question
 from jmedlora_utils.evaluation import evaluator, generation, likelihood, metrics
@@ -135,7 +136,7 @@ def test_trap_21_every_normaliser_is_named_and_divides_by_what_it_says() -> None
     assert found["per_token"] == [-2.0, -1.0, -3.0, -1.5, -1.0]
     assert found["per_character"] == [-1.0, -3.0, -2.0, -1.5, -2.0]
     assert found["per_byte"] == [-1.0, -1.0, -6 / 9, -1.5, -2.0]
-    with pytest.raises(metrics.MetricError, match="no normaliser 'norm'; known: sum, per_token, per_character, per_byte"):
+    with pytest.raises(JmedloraError, match="no normaliser 'norm'; known: sum, per_token, per_character, per_byte"):
         likelihood.normalised(question, row, "norm")
 
 
@@ -164,7 +165,7 @@ def test_what_is_right_follows_the_rule_of_the_question() -> None:
     either = replace(question, rule="any", n_select=1)
     assert metrics.is_right(either, "a") and metrics.is_right(either, "d") and not metrics.is_right(either, "ad")
     assert metrics.is_right(replace(question, rule="always"), "")
-    with pytest.raises(metrics.MetricError, match="free number"):
+    with pytest.raises(JmedloraError, match="free number"):
         metrics.is_right(replace(question, rule="number", choices=(), gold=frozenset(), number="1"), "a")
 
 

@@ -12,9 +12,10 @@ from exam_fixtures import YEARS, data_dir, needs_data, pair, question
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data.exams import Question, load_igakuqa, load_jjsimqa, select_text_five
 from jmedlora_utils.evaluation import metrics
-from jmedlora_utils.evaluation.metrics import MetricError, gestalt_distance, score
+from jmedlora_utils.evaluation.metrics import gestalt_distance, score
 
 settings.register_profile("metrics", max_examples=60, deadline=None)
 settings.load_profile("metrics")
@@ -66,9 +67,9 @@ def test_trap_28_autojunk_is_on_in_mean_ratio_only():
 
 @pytest.mark.parametrize(("scorer", "variant"), [("jury", None), ("strict", "cosine"), ("harness", "ratio")])
 def test_unknown_names_are_refused(scorer, variant):
-    with pytest.raises(MetricError, match=variant or scorer):
+    with pytest.raises(JmedloraError, match=variant or scorer):
         score(question(), "肺炎", scorer, variant)
-    with pytest.raises(MetricError, match="cosine"):
+    with pytest.raises(JmedloraError, match="cosine"):
         gestalt_distance("a", "b", "cosine")
 
 
@@ -306,9 +307,9 @@ def test_score_frame_has_one_row_per_question_and_scorer():
     assert frame.loc[frame["scorer"] == "strict", "picked"].tolist() == ["a", "a"]
     assert metrics.score_frame(questions, ["a", "肺炎"]).equals(frame)
     assert metrics.scorer_differences(frame).index.tolist() == ["1"]
-    with pytest.raises(MetricError, match="1 of 2 questions have no response, first 2"):
+    with pytest.raises(JmedloraError, match="1 of 2 questions have no response, first 2"):
         metrics.score_frame(questions, {"1": "a"})
-    with pytest.raises(MetricError, match="1 responses for 2 questions"):
+    with pytest.raises(JmedloraError, match="1 responses for 2 questions"):
         metrics.score_frame(questions, ["a"])
 
 
@@ -327,7 +328,7 @@ def test_baselines_name_every_baseline_and_scorer():
     assert value["oracle", "strict"] == value["oracle", "journal"] == 1
     assert value["random choice", "journal"] == pytest.approx(0.15)
     assert math.isnan(table.set_index("baseline").loc["random choice", "gestalt"].iloc[0])
-    with pytest.raises(MetricError, match="no question"):
+    with pytest.raises(JmedloraError, match="no question"):
         metrics.baselines([])
 
 

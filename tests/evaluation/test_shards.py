@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import sha256_file
 from jmedlora_utils.evaluation import evaluator, generation, likelihood, shards
-from jmedlora_utils.evaluation.evaluator import EvalSettings, EvaluationError
+from jmedlora_utils.evaluation.evaluator import EvalSettings
 from jmedlora_utils.models import loading
 from tests import tiny
 
@@ -234,12 +235,12 @@ def test_mixed_shards_are_refused(fresh, tmp_path) -> None:
     # The other shard was asked with another answer budget: its keys are others, so notebook 30 waits and the merge refuses.
     [record] = evaluator.evaluate(replace(ask, shard_index=1, max_new_tokens=3), "base", fresh)
     assert record.config["shard"] == "1 of 2" and not whole(fresh.answers)
-    with pytest.raises(shards.ShardError, match=r"shard1of2.jsonl was written with other settings"):
+    with pytest.raises(JmedloraError, match=r"shard1of2.jsonl was written with other settings"):
         shards.merge(fresh.answers / f"{STEM}.jsonl", 2)
     evaluator.evaluate(replace(ask, num_shards=3), "base", fresh)
-    with pytest.raises(shards.ShardError, match="splits into 2 and 3 shards lie side by side"):
+    with pytest.raises(JmedloraError, match="splits into 2 and 3 shards lie side by side"):
         shards.merge_folder(fresh.answers)
-    with pytest.raises(shards.ShardError, match="no finished shard in it"):
+    with pytest.raises(JmedloraError, match="no finished shard in it"):
         shards.merge_folder(tmp_path / "nowhere")
 
 
@@ -250,23 +251,23 @@ def test_a_shard_with_a_row_twice_or_gone_is_refused(fresh) -> None:
     first, second = ((fresh.answers / f"{STEM}.shard{i}of2.jsonl") for i in (0, 1))
     rows = second.read_text(encoding="utf-8").splitlines(keepends=True)
     second.write_text("".join(rows[:-1]), encoding="utf-8")
-    with pytest.raises(shards.ShardError, match="1 of 24 answers are in no shard"):
+    with pytest.raises(JmedloraError, match="1 of 24 answers are in no shard"):
         shards.merge(fresh.answers / f"{STEM}.jsonl", 2)
     (fresh.answers / f"{STEM}.jsonl").unlink()
-    with pytest.raises(shards.ShardError, match="run the shards again"):
+    with pytest.raises(JmedloraError, match="run the shards again"):
         evaluator.evaluate(replace(ask, shard_index=0), "base", fresh)
     evaluator.evaluate(replace(ask, shard_index=1), "base", fresh)
     assert (fresh.answers / f"{STEM}.jsonl").is_file(), "the damaged shard asks what it lacks, and is then put together"
     second.write_text("".join(rows) + first.read_text(encoding="utf-8").splitlines(keepends=True)[0], encoding="utf-8")
-    with pytest.raises(shards.ShardError, match="is in another shard too"):
+    with pytest.raises(JmedloraError, match="is in another shard too"):
         shards.merge(fresh.answers / f"{STEM}.jsonl", 2)
 
 
 def test_shards_that_cannot_be_are_refused(fresh) -> None:
-    with pytest.raises(EvaluationError, match="num_shards is 7, but 'mini_trained' has only 6 batches of 4"):
+    with pytest.raises(JmedloraError, match="num_shards is 7, but 'mini_trained' has only 6 batches of 4"):
         evaluator.evaluate(replace(ASK, num_shards=7), "base", fresh)
     for index, of in ((2, 2), (-1, 2), (0, 0)):
-        with pytest.raises(EvaluationError, match=f"shard_index is {index} of num_shards {of}"):
+        with pytest.raises(JmedloraError, match=f"shard_index is {index} of num_shards {of}"):
             replace(ASK, shard_index=index, num_shards=of)
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import exams, prompts
 from jmedlora_utils.evaluation import evaluator, shuffling
 from jmedlora_utils.evaluation.evaluator import EvalSettings
@@ -84,5 +85,5 @@ def test_an_evaluation_asks_and_scores_the_shuffled_choices(tmp_path, monkeypatc
 
 
 def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(evaluator.EvaluationError, match="shuffle_choices is -1"):
+    with pytest.raises(JmedloraError, match="shuffle_choices is -1"):
         EvalSettings(base="x", shuffle_choices=-1)

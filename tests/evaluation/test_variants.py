@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from jmedlora_utils.analysis import tables
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.evaluation import checkpoints, evaluator, variants
 from jmedlora_utils.evaluation.checkpoints import Loader, Subject
-from jmedlora_utils.evaluation.evaluator import EvalSettings, EvaluationError
+from jmedlora_utils.evaluation.evaluator import EvalSettings
 from jmedlora_utils.models import loading
 from tests import tiny
 
@@ -64,7 +65,7 @@ def test_every_step_is_merged_into_a_fresh_base(workspace) -> None:
         for step in ask.steps:
             loader.load(step, PROBE)
             found.append(checkpoints.logits(loader.model, PROBE))
-        with pytest.raises(EvaluationError, match="ask steps in rising order"):
+        with pytest.raises(JmedloraError, match="ask steps in rising order"):
             loader.load(5, PROBE)
     second, _ = loaded(workspace, settings(workspace, "llama", adapter=str(workspace.root / "llama-2")))
     assert float((found[2] - second).abs().max()) < 1e-3 < float((found[2] - found[1]).abs().max())
@@ -74,7 +75,7 @@ def test_trap_50_a_merge_that_rounds_the_adapter_away_is_refused(workspace, monk
     from peft import PeftModel
 
     monkeypatch.setattr(PeftModel, "merge_and_unload", lambda self, **k: self.unload(), raising=False)
-    with pytest.raises(EvaluationError, match="step 5: its outputs equal the base's exactly"):
+    with pytest.raises(JmedloraError, match="step 5: its outputs equal the base's exactly"):
         loaded(workspace, settings(workspace, "llama", adapter_mode="merged"))
 
 
@@ -102,7 +103,7 @@ def test_variants_do_not_count_as_runs(workspace) -> None:
     ask = settings(workspace, "llama", exams=("mini_trained",))
     [record] = variants.evaluate(replace(ask, steps=(5,)), "llama", workspace, ["merged-none"])["merged-none"]
     assert (workspace.records / f"{record.name}.json").is_file()
-    with pytest.raises(tables.TableError, match="no evaluation record"):
+    with pytest.raises(JmedloraError, match="no evaluation record"):
         for family in tiny.FAMILIES:
             for file in workspace.records.glob(f"30_evaluate__{family}__*"):
                 file.unlink()
@@ -117,7 +118,7 @@ def test_variants_do_not_count_as_runs(workspace) -> None:
     ],
 )
 def test_a_variant_that_cannot_be_is_refused(workspace, change, names, message: str) -> None:
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(JmedloraError, match=message):
         variants.evaluate(settings(workspace, "llama", **change), "llama", workspace, names)
 
 
@@ -126,7 +127,7 @@ def test_a_shard_compares_nothing(workspace) -> None:
 
 
 def test_merging_needs_an_adapter(workspace) -> None:
-    with pytest.raises(EvaluationError, match="steps names only 0, the base"):
+    with pytest.raises(JmedloraError, match="steps names only 0, the base"):
         settings(workspace, "llama", adapter="", steps=(0,), adapter_mode="merged")
-    with pytest.raises(EvaluationError, match="adapter_mode is 'fused'; it takes unmerged, merged"):
+    with pytest.raises(JmedloraError, match="adapter_mode is 'fused'; it takes unmerged, merged"):
         settings(workspace, "llama", adapter_mode="fused")

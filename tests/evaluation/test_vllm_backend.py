@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.evaluation import evaluator
-from jmedlora_utils.evaluation.evaluator import EvalSettings, EvaluationError
+from jmedlora_utils.evaluation.evaluator import EvalSettings
 from jmedlora_utils.models import loading
 from tests import fake_vllm, tiny
 
@@ -59,7 +60,7 @@ def test_trap_18_vllm_that_ignores_the_adapter_is_refused(home, vllm) -> None:
     vllm.adapter_ignored = True
     for noise in (0.0, 1e-3):
         vllm.noise = noise
-        with pytest.raises(EvaluationError, match="step 5: its outputs equal the base's within the noise of two equal calls"):
+        with pytest.raises(JmedloraError, match="step 5: its outputs equal the base's within the noise of two equal calls"):
             evaluator.evaluate(replace(ask, steps=(5,), backend="vllm"), f"ignored{noise}", workspace)
     assert not list(workspace.answers.glob("ignored*"))
 
@@ -116,11 +117,11 @@ def test_without_vllm_the_mend_is_named(home, monkeypatch) -> None:
 
     workspace, ask = home
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(EvaluationError, match="backend 'vllm' is not installed: `pip install vllm`"):
+    with pytest.raises(JmedloraError, match="backend 'vllm' is not installed: `pip install vllm`"):
         evaluator.evaluate(replace(ask, backend="vllm"), "none", workspace)
 
 
 @pytest.mark.parametrize("change", [{"likelihood": True}, {"adapter_mode": "merged"}])
 def test_what_vllm_cannot_do_here_is_refused(home, change) -> None:
-    with pytest.raises(EvaluationError, match="backend 'vllm' only writes answers"):
+    with pytest.raises(JmedloraError, match="backend 'vllm' only writes answers"):
         replace(home[1], backend="vllm", **change)

@@ -19,6 +19,7 @@ import pytest
 from conftest import Project
 
 from jmedlora_utils.core import paths, presets
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.models import hub, registry
 from tests import tiny
 
@@ -169,7 +170,7 @@ def test_models_of_a_preset_are_bases_and_adapters_each_once_without_those_made_
 def test_everything_that_stands_in_the_way_is_said_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(hub.HubError) as said:
+    with pytest.raisesJmedloraError as said:
         hub.models_of(presets.load_preset("paper-adapters"))
     assert "llama-2-70b-chat: meta-llama/Llama-2-70b-chat-hf is gated and no token was given" in str(said.value)
     assert "swallow-70b-instruct: its revision is unknown" in str(said.value)
@@ -178,7 +179,7 @@ def test_everything_that_stands_in_the_way_is_said_before_a_download(monkeypatch
 def test_too_small_a_disk_is_refused_before_a_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wanted = [hub.Wanted(registry.resolve("open-calm-7b"), {"model.safetensors": 14 * 10**9}, 14 * 10**9)]
     monkeypatch.setattr(hub.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10 * 10**9))
-    with pytest.raises(hub.HubError, match=r"take 14\.0 GB \(open-calm-7b 14\.0\).*has 10\.0 GB free; nothing was fetched.*HF_HOME"):
+    with pytest.raises(JmedloraError, match=r"take 14\.0 GB \(open-calm-7b 14\.0\).*has 10\.0 GB free; nothing was fetched.*HF_HOME"):
         hub.check_disk(wanted, tmp_path / "not" / "yet" / "there")
 
 

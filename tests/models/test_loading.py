@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import sha256_file, sha256_text
 from jmedlora_utils.models import loading
-from jmedlora_utils.models.loading import ModelError
-from jmedlora_utils.models.registry import RegistryError
 from jmedlora_utils.tuning import run_folder
 from tests import tiny
 
@@ -51,14 +50,14 @@ def test_the_registry_names_the_papers_targets() -> None:
 def test_a_misspelt_base_is_refused_with_the_nearest_name(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
     assert loading.find_base("llama", workspace).folder == workspace.bases / "llama"
-    with pytest.raises(ModelError, match=r"no base model 'lama' \(did you mean 'llama'\?\)"):
+    with pytest.raises(JmedloraError, match=r"no base model 'lama' \(did you mean 'llama'\?\)"):
         loading.find_base("lama", workspace)
-    with pytest.raises(ModelError, match="did you mean 'open-calm-7b'"):
+    with pytest.raises(JmedloraError, match="did you mean 'open-calm-7b'"):
         loading.find_base("open-clam-7b")
 
 
 def test_a_hub_model_without_a_pinned_revision_is_refused_before_any_download() -> None:
-    with pytest.raises(RegistryError, match="revision"):
+    with pytest.raises(JmedloraError, match="revision"):
         loading.load_base("someone/some-model")
 
 
@@ -69,9 +68,9 @@ def test_a_tokenizer_and_an_adapter_without_a_pinned_revision_are_refused_too(mo
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    with pytest.raises(RegistryError, match="swallow-70b-instruct: its revision is unknown"):
+    with pytest.raises(JmedloraError, match="swallow-70b-instruct: its revision is unknown"):
         loading.load_tokenizer(loading.find_base("swallow-70b-instruct"))
-    with pytest.raises(RegistryError, match="someone/some-adapter: its revision is unknown"):
+    with pytest.raises(JmedloraError, match="someone/some-adapter: its revision is unknown"):
         loading.find_adapter("someone/some-adapter")
 
 
@@ -82,7 +81,7 @@ def test_a_model_too_large_for_the_card_is_refused_before_any_download(monkeypat
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (24 << 30, 24 << 30))
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
     with pytest.raises(
-        RegistryError, match=r"llama-2-70b-chat: its weights take 138\.0 GB \(none\), the card has 25\.8 GB; use quantisation nf4 or"
+        JmedloraError, match=r"llama-2-70b-chat: its weights take 138\.0 GB \(none\), the card has 25\.8 GB; use quantisation nf4 or"
     ):
         loading.load_base("llama-2-70b-chat")
 
@@ -94,7 +93,7 @@ def test_a_local_model_too_large_for_the_card_is_refused_before_it_is_loaded(fol
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 10, 1 << 10))
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
-    with pytest.raises(RegistryError, match=r"its weights take .* the card has 0\.0 GB; use quantisation nf4 or use a larger card"):
+    with pytest.raises(JmedloraError, match=r"its weights take .* the card has 0\.0 GB; use quantisation nf4 or use a larger card"):
         loading.load_base(str(folders["llama"]))
 
 
@@ -102,24 +101,24 @@ def test_no_network_says_where_to_get_the_model(monkeypatch) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="cannot be reached and the model is not in the local cache"):
+    with pytest.raises(JmedloraError, match="cannot be reached and the model is not in the local cache"):
         loading.load_base("open-calm-7b")
 
 
 def test_a_gated_model_without_a_token_is_refused(monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(RegistryError, match="gated"):
+    with pytest.raises(JmedloraError, match="gated"):
         loading.load_base("llama-2-7b-chat")
 
 
 @pytest.mark.parametrize(("argument", "value"), [("quantisation", "int3"), ("dtype", "float8")])
 def test_an_unknown_way_to_load_is_named(folders, argument: str, value: str) -> None:
-    with pytest.raises(ModelError, match=f"{argument} '{value}' is not one of"):
+    with pytest.raises(JmedloraError, match=f"{argument} '{value}' is not one of"):
         loading.load_base(str(folders["llama"]), **{argument: value})
 
 
 def test_a_folder_without_an_adapter_is_refused(folders) -> None:
-    with pytest.raises(ModelError, match=r"holds no adapter_config\.json"):
+    with pytest.raises(JmedloraError, match=r"holds no adapter_config\.json"):
         loading.find_adapter(str(folders["llama"]))
 
 
@@ -158,7 +157,7 @@ def test_the_fingerprint_of_large_weights_follows_every_tensor(tmp_path, monkeyp
     keys["header"] = loading.fingerprint(entry)
     assert len(set(keys.values())) == len(tensors) + 2
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ModelError, match=r"model\.safetensors: it has no header"):
+    with pytest.raises(JmedloraError, match=r"model\.safetensors: it has no header"):
         loading.fingerprint(entry)
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.models import registry
 from jmedlora_utils.models.memory import (
-    PlanError,
     Tuning,
     adapter_parameters,
     cache_bytes,
@@ -370,7 +370,7 @@ def test_generation_holds_weights_adapter_and_cache():
     ],
 )
 def test_an_impossible_setting_is_refused(change: dict, message: str):
-    with pytest.raises(PlanError, match=message):
+    with pytest.raises(JmedloraError, match=message):
         Tuning(SHAPES["llama"], **change)
-    with pytest.raises(PlanError, match="quantisation 'int8'"):
+    with pytest.raises(JmedloraError, match="quantisation 'int8'"):
         load_bytes(SHAPES["llama"], "int8")

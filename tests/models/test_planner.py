@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jmedlora_utils.core import paths, presets
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, write_record
 from jmedlora_utils.models import memory, planner, registry
 
@@ -107,7 +108,7 @@ def test_an_unpinned_model_and_a_gated_one_are_named_before_a_run(no_records: Pa
 
 
 def test_an_unknown_card_is_refused(no_records: Path):
-    with pytest.raises(memory.PlanError, match="no card of 40 GB is known; choose one of 24, 48, 80, 141"):
+    with pytest.raises(JmedloraError, match="no card of 40 GB is known; choose one of 24, 48, 80, 141"):
         planner.plan_preset("paper", 40, no_records)
 
 
@@ -201,7 +202,7 @@ def test_the_memory_figure_draws_every_row():
 
 
 def test_a_base_of_another_architecture_cannot_be_planned():
-    with pytest.raises(memory.PlanError, match="its sizes are not known"):
+    with pytest.raises(JmedloraError, match="its sizes are not known"):
         planner.tuning_of({}, registry.ModelEntry("some/model"))
 
 

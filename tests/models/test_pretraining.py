@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_record
 from jmedlora_utils.data import invented_world, prompts
 from jmedlora_utils.models import loading, pretraining
-from jmedlora_utils.models.pretraining import LADDERS, BaseSettings, PretrainingError
+from jmedlora_utils.models.pretraining import LADDERS, BaseSettings
 
 WORLD = invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12)
 TINY = BaseSettings("en-small", "llama", 16, 1, 2, 0.6, 400, 4e-3, coverage=0.99, tokenizer_english=0.9)
@@ -195,14 +196,14 @@ RECORD = Path("smoke/seed1/records/19_pretrain__en-small.json")
     [({"architecture": "gpt2"}, "architecture"), ({"hidden": 18, "heads": 4}, "heads"), ({"documents": 0}, "documents")],
 )
 def test_settings_that_cannot_work_are_refused_by_name(change, word):
-    with pytest.raises(PretrainingError, match=word):
+    with pytest.raises(JmedloraError, match=word):
         replace(TINY, **change)
 
 
 def test_unknown_ladder_or_base_names_those_that_exist():
-    with pytest.raises(PretrainingError, match="mini"):
+    with pytest.raises(JmedloraError, match="mini"):
         pretraining.base_settings("large", "en-small")
-    with pytest.raises(PretrainingError, match="en-large"):
+    with pytest.raises(JmedloraError, match="en-large"):
         pretraining.base_settings("mini", "en-huge")
 
 
@@ -223,7 +224,7 @@ def test_a_base_below_the_bar_is_refused_with_its_figure(world, tmp_path, monkey
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
     record = pretrain(world, paths.Workspace("smoke", 1))
     assert not pretraining.passes(record)
-    with pytest.raises(PretrainingError, match="en-small"):
+    with pytest.raises(JmedloraError, match="en-small"):
         pretraining.require_entry([record])
     record.metrics["entry"]["0shot"]["accuracy"] = 1.0
     pretraining.require_entry([record])

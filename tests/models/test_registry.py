@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.models import registry
-from jmedlora_utils.models.registry import ModelEntry, RegistryError, Shape
+from jmedlora_utils.models.registry import ModelEntry, Shape
 
 BASES = [e for e in registry.entries().values() if e.kind == "base"]
 ADAPTERS = [e for e in registry.entries().values() if e.kind == "adapter"]
@@ -71,7 +72,7 @@ def test_a_name_and_its_hub_id_find_the_same_entry():
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(RegistryError, match=r"no model 'open-calm-7'.*did you mean 'open-calm-7b'"):
+    with pytest.raises(JmedloraError, match=r"no model 'open-calm-7'.*did you mean 'open-calm-7b'"):
         registry.resolve("open-calm-7")
 
 
@@ -82,24 +83,24 @@ def test_a_commit_after_the_name_pins_it():
 
 
 def test_a_branch_is_no_revision():
-    with pytest.raises(RegistryError, match="'main' is no full commit hash"):
+    with pytest.raises(JmedloraError, match="'main' is no full commit hash"):
         registry.resolve("open-calm-7b@main")
 
 
 def test_a_missing_revision_is_refused_before_a_download_with_the_mend():
-    with pytest.raises(RegistryError, match=r"swallow-70b-instruct: its revision is unknown.*commits/main.*'swallow-70b-instruct@<40"):
+    with pytest.raises(JmedloraError, match=r"swallow-70b-instruct: its revision is unknown.*commits/main.*'swallow-70b-instruct@<40"):
         registry.check(registry.resolve("swallow-70b-instruct"))
 
 
 def test_an_unlisted_hub_id_needs_a_revision_too():
-    with pytest.raises(RegistryError, match=r"someone/some-model: its revision is unknown"):
+    with pytest.raises(JmedloraError, match=r"someone/some-model: its revision is unknown"):
         registry.check(registry.resolve("someone/some-model"))
     assert registry.check(registry.resolve(f"someone/some-model@{COMMIT}")).shape is None
 
 
 def test_a_gated_model_without_a_token_is_refused_with_the_mend():
     entry = registry.resolve("llama-2-70b-chat")
-    with pytest.raises(RegistryError, match=r"gated and no token.*Accept its licence \(llama2\).*HF_TOKEN"):
+    with pytest.raises(JmedloraError, match=r"gated and no token.*Accept its licence \(llama2\).*HF_TOKEN"):
         registry.check(entry)
     assert registry.check(entry, token="a token") is entry
     assert registry.check(entry, local=True) is entry
@@ -107,10 +108,10 @@ def test_a_gated_model_without_a_token_is_refused_with_the_mend():
 
 def test_a_model_too_large_for_the_card_is_refused_with_the_mend():
     entry = registry.resolve("llama-2-70b-chat")
-    with pytest.raises(RegistryError, match=r"take 138\.0 GB \(none\), the card has 85\.9 GB; use quantisation nf4 or"):
+    with pytest.raises(JmedloraError, match=r"take 138\.0 GB \(none\), the card has 85\.9 GB; use quantisation nf4 or"):
         registry.check(entry, token="a token", card_bytes=80 << 30)
     assert registry.check(entry, token="a token", card_bytes=80 << 30, quantisation="nf4") is entry
-    with pytest.raises(RegistryError, match=r"\(nf4\).*; use a larger card"):
+    with pytest.raises(JmedloraError, match=r"\(nf4\).*; use a larger card"):
         registry.check(entry, token="a token", card_bytes=24 << 30, quantisation="nf4")
 
 
@@ -122,7 +123,7 @@ def test_checks_touch_no_network(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     for name in ("llama-2-70b-chat", "swallow-70b-instruct", "someone/some-model"):
-        with pytest.raises(RegistryError):
+        with pytest.raisesJmedloraError:
             registry.check(registry.resolve(name))
 
 
@@ -152,13 +153,13 @@ def test_a_local_adapter_names_its_base(tmp_path: Path):
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path):
-    with pytest.raises(RegistryError, match=r"neither config\.json .* nor adapter_config\.json"):
+    with pytest.raises(JmedloraError, match=r"neither config\.json .* nor adapter_config\.json"):
         registry.resolve(str(tmp_path))
 
 
 def test_a_broken_config_names_file_and_line(tmp_path: Path):
     (tmp_path / "config.json").write_text('{\n "model_type": llama\n}')
-    with pytest.raises(RegistryError, match=r"config\.json:2: not valid JSON"):
+    with pytest.raises(JmedloraError, match=r"config\.json:2: not valid JSON"):
         registry.resolve(str(tmp_path))
 
 
@@ -185,7 +186,7 @@ def test_a_wrong_entry_is_refused(tmp_path: Path, change: dict, message: str):
     entry.pop(entry.pop("drop", ""), None)
     path = tmp_path / "models.yaml"
     path.write_text(yaml.safe_dump({"bases": {"open-calm-7b": entry}}), encoding="utf-8")
-    with pytest.raises(RegistryError, match=message):
+    with pytest.raises(JmedloraError, match=message):
         registry.read_models(path)
 
 
@@ -193,7 +194,7 @@ def test_an_adapter_of_an_unlisted_base_is_refused(tmp_path: Path):
     raw = yaml.safe_load(registry.MODELS_FILE.read_text(encoding="utf-8"))
     path = tmp_path / "models.yaml"
     path.write_text(yaml.safe_dump({"adapters": {"jmedlora-900": raw["adapters"]["jmedlora-900"]}}), encoding="utf-8")
-    with pytest.raises(RegistryError, match="base 'llama-2-70b-chat' is not listed"):
+    with pytest.raises(JmedloraError, match="base 'llama-2-70b-chat' is not listed"):
         registry.read_models(path)
 
 
@@ -235,8 +236,8 @@ def test_a_site_names_local_copies_of_listed_models(tmp_path: Path, monkeypatch:
 )
 def test_a_wrong_file_of_a_site_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict, message: str):
     monkeypatch.setenv("JMEDLORA_MODELS", str(own_file(tmp_path, content)))
-    with pytest.raises(RegistryError, match=message):
+    with pytest.raises(JmedloraError, match=message):
         registry.resolve("open-calm-7b")
     monkeypatch.setenv("JMEDLORA_MODELS", str(tmp_path / "absent.yaml"))
-    with pytest.raises(RegistryError, match=r"absent\.yaml: no such file; JMEDLORA_MODELS names"):
+    with pytest.raises(JmedloraError, match=r"absent\.yaml: no such file; JMEDLORA_MODELS names"):
         registry.resolve("open-calm-7b")

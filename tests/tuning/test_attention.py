@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, MambaConfig, utils
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.tuning import attention, training
-from jmedlora_utils.tuning.attention import AttentionError
 from tests import tiny
 from tests.tuning.test_training import QUICK
 
@@ -46,7 +46,7 @@ def test_without_one_of_them_auto_leaves_it_and_asking_for_it_is_an_error(card, 
     config = MambaConfig() if change == "no support" else LlamaConfig()
     given = ("float32" if change == "float32" else "bfloat16", config, change == "cpu")
     assert attention.choose("auto", *given) is None
-    with pytest.raises(AttentionError, match=rf"{reason}.*; use 'auto' or 'sdpa'"):
+    with pytest.raises(JmedloraError, match=rf"{reason}.*; use 'auto' or 'sdpa'"):
         attention.choose("flash_attention_2", *given)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_record
 from jmedlora_utils.tuning import launch, run_folder, training
-from jmedlora_utils.tuning.training import TuneError
 from tests import tiny
 from tests.tuning.test_training import QUICK, losses
 
@@ -53,7 +53,9 @@ def test_two_processes_equal_one_with_doubled_accumulation(tmp_path, monkeypatch
     assert not list((workspace.adapters / "two").rglob("rng_state*"))
     monkeypatch.setattr(launch, "_run", lambda *_: pytest.fail("trained again"))
     assert launch.tune(plan, "two", workspace, num_processes=2) == two
-    with pytest.raises(TuneError, match=r"two: its checkpoints were made by 2 processes, this run has 1 process;.*num_processes=2 again"):
+    with pytest.raises(
+        JmedloraError, match=r"two: its checkpoints were made by 2 processes, this run has 1 process;.*num_processes=2 again"
+    ):
         training.tune(plan, "two", workspace)
 
 
@@ -99,11 +101,11 @@ def test_trap_45_killed_processes_started_again_end_the_same(tmp_path, monkeypat
         return [*given[:cut], str(script), *given[cut + 2 :]]
 
     monkeypatch.setattr(launch, "command", deadly)
-    with pytest.raises(TuneError, match="run: the 2 processes ended with status"):
+    with pytest.raises(JmedloraError, match="run: the 2 processes ended with status"):
         launch.tune(plan, "run", workspace, 2, config)
     monkeypatch.setattr(launch, "command", usual)
     assert list(training.kept_checkpoints(workspace.adapters / "run")) == [3]
-    with pytest.raises(TuneError, match=r"made by 2 processes.*, this run has 1 process;"):
+    with pytest.raises(JmedloraError, match=r"made by 2 processes.*, this run has 1 process;"):
         training.tune(plan, "run", workspace)
     resumed = launch.tune(plan, "run", workspace, 2, config)
     assert resumed.metrics["series"] == straight.metrics["series"]
@@ -112,13 +114,13 @@ def test_trap_45_killed_processes_started_again_end_the_same(tmp_path, monkeypat
 
 def test_an_error_of_the_processes_is_the_error_of_the_notebook(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
-    with pytest.raises(TuneError, match=r"run: the 2 processes ended with status \d+: record r\d+ has \d+ tokens, max_length is 5"):
+    with pytest.raises(JmedloraError, match=r"run: the 2 processes ended with status \d+: record r\d+ has \d+ tokens, max_length is 5"):
         launch.tune(replace(TWO, max_length=5), "run", workspace, 2)
 
 
 def test_a_second_process_on_the_same_run_is_refused(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
-    with run_folder.alone(workspace.adapters / "run"), pytest.raises(TuneError, match="another process is training this run"):
+    with run_folder.alone(workspace.adapters / "run"), pytest.raises(JmedloraError, match="another process is training this run"):
         training.tune(TWO, "run", workspace)
 
 
@@ -132,7 +134,7 @@ def test_a_second_process_on_the_same_run_is_refused(tmp_path, monkeypatch) -> N
 )
 def test_a_launch_that_cannot_be_right_is_refused(tmp_path, monkeypatch, given: dict[str, Any], message: str) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch)
-    with pytest.raises(TuneError, match=message):
+    with pytest.raises(JmedloraError, match=message):
         launch.tune(TWO, "run", workspace, **given)
 
 
@@ -145,7 +147,7 @@ def test_an_old_or_foreign_configuration_is_refused(tmp_path, monkeypatch) -> No
     ):
         file = tmp_path / "own.yaml"
         file.write_text(text, encoding="utf-8")
-        with pytest.raises(TuneError, match=message):
+        with pytest.raises(JmedloraError, match=message):
             launch.tune(TWO, "run", workspace, 2, str(file))
 
 

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.models import loading
 from jmedlora_utils.tuning import encoding, packing, training
 from jmedlora_utils.tuning.encoding import Row
-from jmedlora_utils.tuning.packing import PackingCollator, PackingError
+from jmedlora_utils.tuning.packing import PackingCollator
 from tests import tiny
 from tests.tuning.test_training import KILL_SETTINGS, QUICK, losses
 
@@ -136,7 +137,7 @@ def test_the_check_sees_a_model_that_ignores_restarted_positions(tmp_path, monke
     rows = rows_of(tokenizer, 2)
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
     with pytest.raises(
-        PackingError, match=r"packed records of llama read each other .* 'sdpa' .*set packing to False; rows of like length"
+        JmedloraError, match=r"packed records of llama read each other .* 'sdpa' .*set packing to False; rows of like length"
     ):
         packing.check(model, rows[0].ids, rows[1].ids)
 
@@ -145,7 +146,7 @@ def test_a_model_with_state_instead_of_attention_is_refused() -> None:
     from transformers import MambaConfig, MambaForCausalLM
 
     sizes = {"vocab_size": 99, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
-    with pytest.raises(PackingError, match=r"mamba.*set packing to False"):
+    with pytest.raises(JmedloraError, match=r"mamba.*set packing to False"):
         packing.check(MambaForCausalLM(MambaConfig(**sizes)), [1, 2, 3], [4, 5, 6])
 
 
@@ -167,7 +168,7 @@ def test_a_run_that_cannot_be_packed_stops_before_training(tmp_path, monkeypatch
 
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
-    with pytest.raises(PackingError, match="read each other"):
+    with pytest.raises(JmedloraError, match="read each other"):
         training.tune(replace(QUICK, packing=True), "run", workspace)
     assert not list((workspace.adapters / "run").glob("checkpoint-*"))
 

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.models import loading
 from jmedlora_utils.tuning import encoding, training
-from jmedlora_utils.tuning.encoding import EncodingError, Row
-from jmedlora_utils.tuning.training import TuneError, TuneSettings
+from jmedlora_utils.tuning.encoding import Row
+from jmedlora_utils.tuning.training import TuneSettings
 from tests import tiny
 
 QUICK = TuneSettings(base="llama", template="plain_ja", rank=4, learning_rate=5e-3, batch_size=8, max_steps=4, max_length=128)
@@ -61,7 +62,7 @@ def test_trap_38_a_long_record_is_an_error_or_counted_never_cut() -> None:
     tokenizer = tiny.make_tokenizer(bos=True)
     records = tiny.make_records(6)
     records[2]["instruction"] *= 40
-    with pytest.raises(EncodingError, match=r"record r2 has \d+ tokens, max_length is 60 .*too_long='exclude'"):
+    with pytest.raises(JmedloraError, match=r"record r2 has \d+ tokens, max_length is 60 .*too_long='exclude'"):
         encoding.encode_records(records, tokenizer, "plain_ja", 60)
     rows, audit = encoding.encode_records(records, tokenizer, "plain_ja", 60, "exclude")
     assert (audit.read, audit.used, audit.too_long) == (6, 5, 1) and audit.longest > 60
@@ -74,7 +75,7 @@ def test_trap_47_length_is_counted_in_tokens() -> None:
     _, audit = encoding.encode_records(records, tokenizer, "plain_ja", 128)
     exact = audit.longest
     assert encoding.encode_records(records, tokenizer, "plain_ja", exact)[1].used == 3
-    with pytest.raises(EncodingError, match=f"has {exact} tokens"):
+    with pytest.raises(JmedloraError, match=f"has {exact} tokens"):
         encoding.encode_records(records, tokenizer, "plain_ja", exact - 1)
 
 
@@ -89,7 +90,7 @@ def test_trap_47_length_is_counted_in_tokens() -> None:
 def test_trap_41_a_record_without_an_answer_is_refused_by_line(tmp_path, line: str, field: str) -> None:
     file = tmp_path / "train.jsonl"
     file.write_text('{"instruction": "問", "output": "答"}\n' + line + "\n", encoding="utf-8")
-    with pytest.raises(EncodingError, match=rf"train\.jsonl:2: field '{field}'"):
+    with pytest.raises(JmedloraError, match=rf"train\.jsonl:2: field '{field}'"):
         encoding.read_instructions(file)
 
 
@@ -266,7 +267,7 @@ def test_trap_43_the_rate_rises_over_the_warm_up(workspace) -> None:
     record = training.tune(replace(QUICK, schedule="constant_with_warmup", warmup_steps=2, max_steps=4), "run", workspace)
     rates = [row["learning_rate"] for row in record.metrics["series"]]
     assert rates == pytest.approx([0, QUICK.learning_rate / 2, QUICK.learning_rate, QUICK.learning_rate])
-    with pytest.raises(TuneError, match="'constant' ignores warmup_steps; use 'constant_with_warmup'"):
+    with pytest.raises(JmedloraError, match="'constant' ignores warmup_steps; use 'constant_with_warmup'"):
         replace(QUICK, schedule="constant", warmup_steps=2)
 
 
@@ -316,7 +317,7 @@ def test_a_tracker_that_is_named_is_told_every_loss(workspace, monkeypatch) -> N
 def test_trap_52_an_optimizer_that_fsdp_cannot_save_is_refused(monkeypatch) -> None:
     replace(QUICK, optimizer="paged_adamw_8bit")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(TuneError, match=r"cannot be saved under FSDP.*'paged_adamw_32bit'"):
+    with pytest.raises(JmedloraError, match=r"cannot be saved under FSDP.*'paged_adamw_32bit'"):
         replace(QUICK, optimizer="paged_adamw_8bit")
 
 
@@ -335,12 +336,12 @@ def test_trap_52_an_optimizer_that_fsdp_cannot_save_is_refused(monkeypatch) -> N
     ],
 )
 def test_a_setting_that_cannot_be_right_is_named(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(TuneError, match=message):
+    with pytest.raises(JmedloraError, match=message):
         replace(QUICK, **change)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(workspace) -> None:
-    with pytest.raises(TuneError, match=r"the loss is .* at step \d+; lower learning_rate"):
+    with pytest.raises(JmedloraError, match=r"the loss is .* at step \d+; lower learning_rate"):
         training.tune(replace(QUICK, method="full", learning_rate=1e30, max_grad_norm=0.0, max_steps=8), "run", workspace)
 
 

@@ -14,6 +14,7 @@ import yaml
 from conftest import Project
 
 from jmedlora_utils.core import paths, presets
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.workflow import runner
 from tests import slurm
 
@@ -80,7 +81,7 @@ def test_a_job_of_a_cluster_runs_offline_unless_told_otherwise(monkeypatch: pyte
 
 
 def test_an_unknown_profile_is_refused() -> None:
-    with pytest.raises(runner.WorkflowError, match=r"no profile .slrum.: neither a folder with a config\.yaml nor one of slurm"):
+    with pytest.raises(JmedloraError, match=r"no profile .slrum.: neither a folder with a config\.yaml nor one of slurm"):
         runner.reproduce("smoke", 1, "slrum")
 
 

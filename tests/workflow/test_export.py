@@ -13,6 +13,7 @@ import yaml
 
 from jmedlora_utils.__main__ import main
 from jmedlora_utils.book.builder import MACHINE_PATH
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, read_record, sha256_file, write_record
 from jmedlora_utils.evaluation import evaluator
 from jmedlora_utils.evaluation.evaluator import EvalSettings
@@ -80,7 +81,7 @@ def test_an_adapter_is_copied_with_its_base_as_others_find_it(made, tmp_path: Pa
 def test_a_fully_tuned_model_is_copied_whole(made, tmp_path: Path) -> None:
     folder = export.export(str(made.adapter("llama_full")), tmp_path / "out")
     assert registry.resolve(str(folder)).kind == "base"
-    with pytest.raises(export.ExportError, match="no adapter to merge"):
+    with pytest.raises(JmedloraError, match="no adapter to merge"):
         export.export(str(made.adapter("llama_full")), tmp_path / "other", merge=True)
 
 
@@ -174,17 +175,17 @@ def test_what_cannot_be_exported_is_refused(made, tmp_path: Path, monkeypatch, c
     assert "error: there is there already" in capsys.readouterr().err
     assert main(["export", "--adapter", str(tmp_path), "--out", str(tmp_path / "new")]) == 1
     assert "is no checkpoint of a tuning run" in capsys.readouterr().err
-    with pytest.raises(export.ExportError, match="has other sizes than"):
+    with pytest.raises(JmedloraError, match="has other sizes than"):
         export.export(adapter, tmp_path / "new", base=OF["gpt_neox"], merge=True)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(export.ExportError, match="nothing was written"):
+    with pytest.raises(JmedloraError, match="nothing was written"):
         export.export(adapter, tmp_path / "new", merge=True)
     assert not (tmp_path / "new").exists()
 
 
 def test_a_failed_merge_leaves_nothing(made, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(model_card, "card", lambda *_: "---\nlanguage: [\n---\n")
-    with pytest.raises(model_card.CardError, match="cannot be read back"):
+    with pytest.raises(JmedloraError, match="cannot be read back"):
         export.export(str(made.adapter("llama_lora")), tmp_path / "out", merge=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -193,7 +194,7 @@ def test_an_adapter_on_a_base_of_its_own_run_is_given_away_merged_only(made, tmp
     run = made.workspace.adapters / "cpt_lora"
     shutil.copytree(made.workspace.adapters / "llama_lora", run)
     shutil.copytree(made.root / "llama", run / "base")
-    with pytest.raises(export.ExportError, match="add --merge"):
+    with pytest.raises(JmedloraError, match="add --merge"):
         export.export(str(run / "checkpoint-3"), tmp_path / "out")
     assert "pretrained further" in (export.export(str(run / "checkpoint-3"), tmp_path / "out", merge=True) / "README.md").read_text()
     shutil.rmtree(run)

@@ -9,7 +9,7 @@ import pytest
 from conftest import Project, write_notebook
 
 from jmedlora_utils.core import paths, presets
-from jmedlora_utils.core.presets import ConfigError
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.workflow import runner
 
 
@@ -89,21 +89,21 @@ def test_trap_2_a_change_of_the_package_makes_its_notebooks_stale(here: Project)
 
 def test_a_bad_preset_writes_nothing(here: Project) -> None:
     here.preset.write_text("runs: {a: {tune: {rnak: 8}}}\n")
-    with pytest.raises(ConfigError, match="rnak"):
+    with pytest.raises(JmedloraError, match="rnak"):
         runner.plan("mini")
     assert not (here.root / "runs").exists()
 
 
 def test_an_unknown_step_is_refused_with_what_there_is(here: Project) -> None:
     with pytest.raises(
-        ConfigError, match=r"no notebook '20_tune_lora__b' with seed 1; it has: 10_prepare_instructions \(seed 1\); 20_tune"
+        JmedloraError, match=r"no notebook '20_tune_lora__b' with seed 1; it has: 10_prepare_instructions \(seed 1\); 20_tune"
     ):
         runner.find_step("mini", "20_tune_lora__b", 1)
 
 
 def test_two_runs_of_one_preset_do_not_mix(tmp_path: Path) -> None:
     said = "another run of this preset is under way"
-    with runner._only_one(tmp_path), pytest.raises(runner.WorkflowError, match=said), runner._only_one(tmp_path):
+    with runner._only_one(tmp_path), pytest.raises(JmedloraError, match=said), runner._only_one(tmp_path):
         pass
 
 

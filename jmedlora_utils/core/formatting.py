@@ -1,0 +1,81 @@
+"""Numbers, tables and foreign text as a page shows them. Every room formats through this module."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from typing import Any
+
+import pandas as pd
+
+# What Markdown, MyST or HTML would read as markup.
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-!|~^$:%@<>&])")
+
+
+def nfkc(text: str) -> str:
+    """Unicode NFKC: full-width digits and letters become ASCII ones."""
+    return unicodedata.normalize("NFKC", text)
+
+
+def percent(value: float, low: float | None = None, high: float | None = None, signed: bool = False) -> str:
+    """`0.333, 0.1, 0.5` becomes `33.3 [10.0, 50.0]`: a share in percent (or points) with its interval."""
+    sign = "+" if signed else ""
+    text = f"{100 * value:{sign}.1f}"
+    return text if low is None or high is None else f"{text} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
+def p_value(p: float) -> str:
+    """A p value as printed: `< 0.001` below that, three decimals otherwise; empty for NaN."""
+    if math.isnan(p):
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def escape(text: object) -> str:
+    """Foreign text (an answer, an article, a model's name, an error) for a Markdown page: shown as it is, never run as markup.
+
+    Marks become HTML character references, so neither Markdown, MyST nor the browser reads them; line breaks become `<br>`.
+    """
+    marked = _MARKUP.sub(lambda found: f"&#{ord(found[0])};", str(text))
+    return re.sub(r"\r\n|[\n\r\v\f\x85\u2028\u2029]", "<br>", marked)
+
+
+def markdown(frame: pd.DataFrame, columns: dict[str, str] | None = None) -> str:
+    """A Markdown pipe table: numbers to the right, text to the left.
+
+    Args:
+        frame: What to show; numbers are shown as they are, so format them before, and `escape` foreign text.
+        columns: Column to heading, in order; all columns where it is not given.
+    """
+    columns = columns or {str(c): str(c) for c in frame.columns}
+    shown = frame[list(columns)].rename(columns=columns).map(_cell).astype(str)
+    right = [pd.api.types.is_numeric_dtype(frame[c]) or _holds_numbers(frame[c]) for c in columns]
+    return shown.to_markdown(index=False, colalign=["right" if r else "left" for r in right], disable_numparse=True)
+
+
+def numbered(frame: pd.DataFrame, name: str, caption: str, columns: dict[str, str] | None = None, foot: str = "") -> str:
+    """A numbered, captioned table for a cell with `mystnb.markdown_format: myst`.
+
+    Args:
+        frame: What to show.
+        name: Label for `{numref}`.
+        caption: What is seen.
+        columns: See `markdown`.
+        foot: A line below the table, such as `Study.source_line()`.
+    """
+    table = f":::{{table}} {caption}\n:name: {name}\n\n{markdown(frame, columns)}\n:::\n"
+    return f"{table}\n{foot}\n" if foot else table
+
+
+def _holds_numbers(column: pd.Series) -> bool:
+    """Whether every text is a number, an interval, a pair of counts or a p value; or says that there is none."""
+    texts = [str(value) for value in column if value is not None]
+    numbers = [bool(re.fullmatch(r"(< )?[+-]?\d[\d.,\s%/\[\]+-]*", text)) for text in texts]
+    return any(numbers) and all(number or text in ("", "not run") for number, text in zip(numbers, texts, strict=True))
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value).replace("|", "\\|").replace("\n", "<br>")

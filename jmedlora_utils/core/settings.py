@@ -1,0 +1,52 @@
+"""Settings and rows checked by pydantic: unknown fields, wrong types and values out of range are refused by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from jmedlora_utils.core.errors import JmedloraError
+
+
+class Checked(BaseModel):
+    """Base of everything that comes from a file or a user: frozen, no unknown fields, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Makes one from what a file or a caller gave.
+
+        Args:
+            values: Field to value.
+            where: The file and line, or the preset and run, as the error names them.
+
+        Raises:
+            JmedloraError: A field is unknown, missing, of the wrong type or out of range; names the first one and what it takes.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise JmedloraError(f"{where}: {explain(error, cls.model_fields)}") from error
+
+
+def explain(error: ValidationError, known: Iterable[str]) -> str:
+    """The first fault of a validation in one line: the field, what is wrong and, for an unknown one, the nearest known name."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"no field {field!r}{near(field, known)}"
+    if first["type"] == "missing":
+        return f"field {field!r} is missing; add it"
+    problem = str(first["ctx"]["error"]) if first["type"] == "value_error" else f"{first['msg']}, got {first['input']!r:.80}"
+    return f"{field!r}: {problem}" if field else problem
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'rank'?`, or the known names where none is near."""
+    names = sorted(known)
+    found = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {found[0]!r}?" if found else f"; known: {', '.join(names)}"
