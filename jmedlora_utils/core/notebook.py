@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def start(preset: str, seed: int | None = None, card: bool = False) -> paths.Workspace:
-    """Opens a notebook: quiet libraries, one plot style, the device checked where a model runs in it.
+    """Opens a notebook: quiet libraries, the device checked where a model runs in it.
 
     Args:
         preset: Name of the preset; an unknown one is refused.
@@ -35,9 +35,6 @@ def start(preset: str, seed: int | None = None, card: bool = False) -> paths.Wor
     settings = load_preset(preset)
     if card:
         require_device(settings.device)
-    from jmedlora_utils.figures import plotting
-
-    plotting.use_style()
     return paths.Workspace(preset, settings.seeds[0] if seed is None else seed)
 
 

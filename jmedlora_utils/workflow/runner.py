@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import json
 import logging
@@ -15,17 +14,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jmedlora_utils.core import paths
+from jmedlora_utils.core import identity, paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import Job, Preset, check_parameters, load_preset, notebook_cells, require_device
-from jmedlora_utils.core.records import git_state, sha256_text, write_text
+from jmedlora_utils.core.records import git_state, sha256_file, sha256_text, write_text
 from jmedlora_utils.models import registry
 
-PACKAGE = paths.PACKAGE
 HEARTBEAT_SECONDS = 20
 PROFILES = paths.ROOT / "profiles"
 # What a step may take on a cluster: host memory in MB, and minutes. A step that is stopped by them goes on where it stopped when it
@@ -291,38 +288,10 @@ def _notebook_hash(stem: str) -> str:
 def _package_hash(stem: str) -> str:
     """Hash of the package modules that a notebook reaches through its imports, and of the package's data files."""
     code = "\n".join(source for source, _ in notebook_cells(stem))
-    reached: set[Path] = set()
-    waiting = _imported_files(code)
-    while waiting:
-        path = waiting.pop()
-        reached.add(path)
-        waiting |= _imports_of(path) - reached
-    files = reached | {path for path in (PACKAGE / "resources").rglob("*") if path.is_file()}
-    files |= {own for own in [registry.own_models_file()] if own and own.is_file()}
-    return sha256_text("\0".join(f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in sorted(files)))
-
-
-@cache
-def _imports_of(path: Path) -> frozenset[Path]:
-    return frozenset(_imported_files(path.read_text(encoding="utf-8")))
-
-
-def _imported_files(code: str) -> set[Path]:
-    """Files of this package that a piece of code imports, at any depth of it: modules, and the rooms they lie in."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    found: set[Path] = set()
-    for parts in (name.split(".") for name in names):
-        if parts[0] != PACKAGE.name:
-            continue
-        for depth in range(1, len(parts) + 1):
-            place = PACKAGE.joinpath(*parts[1:depth])
-            found |= {path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()}
-    return found
+    data = [path for path in (paths.PACKAGE / "resources").rglob("*") if path.is_file()]
+    data += [own for own in [registry.own_models_file()] if own and own.is_file()]
+    sums = [f"{path.name} {sha256_file(path)}" for path in sorted(data)]
+    return sha256_text("\n".join([identity.code_sha256(identity.files_reached(code)), *sums]))
 
 
 def _prepare_environment(threads: int) -> None:

@@ -19,13 +19,11 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setattr(paths, "ROOT", project.root)
     monkeypatch.setattr(paths, "NOTEBOOKS", project.notebooks)
     monkeypatch.setattr(paths, "PRESETS", project.notebooks / "presets")
-    monkeypatch.setattr(runner, "PACKAGE", project.root / "jmedlora_utils")
+    monkeypatch.setattr(paths, "PACKAGE", project.root / "jmedlora_utils")
     monkeypatch.setenv("JMEDLORA_RUNS", str(project.root / "runs"))
-    for forgets in (presets.declared_parameters, runner._module_imports):
-        forgets.cache_clear()
+    presets.declared_parameters.cache_clear()
     yield project
-    for forgets in (presets.declared_parameters, runner._module_imports):
-        forgets.cache_clear()
+    presets.declared_parameters.cache_clear()
 
 
 def cards(project: Project) -> dict[str, dict]:
