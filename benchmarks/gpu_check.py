@@ -30,7 +30,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, set_seed
 
 from jmedlora_utils.core.records import Meter, Record, write_record
-from jmedlora_utils.models import memory, planner, registry
+from jmedlora_utils.models import loading, memory, planner, registry
 from jmedlora_utils.models.registry import Shape
 from jmedlora_utils.tuning import encoding, fused_lora, training
 from jmedlora_utils.tuning.live_bytes import LiveBytes, resident_bytes, resident_tensors
@@ -144,6 +144,7 @@ def make_model(shape: Shape, method: str, device: torch.device) -> Any:
     if shape.tied:
         model.tie_weights()
     model.is_loaded_in_4bit = method == "qlora"
+    loading.keep_4bit_layout(model)
     left = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
     if left:
         raise RuntimeError(f"{left[0]} was not made on {device}; make_model does not know this architecture")

@@ -48,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     build = command("book", "build the book of a preset's last run, or of committed evidence where no preset is named", _book)
     build.add_argument("--jobs", type=int, default=2, help="analysis notebooks side by side, for committed evidence")
     for added in (reproduce, build):
-        added.add_argument("--html", type=Path, default=builder.HTML, help="folder of the built book")
+        added.add_argument("--html", type=Path, default=builder.HTML, help="folder of the built book; new, empty or an earlier build")
+        added.add_argument("--strict", action="store_true", help="refuse a book with warnings, as the project's own checks do")
     questions = command("exams", "fetch the examination questions and verify them", _exams, preset=False)
     questions.add_argument("--example", action="store_true", help="only the year of the question that the method page shows")
     command("fetch", "download the models of a preset and the examinations, for jobs without a network", _fetch)
@@ -83,18 +84,24 @@ def _reproduce(options: argparse.Namespace) -> None:
     times.append(("notebooks", time.perf_counter() - start))
     model_card.write_all(options.preset, load_preset(options.preset).seeds)
     start = time.perf_counter()
-    index = builder.build(options.preset, options.html)
+    index, warned = builder.build(options.preset, options.html, strict=options.strict)
     times.append(("book", time.perf_counter() - start))
     how = "on the cluster" if options.profile else f"{options.jobs} side by side"
     print(f"\nEach notebook, when it ran ({how}):")
     print(runner.time_table(runner.durations(options.preset)))
     print("\nThis time:")
     print(runner.time_table(times))
-    print(f"\nThe book: {index}")
+    _say_book(index, warned)
 
 
 def _book(options: argparse.Namespace) -> None:
-    print(f"The book: {builder.build(options.preset, options.html, options.jobs)}")
+    _say_book(*builder.build(options.preset, options.html, options.jobs, options.strict))
+
+
+def _say_book(index: Path, warned: list[str]) -> None:
+    print(f"\nThe book: {index}")
+    if warned:
+        print("Warnings of the build, for the project's maintainers:", *(f"  {line}" for line in warned), sep="\n")
 
 
 def _exams(options: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ from jmedlora_utils.book import fragments
 from jmedlora_utils.book.fragments import Source
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, declared_parameters, load_preset
 from jmedlora_utils.core.records import RecordError, load_records, write_text
 from jmedlora_utils.workflow.runner import durations, plain
@@ -37,13 +38,15 @@ ADDRESS = "JMEDLORA_ADDRESS"
 """Variable of the environment that says where the book will stand; it goes before `html.baseurl` of `_config.yml`."""
 BIBLIOGRAPHY = paths.BOOK / "references.bib"
 COLAB_NOTEBOOKS = ("20_", "30_")
+# Marks a folder as a build of this book and says what it was built from; only such a folder is replaced.
+SEAL = ".staged"
 NUMBERED_TABLE = re.compile(r"^:::\{table\}.*?^:::$", re.MULTILINE | re.DOTALL)
 LIBRARY_WARNING = re.compile(r"^[^\n]*/site-packages/[^\n]*:\d+: \w*Warning: [^\n]*(?:\n  [^\n]*)?\n?", re.MULTILINE)
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|Users|private|work|workspace|mnt|opt|var)/[\w.~-][^\s'\"<>)]*")
 
 
-def build(preset_name: str = "", html: Path = HTML, jobs: int = 2) -> Path:
-    """Builds the book of a preset's last run, or of committed evidence where no preset is named; returns its first page.
+def build(preset_name: str = "", html: Path = HTML, jobs: int = 2, strict: bool = False) -> tuple[Path, list[str]]:
+    """Builds the book of a preset's last run, or of committed evidence where no preset is named.
 
     The old book stays in place until the new one is complete; the same input is not built twice.
 
@@ -51,36 +54,56 @@ def build(preset_name: str = "", html: Path = HTML, jobs: int = 2) -> Path:
         preset_name: A preset that has run; empty for committed evidence.
         html: Folder of the built book.
         jobs: Analysis notebooks side by side, for committed evidence.
+        strict: Refuse a book with warnings, as this project does with its own; a user gets the book and the list of warnings.
+
+    Returns:
+        The first page, and what the builder warned of.
 
     Raises:
-        JmedloraError: A notebook is not fit for the book, or the build warned.
+        JmedloraError: `html` holds something that is not an earlier build, another build is under way, a notebook failed, or the
+            build ended without a book; if `strict`, also any warning.
     """
-    staged = stage(preset_name) if preset_name else stage_evidence(jobs)
+    _refuse_foreign(html)
+    with alone(STAGING / ".lock", "the book"):
+        return _build(preset_name, html, jobs, strict)
+
+
+def _refuse_foreign(html: Path) -> None:
+    """Refuses to replace a folder that this project did not build."""
+    if html.exists() and not (html / SEAL).is_file() and (not html.is_dir() or any(html.iterdir())):
+        raise JmedloraError(f"{html}: it is not an earlier build of this book, so it is left as it is; name a new or an empty folder")
+
+
+def _build(preset_name: str, html: Path, jobs: int, strict: bool) -> tuple[Path, list[str]]:
+    staged, warned = stage(preset_name) if preset_name else stage_evidence(jobs)
+    if strict and warned:
+        raise JmedloraError("\n".join(["the notebooks are not fit for the book:", *warned]))
     digest = _digest(staged)
-    seal = html / ".staged"
+    seal = html / SEAL
     index = html / "index.html"
-    if seal.is_file() and seal.read_text(encoding="utf-8") == digest:
-        return index
+    if not strict and seal.is_file() and seal.read_text(encoding="utf-8") == digest:
+        return index, warned
     work = STAGING / f"{staged.name}.build"
     shutil.rmtree(work, ignore_errors=True)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(staged), "--path-output", str(work)]
-    command += ["-n", "-W", "--keep-going"]
+    command += ["-n", "-W", "--keep-going"] if strict else ["-n"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONWARNINGS": "ignore"})
     log = write_text(STAGING / f"{staged.name}.log", plain(done.stdout + done.stderr))
     built = work / "_build" / "html"
-    if done.returncode != 0 or not (built / "index.html").is_file():
-        said = [line for line in log.read_text(encoding="utf-8").splitlines() if re.search(r"WARNING|ERROR|CRITICAL|Error", line)]
-        raise JmedloraError("\n".join(["the book did not build without warnings:", *said[:20], f"full output in {paths.relative(log)}"]))
-    write_text(built / ".staged", digest)
+    said = [line for line in log.read_text(encoding="utf-8").splitlines() if re.search(r"WARNING|ERROR|CRITICAL|Error", line)]
+    if (strict and done.returncode != 0) or not (built / "index.html").is_file():
+        what = "the book did not build without warnings:" if strict else "the book did not build:"
+        raise JmedloraError("\n".join([what, *said[:20], f"full output in {paths.relative(log)}"]))
+    write_text(built / SEAL, digest)
     html.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(html, ignore_errors=True)
     shutil.move(built, html)
     shutil.rmtree(work)
-    return index
+    return index, [*warned, *said]
 
 
-def stage(preset_name: str) -> Path:
-    """Gathers what the book of a preset's last run is built from in `_book/<preset>/` and returns that folder.
+def stage(preset_name: str) -> tuple[Path, list[str]]:
+    """Gathers what the book of a preset's last run is built from in `_book/<preset>/`; returns that folder, see `_gather`.
 
     Raises:
         JmedloraError: No notebook of the preset has run, or one of them is not fit for the book.
@@ -96,8 +119,8 @@ def stage(preset_name: str) -> Path:
     return _gather(Source(preset_name, preset, executed, _listed(), records, durations(preset_name), committed=False))
 
 
-def stage_evidence(jobs: int = 2) -> Path:
-    """Runs the analysis notebooks on committed evidence and gathers the book in `_book/evidence/`; returns that folder.
+def stage_evidence(jobs: int = 2) -> tuple[Path, list[str]]:
+    """Runs the analysis notebooks on committed evidence and gathers the book in `_book/evidence/`; returns that folder, see `_gather`.
 
     What ran on this machine does not enter: the notebooks see an empty folder of runs, and no examination. Notebooks that
     train or ask models are shown as code.
@@ -127,9 +150,13 @@ def stage_evidence(jobs: int = 2) -> Path:
     return _gather(Source(EVIDENCE, preset, executed, _listed(), load_records(evidence), times, committed=True))
 
 
-def _gather(source: Source) -> Path:
-    """Lays pages, table of contents and notebooks out as in the repository, under the same names, so that links hold."""
-    folder = STAGING / source.name
+def _gather(source: Source) -> tuple[Path, list[str]]:
+    """Lays pages, table of contents and notebooks out as in the repository, under the same names, so that links hold.
+
+    Returns:
+        The folder, and what was taken off the notebooks' outputs: text on stderr, paths of this machine.
+    """
+    folder, warned = STAGING / source.name, []
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(paths.BOOK, folder / "book")
     shutil.copytree(fragments.BENCHMARKS, folder / "benchmarks" / "results")
@@ -139,7 +166,9 @@ def _gather(source: Source) -> Path:
         if not (paths.NOTEBOOKS / f"{stem}.ipynb").is_file():
             raise JmedloraError(f"_toc.yml names notebooks/{stem}, and there is no such notebook; mend the line")
         if stem in source.executed:
-            notebook = with_evidence(clean_notebook(source.executed[stem]), stem, _parameters(stem, source.executed[stem]))
+            cleaned, found = clean_notebook(source.executed[stem])
+            warned += found
+            notebook = with_evidence(cleaned, stem, _parameters(stem, source.executed[stem]))
         elif source.committed:
             notebook = _as_code(stem)
         else:
@@ -154,7 +183,7 @@ def _gather(source: Source) -> Path:
     config["html"]["baseurl"] = os.environ.get(ADDRESS) or config["html"]["baseurl"]
     write_text(folder / "_config.yml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     _write_fragments(source, folder / "book")
-    return folder
+    return folder, warned
 
 
 def _write_fragments(source: Source, book: Path) -> None:
@@ -185,13 +214,16 @@ def executed_notebooks(preset: Preset, root: Path) -> dict[str, Path]:
     return found
 
 
-def clean_notebook(path: Path) -> dict[str, Any]:
-    """An executed notebook without papermill's traces and without the folder of this machine.
+def clean_notebook(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """An executed notebook without papermill's traces, text on stderr (it is in the notebook's log) and paths of this machine.
+
+    Returns:
+        The notebook, and one line for each cell from which something was taken.
 
     Raises:
-        JmedloraError: A cell raised, never ran, or printed a path of this machine.
+        JmedloraError: A cell raised or never ran.
     """
-    notebook = _read(path)
+    notebook, warned = _read(path), []
     notebook["metadata"].pop("papermill", None)
     for number, cell in enumerate(notebook["cells"], start=1):
         where = f"{paths.relative(path)}, cell {number}"
@@ -204,20 +236,15 @@ def clean_notebook(path: Path) -> dict[str, Any]:
         for output in cell["outputs"]:
             if output["output_type"] == "error":
                 raise JmedloraError(f"{where}: the code raised {output['ename']}; mend it and run the notebook again")
-        cell["outputs"] = [output for output in map(_without_library_warnings, cell["outputs"]) if output]
+        said = LIBRARY_WARNING.sub("", "".join("".join(o["text"]) for o in cell["outputs"] if o.get("name") == "stderr")).strip()
+        if said:
+            warned.append(f"{where}: it wrote to stderr, see the notebook's log: {plain(said.splitlines()[-1])[:200]}")
+        cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr"]
         cell["outputs"] = _map_text(cell["outputs"], lambda text: text.replace(f"{paths.ROOT}/", ""))
-        for text in _texts(cell["outputs"]):
-            if found := MACHINE_PATH.search(text):
-                raise JmedloraError(f"{where}: the output shows a path of this machine, {found.group()!r}; print paths.relative(path)")
-    return notebook
-
-
-def _without_library_warnings(output: dict[str, Any]) -> dict[str, Any] | None:
-    """The output without warnings of installed packages, which name paths of the machine; None where nothing is left."""
-    if output.get("name") != "stderr":
-        return output
-    text = LIBRARY_WARNING.sub("", "".join(output["text"]))
-    return output | {"text": text} if text.strip() else None
+        if any(MACHINE_PATH.search(text) for text in _texts(cell["outputs"])):
+            warned.append(f"{where}: the output shows a path of this machine; print paths.relative(path)")
+            cell["outputs"] = _map_text(cell["outputs"], lambda text: MACHINE_PATH.sub(lambda found: Path(found[0]).name, text))
+    return notebook, warned
 
 
 def with_evidence(notebook: dict[str, Any], stem: str, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterable
@@ -32,6 +33,8 @@ def start(preset: str, seed: int | None = None, card: bool = False) -> paths.Wor
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # On a CPU with AVX512-BF16 it says at import that an optional kernel is not there; `models.loading` does not use that kernel.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     settings = load_preset(preset)
     if card:
         require_device(settings.device)

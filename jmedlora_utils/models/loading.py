@@ -124,7 +124,22 @@ def load_base(
         model = AutoModelForCausalLM.from_pretrained(entry.location, **options)
     except (OSError, ValueError, ImportError) as error:
         raise _load_error("model", entry.name, error) from error
+    if quantisation == "nf4":
+        keep_4bit_layout(model)
     return model.eval(), tokenizer
+
+
+def keep_4bit_layout(model: Any) -> None:
+    """Keeps bitsandbytes from repacking 4-bit weights on a CPU with AVX512-BF16, so that every processor computes the same way.
+
+    The repacked layout cannot be trained on or saved, loses the double quantisation and wants rows in multiples of 32. Called for
+    every 4-bit model, wherever it is made; a GPU never repacks.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _check(entry: ModelEntry, quantisation: str = "none", card_bytes: int = 0) -> None:

@@ -9,6 +9,7 @@ from conftest import Project
 from jmedlora_utils.book import builder
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.records import Record, write_record
 from jmedlora_utils.workflow import runner
 
@@ -50,7 +51,7 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def test_the_book_is_staged_from_the_executed_copies(here: Project) -> None:
-    folder = builder.stage("mini")
+    folder, _ = builder.stage("mini")
     names = sorted(p.name for p in (folder / "notebooks").iterdir())
     executed_copies = ["10_prepare_instructions.ipynb", "20_tune_lora.ipynb"]  # 30 stands in no table of contents here
     assert [name for name in names if name.endswith(".ipynb")] == executed_copies
@@ -60,7 +61,7 @@ def test_the_book_is_staged_from_the_executed_copies(here: Project) -> None:
 
 
 def test_a_notebook_that_did_not_run_has_a_page_that_says_so(here: Project) -> None:
-    folder = builder.stage("mini")
+    folder, _ = builder.stage("mini")
     page = (folder / "notebooks" / "41_metrics.md").read_text()
     assert page.startswith("# 41_metrics\n")
     assert "does not run this notebook" in page
@@ -77,7 +78,7 @@ def test_the_shown_run_stands_in_the_book(here: Project) -> None:
     here.preset.write_text("seeds: [4, 5]\nruns: {a: {}, b: {}}\nshow: b\n")
     for step in runner.steps(presets.load_preset("mini")):
         executed(step.target, text=step.label)
-    notebook = json.loads((builder.stage("mini") / "notebooks" / "20_tune_lora.ipynb").read_text())
+    notebook = json.loads((builder.stage("mini")[0] / "notebooks" / "20_tune_lora.ipynb").read_text())
     assert notebook["cells"][1]["outputs"][0]["text"] == ["20_tune_lora__b (seed 4)"]
 
 
@@ -98,37 +99,44 @@ def test_a_cell_that_never_ran_is_refused(tmp_path: Path) -> None:
         builder.clean_notebook(executed(tmp_path / "a.ipynb", count=None))
 
 
-def test_the_folder_of_the_repository_is_cut_and_other_folders_are_refused(tmp_path: Path) -> None:
-    cleaned = builder.clean_notebook(executed(tmp_path / "a.ipynb", text=f"wrote {paths.ROOT}/runs/mini/x.json\n"))
-    assert cleaned["cells"][1]["outputs"][0]["text"] == ["wrote runs/mini/x.json\n"]
-    folder = "/home/" + "someone/data"
-    with pytest.raises(JmedloraError, match=rf"cell 2: the output shows a path of this machine, '{folder}'"):
-        builder.clean_notebook(executed(tmp_path / "b.ipynb", text=f"read {folder}\n"))
-    table = {"output_type": "display_data", "metadata": {}, "data": {"text/html": [f"<td>{folder}", "</td>"], "image/png": folder}}
-    with pytest.raises(JmedloraError, match="path of this machine"):
-        builder.clean_notebook(executed(tmp_path / "c.ipynb", output=table))
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"output_type": "stream", "name": "stdout", "text": [f"read /{'home'}/someone/data.csv\n"]},
+        {"output_type": "display_data", "metadata": {}, "data": {"text/html": [f"<td>/{'home'}/someone/data.csv", "</td>"]}},
+    ],
+)
+def test_paths_of_this_machine_are_cut_to_their_last_part_and_reported(tmp_path: Path, output: dict[str, Any]) -> None:
+    cleaned, warned = builder.clean_notebook(executed(tmp_path / "a.ipynb", output=output))
+    assert "someone" not in json.dumps(cleaned) and "data.csv" in json.dumps(cleaned)
+    assert len(warned) == 1 and "cell 2: the output shows a path of this machine" in warned[0]
 
 
-def test_warnings_of_installed_packages_stay_out_of_the_book_and_nothing_else_does(tmp_path: Path) -> None:
+def test_paths_of_the_repository_are_shown_from_its_root(tmp_path: Path) -> None:
+    cleaned, warned = builder.clean_notebook(executed(tmp_path / "a.ipynb", text=f"wrote {paths.ROOT}/runs/mini/x.json\n"))
+    assert cleaned["cells"][1]["outputs"][0]["text"] == ["wrote runs/mini/x.json\n"] and not warned
+
+
+def test_text_on_stderr_never_reaches_a_page_and_what_is_no_library_warning_is_reported(tmp_path: Path) -> None:
     folder = "/" + "opt/env/lib/python3.11/site-packages/bitsandbytes/optim"
-    warned = f'{folder}/optimizer.py:509: UserWarning: Paged optimizers are not supported on CPU.\n  state["a"] = b\n'
-    noise = {"output_type": "stream", "name": "stderr", "text": [warned]}
-    assert builder.clean_notebook(executed(tmp_path / "a.ipynb", output=noise))["cells"][-1]["outputs"] == []
-    own = noise | {"text": [warned, "something else\n"]}
-    assert builder.clean_notebook(executed(tmp_path / "b.ipynb", output=own))["cells"][-1]["outputs"][0]["text"] == "something else\n"
-    printed = {"output_type": "stream", "name": "stdout", "text": [warned]}
-    with pytest.raises(JmedloraError, match="path of this machine"):
-        builder.clean_notebook(executed(tmp_path / "c.ipynb", output=printed))
+    warning = f'{folder}/optimizer.py:509: UserWarning: Paged optimizers are not supported on CPU.\n  state["a"] = b\n'
+    noise = {"output_type": "stream", "name": "stderr", "text": [warning]}
+    cleaned, warned = builder.clean_notebook(executed(tmp_path / "a.ipynb", output=noise))
+    assert cleaned["cells"][-1]["outputs"] == [] and not warned
+    own = noise | {"text": [warning, "Failed to load an optional kernel\n"]}
+    cleaned, warned = builder.clean_notebook(executed(tmp_path / "b.ipynb", output=own))
+    assert cleaned["cells"][-1]["outputs"] == []
+    assert len(warned) == 1 and warned[0].endswith("cell 2: it wrote to stderr, see the notebook's log: Failed to load an optional kernel")
 
 
 def test_launch_buttons_stay_off_until_there_is_an_address(here: Project) -> None:
-    folder = builder.stage("mini")
+    folder, _ = builder.stage("mini")
     assert "Colab" not in (folder / "notebooks" / "20_tune_lora.ipynb").read_text()
     assert yaml.safe_load((folder / "_config.yml").read_text())["html"]["use_repository_button"] is False
     settings = yaml.safe_load((here.root / "_config.yml").read_text())
     settings["repository"] |= {"url": "https://github.com/someone/jmedlora", "branch": "trunk"}
     (here.root / "_config.yml").write_text(yaml.safe_dump(settings))
-    folder = builder.stage("mini")
+    folder, _ = builder.stage("mini")
     tune, prepare = (json.loads((folder / "notebooks" / f"{s}.ipynb").read_text()) for s in ("20_tune_lora", "10_prepare_instructions"))
     assert "colab.research.google.com/github/someone/jmedlora/blob/trunk/notebooks/20_tune_lora.ipynb" in tune["cells"][1]["source"]
     assert "mybinder.org/v2/gh/someone/jmedlora/trunk?urlpath=lab/tree/notebooks/10_prepare" in prepare["cells"][1]["source"]
@@ -141,7 +149,7 @@ def test_the_address_of_the_environment_goes_before_that_of_the_settings(here: P
     (here.root / "_config.yml").write_text(yaml.safe_dump(settings))
     for set_to, wanted in (("", "https://old.example.org"), ("https://book.example.org/a", "https://book.example.org/a")):
         monkeypatch.setenv(builder.ADDRESS, set_to)
-        assert yaml.safe_load((builder.stage("mini") / "_config.yml").read_text())["html"]["baseurl"] == wanted
+        assert yaml.safe_load((builder.stage("mini")[0] / "_config.yml").read_text())["html"]["baseurl"] == wanted
 
 
 def test_the_status_tables_come_from_the_records(here: Project) -> None:
@@ -150,7 +158,7 @@ def test_the_status_tables_come_from_the_records(here: Project) -> None:
     write_record(folder, made)
     for step in (0, 10):
         write_record(folder, Record("evaluate", f"30_evaluate__a__step{step}__x__0shot", "mini", 1, wall_seconds=2, git_commit="abc"))
-    generated = builder.stage("mini") / "book" / "_generated"
+    generated = builder.stage("mini")[0] / "book" / "_generated"
     assert (generated / "records.md").read_text().splitlines()[2:] == [
         f"| evaluate | `a` | 1 | 2 | 4 s | 0.0 GiB | {made.device} | {made.created[:10]} |",
         f"| tune | `a` | 1 | 1 | 1 min 01 s | 1.0 GiB | {made.device} | {made.created[:10]} |",
@@ -160,7 +168,7 @@ def test_the_status_tables_come_from_the_records(here: Project) -> None:
 
 
 def test_only_fragments_that_a_page_includes_are_made_and_unknown_ones_are_refused(here: Project) -> None:
-    generated = builder.stage("mini") / "book" / "_generated"
+    generated = builder.stage("mini")[0] / "book" / "_generated"
     assert {path.stem for path in generated.iterdir()} == {"run", "times", "records"}
     (here.root / "book" / "intro.md").write_text("# Title\n\n```{include} _generated/stroy.md\n```\n")
     with pytest.raises(JmedloraError, match=r"intro\.md includes _generated/stroy\.md, which nothing makes; known: .*story"):
@@ -207,18 +215,45 @@ def test_every_table_of_one_cell_gets_its_line() -> None:
     assert "jm-evidence" not in output["data"]["text/markdown"]
 
 
-def test_trap_1_a_warning_fails_the_build_and_the_old_book_stays(here: Project) -> None:
+def test_a_user_gets_a_book_in_every_case_and_the_projects_own_checks_refuse_one_with_warnings(here: Project) -> None:
+    """A notebook that writes to stderr, and a page with a dead link: lenient, strict; then the strict refusals leave the old book."""
     html = here.root / "_build" / "html"
-    intro = here.root / "book" / "intro.md"
-    index = builder.build("mini", html)
-    assert index.is_file()
+    index, warned = builder.build("mini", html)
+    assert index.is_file() and not warned
     before = index.stat().st_mtime_ns
-    assert builder.build("mini", html).stat().st_mtime_ns == before, "the same input was built twice"
-    intro.write_text("# Title\n\n[](nowhere.md)\n")
-    for _ in range(2):
+    assert builder.build("mini", html)[0].stat().st_mtime_ns == before, "the same input was built twice"
+    step = runner.steps(presets.load_preset("mini"))[0]
+    good = step.target.read_text()
+    executed(step.target, output={"output_type": "stream", "name": "stderr", "text": ["a library's word\n"]})
+    with pytest.raises(JmedloraError, match=r"not fit for the book:\n.*cell 2: it wrote to stderr"):
+        builder.build("mini", html, strict=True)
+    step.target.write_text(good)
+    (here.root / "book" / "intro.md").write_text("# Title\n\n[](nowhere.md)\n")
+    for _ in range(2):  # a second strict build must not pass because the page was read before
         with pytest.raises(JmedloraError, match=r"did not build without warnings:[\s\S]*nowhere"):
-            builder.build("mini", html)
-    assert index.is_file()
+            builder.build("mini", html, strict=True)
+    assert index.stat().st_mtime_ns == before
+    executed(step.target, output={"output_type": "stream", "name": "stderr", "text": ["a library's word\n"]})
+    index, warned = builder.build("mini", html)
+    assert index.stat().st_mtime_ns != before
+    assert "a library's word" in warned[0] and any("nowhere" in line for line in warned)
+    assert all("library's word" not in page.read_text() for page in html.rglob("*.html"))
+
+
+@pytest.mark.parametrize("kind", ["a folder with a thesis", "a file"])
+def test_a_folder_that_is_not_an_earlier_build_is_left_as_it_is(here: Project, tmp_path: Path, kind: str) -> None:
+    html = tmp_path / "documents"
+    thesis = html if kind == "a file" else html / "thesis.txt"
+    thesis.parent.mkdir(exist_ok=True)
+    thesis.write_text("years of work")
+    with pytest.raises(JmedloraError, match="documents: it is not an earlier build of this book"):
+        builder.build("mini", html)
+    assert thesis.read_text() == "years of work"
+
+
+def test_two_builds_at_once_do_not_mix(here: Project) -> None:
+    with alone(builder.STAGING / ".lock", "the book"), pytest.raises(JmedloraError, match="the book: another process is at work on it"):
+        builder.build("mini", here.root / "_build" / "html")
 
 
 def test_the_bibliography_is_sorted_and_stays_as_it_is(tmp_path: Path) -> None:

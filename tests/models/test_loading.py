@@ -189,3 +189,42 @@ def test_a_tokenizer_without_padding_pads_with_eos(tmp_path) -> None:
     folder = tiny.make_checkpoint(tmp_path / "m", pad=False)
     tokenizer = loading.load_tokenizer(loading.find_base(str(folder)))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_four_bit_models_are_the_same_on_a_cpu_with_avx512_bf16_and_without(family: str, tmp_path: Path, monkeypatch) -> None:
+    """Widths that are no multiples of 32: logits, losses of three steps and the saved bytes. On a CPU bitsandbytes would repack them."""
+    import bitsandbytes.nn.modules as linear4bit
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    base = tiny.make_checkpoint(tmp_path / "base", family, hidden=72)
+    ids = torch.arange(40).reshape(2, 20)
+
+    def run(repacks: bool) -> tuple[torch.Tensor, list[float], list[str]]:
+        monkeypatch.setattr(linear4bit, "has_avx512bf16", lambda: repacks)
+        model, _ = loading.load_base(str(base), quantisation="nf4", device="cpu")
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits
+        torch.manual_seed(0)
+        targets = loading.lora_targets(loading.find_base(str(base)), model)
+        tuned = get_peft_model(model, LoraConfig(r=4, target_modules=targets)).train()
+        optimizer = torch.optim.SGD([p for p in tuned.parameters() if p.requires_grad], lr=0.1)
+        losses = []
+        for _ in range(3):
+            loss = tuned(input_ids=ids, labels=ids).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            tuned.eval()(input_ids=ids)  # a look at the model in evaluation mode is what starts the repacking
+            tuned.train()
+        folder = tmp_path / str(repacks)
+        model.save_pretrained(folder / "base")
+        tuned.save_pretrained(folder / "adapter")
+        return logits, losses, [sha256_file(path) for path in sorted(folder.rglob("*.safetensors"))]
+
+    plain, other = run(False), run(True)
+    assert torch.equal(plain[0], other[0])
+    assert plain[1] == other[1]
+    assert plain[2] == other[2]
