@@ -2,9 +2,7 @@
 
 PRESET ?= mini
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-
-# Where pip finds torch. A machine without an NVIDIA driver takes the CPU build; set TORCH_INDEX= (empty) for the
+# Where torch comes from. A machine without an NVIDIA driver takes the CPU build; set TORCH_INDEX= (empty) for the
 # package index's own build with CUDA, or name another index.
 ifeq ($(shell command -v nvidia-smi),)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -14,15 +12,12 @@ endif
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 # Named after what it installs and where torch comes from: a change of a pin or of TORCH_INDEX installs again, nothing else does.
 INDEX := $(shell printf %s '$(TORCH_INDEX)' | cksum | cut -d ' ' -f 1)
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)-$(INDEX)
 BOOK_STAMP := $(VENV)/.book-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
-# pip takes the CUDA build of the package index where it does not reach the CPU index. Read, not imported: the dependencies come later.
-CPU_TORCH := import importlib.util as u, runpy, sys; at = u.find_spec("torch").submodule_search_locations[0]; \
-cuda = runpy.run_path(at + "/version.py")["cuda"]; sys.exit(cuda and "error: pip found no CPU build of torch at $(TORCH_INDEX) and took \
-the build for CUDA " + cuda + ". Check the network and call make again, or add TORCH_INDEX= to the call to keep that build.")
+# A Python of your own choice: make PYTHON=/path/to/python3.12 ...; else the first of python3.11, python3.12 and python3.13.
+export PYTHON TORCH_INDEX
 
 .DELETE_ON_ERROR:
 .PHONY: help reproduce test book example plan fetch exams export cards lab pins clean
@@ -68,29 +63,18 @@ lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 pins: $(STAMP)  ## write constraints.txt anew from an empty environment
-	rm -rf $(VENV)-pins && $(PYTHON) -m venv $(VENV)-pins
-	$(VENV)-pins/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch -e '.[dev,gpu]'
-	(head -n 2 constraints.txt; $(VENV)-pins/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//') > constraints.new
-	mv constraints.new constraints.txt && rm -rf $(VENV)-pins
+	(head -n 2 constraints.txt; $(or $(shell command -v uv),$(BIN)/uv) pip compile --quiet --no-header --no-annotate --upgrade \
+	  --python $(BIN)/python --extra dev --extra gpu pyproject.toml | sed 's/+cpu$$//') > constraints.new
+	mv constraints.new constraints.txt
 
 clean:  ## remove the environment, the runs and the book
-	rm -rf $(VENV) $(VENV)-pins runs _book _build .snakemake .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) runs _book _build .snakemake .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find jmedlora_utils tests -name __pycache__ -prune -exec rm -rf {} +
 
-$(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: Python 3.11 or later is needed; name one with PYTHON=")'
-	@$(PYTHON) -m venv $(VENV)
+$(STAMP):
+	@echo "Installing the pins into $(VENV) (about a minute the first time) ..."
+	@start=$$(date +%s) && bash .ci/install $(VENV) dev && rm -f $(VENV)/.installed-* && echo $$(($$(date +%s) - start)) > $@
 
-$(STAMP): | $(BIN)/python
-	@echo "Installing the pins into $(VENV) (about 5 minutes the first time) ..."
-	@start=$$(date +%s) \
-	  && $(PIP) --no-deps --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-	    $(if $(wildcard $(VENV)/.installed-*-$(INDEX)),,--force-reinstall) torch \
-	  $(if $(findstring cpu,$(TORCH_INDEX)),&& $(BIN)/python -c '$(CPU_TORCH)') \
-	  && $(PIP) --editable '.[dev]' \
-	  && rm -f $(VENV)/.installed-* \
-	  && echo $$(($$(date +%s) - start)) > $@
-
-$(BOOK_STAMP): | $(BIN)/python
-	@echo "Installing the packages of the book into $(VENV), without torch (about 2 minutes the first time) ..."
-	@$(PIP) --editable '.[book]' && rm -f $(VENV)/.book-* && touch $@
+$(BOOK_STAMP):
+	@echo "Installing the packages of the book into $(VENV), without torch (half a minute the first time) ..."
+	@bash .ci/install $(VENV) book && rm -f $(VENV)/.book-* && touch $@
