@@ -50,5 +50,5 @@ for place, step in enumerate(STEPS):
             runtime=step.resources["runtime"],
         shell:
             f"cd {shlex.quote(str(paths.ROOT))} && "
-            f"{{params.python:q}} -m jmedlora_utils run --preset {PRESET} --output {{params.output}} "
+            f"{{params.python:q}} -m jmedlora_utils run --preset {shlex.quote(PRESET)} --output {{params.output:q}} "
             "{params.seed} --threads {threads}"

@@ -13,6 +13,7 @@ from jmedlora_utils.core.presets import load_preset, preset_names
 from jmedlora_utils.data import fetch
 from jmedlora_utils.models import hub
 from jmedlora_utils.workflow import export, model_card, runner
+from jmedlora_utils.workflow.checks import check_preset
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    print(runner.matrix(load_preset(options.preset)))
+    preset = load_preset(options.preset)
+    check_preset(preset)
+    print(runner.matrix(preset))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -78,6 +81,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
+    builder.refuse_foreign(options.html)
     times = [("install", options.install_seconds)]
     start = time.perf_counter()
     runner.reproduce(options.preset, options.jobs, options.profile)

@@ -55,8 +55,10 @@ class Project:
         toc = {"format": "jb-book", "root": "book/intro", "parts": [{"caption": "All", "chapters": chapters}]}
         (root / "_toc.yml").write_text(json.dumps(toc), encoding="utf-8")
         self.preset.write_text("seeds: [1]\nprepare: {10_prepare_instructions: {}}\nruns: {a: {tune: {rank: 8}}}\n", encoding="utf-8")
-        common = 'preset = "mini"  # preset\nseed = 1  # seed\n'
-        write_notebook(self.notebooks / "10_prepare_instructions.ipynb", common, "print('prepared', preset, seed)")
+        common = 'preset = "mini"  # preset\nseed = 1  # seed\nbase = "en"  # base\n'
+        write_notebook(
+            self.notebooks / "10_prepare_instructions.ipynb", common + 'bases = ["en"]  # bases\n', "print('prepared', preset, seed)"
+        )
         write_notebook(self.notebooks / "20_tune_lora.ipynb", common + 'run_name = ""  # run\nrank = 4  # rank\n', "print('rank', rank)")
         write_notebook(self.notebooks / "41_metrics.ipynb", 'preset = "mini"  # preset\n')
         write_notebook(self.notebooks / "30_evaluate_exam.ipynb", common + 'run_name = ""  # run\n', "print('evaluated', run_name)")

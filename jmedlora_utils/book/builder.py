@@ -63,12 +63,12 @@ def build(preset_name: str = "", html: Path = HTML, jobs: int = 2, strict: bool 
         JmedloraError: `html` holds something that is not an earlier build, another build is under way, a notebook failed, or the
             build ended without a book; if `strict`, also any warning.
     """
-    _refuse_foreign(html)
+    refuse_foreign(html)
     with alone(STAGING / ".lock", "the book"):
         return _build(preset_name, html, jobs, strict)
 
 
-def _refuse_foreign(html: Path) -> None:
+def refuse_foreign(html: Path) -> None:
     """Refuses to replace a folder that this project did not build."""
     if html.exists() and not (html / SEAL).is_file() and (not html.is_dir() or any(html.iterdir())):
         raise JmedloraError(f"{html}: it is not an earlier build of this book, so it is left as it is; name a new or an empty folder")

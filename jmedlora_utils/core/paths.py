@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from jmedlora_utils.core.errors import JmedloraError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 ROOT = PACKAGE.parent
@@ -34,12 +37,36 @@ def relative(path: Path | str) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
+NAME = re.compile(r"[^\W_](?:[^\W_]|[.-]|_(?=[^\W_]))*")
+
+
+def check_name(name: object, what: str) -> str:
+    """A name that becomes a folder, a file and a word of a command, unchanged.
+
+    Args:
+        name: Letters and digits of any script, `.`, `-` and single `_` between them; it starts with a letter or a digit.
+        what: What bears the name, as the error calls it: `run_name`, `preset`.
+
+    Raises:
+        JmedloraError: It has other characters, or is no text.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise JmedloraError(
+            f"{what} {name!r}: a name has letters, digits, '.', '-' and single '_' between them, and starts with a letter or a digit; "
+            "choose another name"
+        )
+    return name
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The folders of one preset at one seed: `runs/<preset>/seed<seed>/`."""
 
     preset: str
     seed: int
+
+    def __post_init__(self) -> None:
+        check_name(self.preset, "preset")
 
     @property
     def root(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +17,7 @@ from jmedlora_utils.core.errors import JmedloraError
 
 DEVICES = ("any", "cuda")
 PRESET_KEYS = ("extends", "about", "device", "seeds", "prepare", "defaults", "runs", "analyse", "show")
+GIVEN = ("preset", "seed", "run_name")
 TUNE_NOTEBOOK = "20_tune_lora"
 EVALUATE_NOTEBOOK = "30_evaluate_exam"
 
@@ -133,24 +134,32 @@ def load_preset(name: str) -> Preset:
     Raises:
         JmedloraError: The preset, a key, a notebook or a parameter is unknown, or a value is not allowed.
     """
-    raw = _read_preset(name)
+    raw = _read_preset(paths.check_name(name, "preset"))
     where = f"preset {name!r}"
+    for key in ("prepare", "defaults", "runs", "analyse"):
+        if not isinstance(raw.get(key) or {}, dict):
+            raise JmedloraError(f"{where}: {key} must be a mapping, found {raw[key]!r:.60}")
+    for key in ("about", "show"):
+        if not isinstance(raw.get(key, ""), str):
+            raise JmedloraError(f"{where}: {key} must be a text, found {raw[key]!r:.60}")
     if raw.get("device", "any") not in DEVICES:
         raise JmedloraError(f"{where}: device {raw['device']!r} is not one of {', '.join(DEVICES)}")
     seeds = raw.get("seeds", [1])
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds) or len(set(seeds)) != len(seeds):
         raise JmedloraError(f"{where}: seeds must be a list of different whole numbers, found {seeds!r}")
-    defaults = raw.get("defaults") or {}
+    defaults = _blocks(raw.get("defaults") or {}, f"{where}, defaults")
     if unknown := set(defaults) - {"tune", "evaluate"}:
         raise JmedloraError(f"{where}: defaults has no key {sorted(unknown)[0]!r}; it knows tune and evaluate")
     runs = []
-    for run_name, run in (raw.get("runs") or {}).items():
-        run = run or {}
+    for run_name, run in _blocks(raw.get("runs") or {}, f"{where}, runs").items():
+        run = _blocks({} if run is None else run, f"{where}, run {run_name!r}")
+        paths.check_name(run_name, f"{where}, run")
         if unknown := set(run) - {"tune", "evaluate"}:
             raise JmedloraError(f"{where}, run {run_name!r}: no key {sorted(unknown)[0]!r}; a run has tune and evaluate")
         tune = None if run.get("tune", {}) is None else (defaults.get("tune") or {}) | (run.get("tune") or {})
         runs.append(Run(run_name, tune, (defaults.get("evaluate") or {}) | (run.get("evaluate") or {})))
-    prepare = {k: v or {} for k, v in (raw.get("prepare") or {}).items()}
+    prepare = _blocks({k: v or {} for k, v in (raw.get("prepare") or {}).items()}, f"{where}, prepare")
+    analyse = _blocks({k: v or {} for k, v in (raw.get("analyse") or {}).items()}, f"{where}, analyse", given=("seed", "run_name"))
     preset = Preset(
         name=name,
         about=raw.get("about", ""),
@@ -158,7 +167,7 @@ def load_preset(name: str) -> Preset:
         seeds=tuple(seeds),
         prepare=dict(sorted(prepare.items(), key=lambda item: (_stem(item[0]), item[0] == _stem(item[0]), item[0]))),
         runs=tuple(runs),
-        analyse={k: v or {} for k, v in (raw.get("analyse") or {}).items()},
+        analyse=analyse,
         show=raw.get("show", runs[0].name if runs else ""),
     )
     if preset.show and preset.show not in {r.name for r in preset.runs}:
@@ -166,6 +175,19 @@ def load_preset(name: str) -> Preset:
     for job in preset.jobs():
         check_parameters(job.notebook, job.parameters, where=f"{where}, {job.output}")
     return preset
+
+
+def _blocks(blocks: Any, where: str, given: Sequence[str] = GIVEN) -> dict[str, dict[str, Any]]:
+    """Mappings of parameters; those that the preset itself gives are refused inside them."""
+    if not isinstance(blocks, dict):
+        raise JmedloraError(f"{where}: it must be a mapping, found {blocks!r:.60}")
+    for name, block in blocks.items():
+        if not isinstance(name, str) or not isinstance(block or {}, dict):
+            raise JmedloraError(f"{where}: {name!r} must be a name with a mapping of parameters, found {block!r:.60}")
+        for key in block or {}:
+            if key in given:
+                raise JmedloraError(f"{where}, {name}: {key!r} comes from the preset itself; remove the line")
+    return blocks
 
 
 def check_parameters(stem: str, parameters: dict[str, Any], where: str = "papermill") -> None:
@@ -254,14 +276,19 @@ def _read_preset(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
         raise JmedloraError(f"preset {name!r} extends itself: {' -> '.join((*seen, name))}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except UnicodeDecodeError as error:
+        raise JmedloraError(f"{paths.relative(path)}: not in UTF-8; save it in that encoding") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise JmedloraError(f"{paths.relative(path)}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(raw, dict):
+        raise JmedloraError(f"{paths.relative(path)}: a preset is a mapping of {', '.join(PRESET_KEYS)}; found {raw!r:.60}")
     if unknown := set(raw) - set(PRESET_KEYS):
-        key = sorted(unknown)[0]
+        key = sorted(map(str, unknown))[0]
         raise JmedloraError(f"{paths.relative(path)}: no key {key!r}{_hint(key, PRESET_KEYS)}")
     if parent := raw.pop("extends", None):
+        paths.check_name(parent, f"{paths.relative(path)}: extends")
         raw = _merge(_read_preset(parent, (*seen, name)), raw)
     return raw
 

@@ -74,6 +74,15 @@ def wanted(exams: Iterable[str], years: Sequence[int] = ()) -> list[str]:
     return [name for name in sums() if name.startswith(tuple(below))] if below else []
 
 
+def here(data_dir: Path | str | None = None) -> dict[str, str]:
+    """The listed files that are on this machine, each with its published sum: what a step that reads examinations depends on.
+
+    Looks at names only. A file whose content was changed is refused when it is read.
+    """
+    folder = Path(data_dir or paths.exam_data_dir())
+    return {name: digest for name, digest in sums().items() if (folder / name).is_file()}
+
+
 def available(exams: Iterable[str], years: Sequence[int] = (), data_dir: Path | str | None = None) -> bool:
     """Whether the questions of these exams and years are on this machine; asks no network."""
     folder = Path(data_dir or paths.exam_data_dir())

@@ -53,7 +53,9 @@ TOKENS_PER_RECORD = 256
 TOKENS_PER_PROMPT = 300
 TOKENS_PER_ANSWER = 64
 LONGEST_PROMPT = 1024
-EXAM_QUESTIONS = {"igakuqa": 1455, "jjsimqa": 460}
+# Text questions with five choices, by year of IgakuQA (the counts of jungokasai/IgakuQA, 1,455 in all).
+IGAKUQA_QUESTIONS = {2018: 284, 2019: 292, 2020: 284, 2021: 298, 2022: 297}
+JJSIMQA_QUESTIONS = 460
 
 # The tables of notebook 42: the paper's batch, and about as many steps as its shortest run.
 BATCH, STEPS = 8, 1000
@@ -147,8 +149,14 @@ def plan_preset(name: str, card: int = 80, measured: Path = MEASURED) -> list[Pl
             continue
         if run.tune is not None:
             planned.append(_plan_tuning(run, base, card, rates, flops))
-        planned.append(_plan_evaluation(run, base, card, rates))
+        planned.append(_plan_evaluation(run, base, card, rates, _years(preset)))
     return planned
+
+
+def _years(preset: presets.Preset) -> list[int]:
+    """The years of IgakuQA that notebook 11 of the preset prepares."""
+    notebook = "11_prepare_exams"
+    return (presets.declared_parameters(notebook) | preset.prepare.get(notebook, {}))["years"]
 
 
 def unplanned(name: str) -> list[str]:
@@ -297,7 +305,9 @@ def _plan_tuning(
     )
 
 
-def _plan_evaluation(run: presets.Run, base: ModelEntry, card: int, rates: dict[tuple[str, str, int], float]) -> PlannedRun:
+def _plan_evaluation(
+    run: presets.Run, base: ModelEntry, card: int, rates: dict[tuple[str, str, int], float], years: Sequence[int]
+) -> PlannedRun:
     parameters = presets.declared_parameters(presets.EVALUATE_NOTEBOOK) | run.evaluate
     assert base.shape is not None
     quantisation = parameters["quantisation"]
@@ -320,7 +330,7 @@ def _plan_evaluation(run: presets.Run, base: ModelEntry, card: int, rates: dict[
     batch = parameters["batch_size"]
     sizes = sorted({batch, *(2**n for n in range(8) if 2**n < batch)}, reverse=True)
     best = {key: next((f"batch {n}" for n in sizes if memory(n).total <= kind.usable()), None) for key, kind in CARDS.items()}
-    questions = sum(parameters["limit"] or EXAM_QUESTIONS.get(exam, 0) for exam in parameters["exams"])
+    questions = sum(parameters["limit"] or exam_questions(exam, years) for exam in parameters["exams"])
     prompts = questions * len(parameters["steps"]) * len(parameters["shots"])
     rate = rates.get((base.name, "generate", card))
     return PlannedRun(
@@ -530,6 +540,27 @@ def card_at_hand(default: int = 80) -> int | None:
     if not torch.cuda.is_available():
         return default
     return card_class(torch.cuda.get_device_properties(0).total_memory)
+
+
+def exam_questions(exam: str, years: Sequence[int] = tuple(IGAKUQA_QUESTIONS)) -> int:
+    """Questions that a text model is asked: `jjsimqa`, `igakuqa_<year>`, `igakuqa_<first>_<last>`, or `igakuqa` of the years prepared.
+
+    Raises:
+        JmedloraError: Another exam, whose size is not known here.
+    """
+    if exam == "jjsimqa":
+        return JJSIMQA_QUESTIONS
+    if exam.startswith("mini_"):
+        return 0  # a few hundred short questions of the invented world: seconds on any card
+    named = exam.removeprefix("igakuqa_").split("_")
+    if exam.startswith("igakuqa_") and len(named) <= 2 and all(year.isdigit() for year in named):
+        years = range(int(named[0]), int(named[-1]) + 1)
+    if exam.startswith("igakuqa") and years and set(years) <= set(IGAKUQA_QUESTIONS) and (exam == "igakuqa" or named != [exam]):
+        return sum(IGAKUQA_QUESTIONS[year] for year in years)
+    raise JmedloraError(
+        f"no exam {exam!r} to plan for; known: jjsimqa, igakuqa_<year> and igakuqa_<first>_<last> of "
+        f"{min(IGAKUQA_QUESTIONS)} to {max(IGAKUQA_QUESTIONS)}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

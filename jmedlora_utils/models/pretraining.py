@@ -24,6 +24,8 @@ import pandas as pd
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.identity import produced_by
+from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.notebook import progress, quiet
 from jmedlora_utils.core.records import Meter, Record, read_record, sha256_file, sha256_text, write_record, write_text
 from jmedlora_utils.data import prompts
@@ -45,6 +47,7 @@ LOG_EVERY = 10
 # fifths of 50 questions lie so far above it that chance does not reach them (p < 1e-9), so a base that passes reads the
 # questions and the choices, and what it lacks on the medical exam are the facts.
 ENTRY_BAR = 0.60
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -321,7 +324,13 @@ def _save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def pretrain(
-    settings: BaseSettings, world: World, exam: Sequence[Question], shots: Sequence[Question], workspace: paths.Workspace, every: int = 200
+    settings: BaseSettings,
+    world: World,
+    exam: Sequence[Question],
+    shots: Sequence[Question],
+    workspace: paths.Workspace,
+    every: int = 200,
+    device: str = "cpu",
 ) -> Record:
     """Trains one base, or returns the record of the finished one; a killed run goes on.
 
@@ -335,15 +344,35 @@ def pretrain(
         shots: Pool of worked examples for its 1-shot form.
         workspace: Where the base and the record go.
         every: Steps between states for resuming.
+        device: `cpu` or `cuda`; part of what makes the base, since the two do not round alike.
+
+    Raises:
+        JmedloraError: `device` is another one or is not there, the loss is no number, or another process trains this base.
     """
     import torch
 
+    if device not in DEVICES or (device == "cuda" and not torch.cuda.is_available()):
+        raise JmedloraError(f"device is {device!r}; it takes 'cpu', or 'cuda' where torch sees a GPU")
+    with alone(workspace.bases / f".{settings.name}.lock", f"the base {settings.name}"):
+        return _pretrain(settings, world, exam, shots, workspace, every, device)
+
+
+def _pretrain(
+    settings: BaseSettings,
+    world: World,
+    exam: Sequence[Question],
+    shots: Sequence[Question],
+    workspace: paths.Workspace,
+    every: int,
+    device: str,
+) -> Record:
     meter = Meter()
     seed = workspace.seed
     with meter.stage("corpus"):
         documents = list(world.corpus(settings.english, settings.documents, seed))
         digest = sha256_text("\n\n".join(d.prompt + "\t" + d.text for d in documents))
-    identity = json.loads(json.dumps({"settings": asdict(settings), "seed": seed, "corpus_sha256": digest}))
+    made = {"settings": asdict(settings), "seed": seed, "corpus_sha256": digest, "device": device}
+    identity = json.loads(json.dumps(made | {"produced_by": produced_by("models.pretraining")}))
     folder, record_path = workspace.bases / settings.name, workspace.records / f"19_pretrain__{settings.name}.json"
     if done := finished(folder, record_path, identity):
         return done
@@ -352,7 +381,7 @@ def pretrain(
         tokenizer = train_tokenizer(sample, settings.vocabulary, settings.coverage, bos=settings.architecture == "llama")
         rows = encode_documents(tokenizer, documents)
     plan = plan_batches([len(ids) for ids, _ in rows], settings.batch_tokens, seed)
-    model = build_model(settings, tokenizer, seed).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = build_model(settings, tokenizer, seed).to(device)
     work = workspace.bases / ".training" / f"{settings.name}-{sha256_text(json.dumps(identity))[:12]}"
     with meter.stage("train"):
         series = train(model, rows, plan, settings.learning_rate, work / "state.pt", every, settings.name)
@@ -368,7 +397,7 @@ def pretrain(
         name=record_path.stem,
         preset=workspace.preset,
         seed=seed,
-        config=asdict(settings) | {"centric": settings.centric, "entry_bar": ENTRY_BAR, "template": TEMPLATE},
+        config=asdict(settings) | {"centric": settings.centric, "entry_bar": ENTRY_BAR, "template": TEMPLATE, "device": device},
         metrics={
             "series": series,
             "final_loss": series[-1]["loss"],

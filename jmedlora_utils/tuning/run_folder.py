@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,9 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+from jmedlora_utils.core import locks
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.identity import produced_by
 from jmedlora_utils.core.records import Record, read_record, sha256_file, sha256_text, write_text
 from jmedlora_utils.models import loading
 from jmedlora_utils.models.registry import ModelEntry
@@ -39,7 +40,7 @@ def weights_sha256(folder: Path) -> str:
 
 
 def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record | None:
-    """The record of this very run if it is finished: same settings, data and base, all kept checkpoints there.
+    """The record of this very run if it is finished: same settings, data, base and code, all kept checkpoints there and unchanged.
 
     Raises:
         JmedloraError: All is the same but the number of processes.
@@ -47,7 +48,8 @@ def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Recor
     stored = stored_identity(folder)
     if stored is None:
         return None
-    there = {str(step) for step in kept_checkpoints(folder)}
+    kept = kept_checkpoints(folder)
+    there = {str(step) for step in kept}
     if stored | {"processes": identity["processes"]} == identity != stored and there:
         made, now = stored["processes"], identity["processes"]
         raise JmedloraError(
@@ -57,7 +59,8 @@ def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Recor
     if stored != identity or not record_path.is_file():
         return None
     record = read_record(record_path)
-    return record if record.status == "done" and set(record.metrics["weights_sha256"]) <= there else None
+    intact = all(step in there and weights_sha256(kept[int(step)]) == digest for step, digest in record.metrics["weights_sha256"].items())
+    return record if record.status == "done" and intact else None
 
 
 def _in_words(made_by: dict[str, Any]) -> str:
@@ -73,6 +76,7 @@ def identity_of(settings: TuneSettings, base: ModelEntry, files: Sequence[Path])
         "data": {path.name: sha256_file(path) for path in files},
         "base": loading.fingerprint(base),
         "processes": {"count": processes.count(), "sharded": processes.sharded()},
+        "produced_by": produced_by("tuning.training"),
     }
 
 
@@ -89,7 +93,7 @@ def stored_identity(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keeps a second process off this run: one that survived a killed notebook, say.
+    """Keeps a second process off this run: one that survived a killed notebook, say. The main process of several holds the lock.
 
     Raises:
         JmedloraError: Another process is training it.
@@ -97,12 +101,7 @@ def alone(folder: Path) -> Iterator[None]:
     if not processes.is_main():
         yield
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise JmedloraError(f"{folder.name}: another process is training this run; wait for it, or stop it") from error
+    with locks.alone(folder.parent / f".{folder.name}.lock", f"the training run {folder.name}"):
         yield
 
 

@@ -13,13 +13,13 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.records import Meter, Record, RecordError, write_record
+from jmedlora_utils.core.records import Meter, Record, write_record
 from jmedlora_utils.data import prompts
 from jmedlora_utils.models import loading
 from jmedlora_utils.models.registry import ModelEntry
@@ -53,6 +53,7 @@ def tune(
         JmedloraError: The run cannot be right: step 0 differs from the base, the loss is no number.
         JmedloraError, records.RecordError: Data or base cannot be used.
     """
+    paths.check_name(run_name, "run_name")
     train_file = train_file or workspace.data / "instructions" / "train.jsonl"
     articles_file = articles_file or workspace.data / "articles.jsonl"
     folder = workspace.adapters / run_name
@@ -410,17 +411,23 @@ def _tail_mean(series: Sequence[dict[str, float]]) -> float:
     return sum(row["loss"] for row in tail) / len(tail)
 
 
-# What a run can fail with for a reason that the message explains.
-EXPECTED = (
-    JmedloraError,
-    RecordError,
-    JmedloraError,
-    JmedloraError,
-    JmedloraError,
-    JmedloraError,
-    JmedloraError,
-    JmedloraError,
-)
+def read_job(path: Path) -> dict[str, Any]:
+    """A tuning job as `launch` writes it: settings (see `TuneSettings`), run_name, preset, seed.
+
+    Raises:
+        JmedloraError: The file is not there, not JSON, or not of this form.
+    """
+    wanted = {"settings": dict, "run_name": str, "preset": str, "seed": int}
+    try:
+        job = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise JmedloraError(f"--settings {path}: it cannot be read as JSON ({error}); notebook 20 writes such a file") from error
+    wrong = [key for key, kind in wanted.items() if not isinstance(job, dict) or not isinstance(job.get(key), kind)]
+    if wrong:
+        raise JmedloraError(f"--settings {path}: {wrong[0]!r} is missing or no {wanted[wrong[0]].__name__}; notebook 20 writes such a file")
+    if unknown := set(job["settings"]) - {f.name for f in fields(TuneSettings)}:
+        raise JmedloraError(f"--settings {path}: no setting {sorted(unknown)[0]!r}; see TuneSettings")
+    return job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -428,11 +435,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jmedlora_utils.tuning.training", description=main.__doc__)
     parser.add_argument("--settings", type=Path, required=True, help="JSON: settings (TuneSettings), run_name, preset, seed")
     chosen = parser.parse_args(arguments)
-    job = json.loads(chosen.settings.read_text(encoding="utf-8"))
     try:
-        settings = TuneSettings(**job["settings"])
-        record = tune(settings, job["run_name"], paths.Workspace(job["preset"], job["seed"]))
-    except EXPECTED as error:
+        job = read_job(chosen.settings)
+        record = tune(TuneSettings(**job["settings"]), job["run_name"], paths.Workspace(job["preset"], job["seed"]))
+    except JmedloraError as error:
         if processes.is_main():
             print(f"error: {error}", file=sys.stderr)
         return 2

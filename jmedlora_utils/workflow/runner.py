@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -19,12 +18,17 @@ from typing import Any
 
 from jmedlora_utils.core import identity, paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.presets import Job, Preset, check_parameters, load_preset, notebook_cells, require_device
 from jmedlora_utils.core.records import git_state, sha256_file, sha256_text, write_text
+from jmedlora_utils.data import fetch
 from jmedlora_utils.models import registry
+from jmedlora_utils.workflow.checks import check_preset
 
 HEARTBEAT_SECONDS = 20
 PROFILES = paths.ROOT / "profiles"
+# Notebooks that read published examinations where they lie on this machine: they run again once an examination has come.
+READS_EXAMINATIONS = ("11_prepare_exams", "30_evaluate_exam", "31_score_published", "41_metrics", "43_errors", "50_explore")
 # What a step may take on a cluster: host memory in MB, and minutes. A step that is stopped by them goes on where it stopped when it
 # is tried again, with more memory and the same time (Snakefile).
 GPU_STEPS = {
@@ -98,7 +102,9 @@ def plan(preset_name: str) -> list[Step]:
     Raises:
         JmedloraError: The preset or one of its parameters is not known; nothing has been written then.
     """
-    found = steps(load_preset(preset_name))
+    preset = load_preset(preset_name)
+    check_preset(preset)
+    found = steps(preset)
     for step in found:
         write_card(step)
     return found
@@ -110,6 +116,7 @@ def write_card(step: Step) -> None:
         "notebook": step.job.notebook,
         "parameters": step.job.parameters,
         "notebook_sha256": _notebook_hash(step.job.notebook),
+        "examinations": fetch.here() if step.job.notebook in READS_EXAMINATIONS else {},
         "package_sha256": _package_hash(step.job.notebook),
     }
     text = json.dumps(card, ensure_ascii=False, indent=1) + "\n"
@@ -162,7 +169,7 @@ def run_step(step: Step, threads: int | None = None) -> float:
     write_card(step)
     _prepare_environment(threads or step.threads)
     start = time.perf_counter()
-    with _log_to(step.log), _heartbeat(step, start):
+    with alone(step.card.with_name(f".{step.job.output}.lock"), step.label), _log_to(step.log), _heartbeat(step, start):
         try:
             papermill.execute_notebook(
                 paths.NOTEBOOKS / f"{step.job.notebook}.ipynb",
@@ -194,16 +201,20 @@ def reproduce(preset_name: str, jobs: int, profile: str = "") -> None:
         JmedloraError: A notebook failed, the profile is not there, or another run of the same preset is under way.
     """
     preset = load_preset(preset_name)
+    check_preset(preset)
+    if jobs < 1:
+        raise JmedloraError(f"jobs is {jobs}; it takes the number of notebooks side by side, 1 or more")
     where = _cluster(profile) if profile else _this_machine(preset, jobs)
     commit, dirty = git_state()
     os.environ["JMEDLORA_GIT_COMMIT"] = commit
     os.environ["JMEDLORA_GIT_DIRTY"] = str(int(dirty))
-    with _only_one(paths.runs_root() / preset_name):
-        # Our own lock dies with its process; Snakemake's stays after a kill and would refuse to resume.
+    folder = paths.runs_root() / preset_name
+    with alone(folder / ".lock", f"{paths.relative(folder)}: a run of this preset") as lock:
+        # Our own lock dies with its processes, Snakemake among them; Snakemake's own stays after a kill and would refuse to resume.
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile"), "--directory", str(paths.ROOT)]
         command += ["--nolock", "--rerun-incomplete", "--keep-going", "--rerun-triggers", "mtime", "--scheduler", "greedy"]
         command += [*where, "--config", f"preset={preset_name}"]
-        if subprocess.run(command, check=False).returncode != 0:
+        if subprocess.run(command, check=False, pass_fds=[lock]).returncode != 0:
             raise JmedloraError(
                 f"preset {preset_name!r} did not finish; the messages above name the notebook and its log. "
                 "Run the same command again to go on: what is finished is not repeated"
@@ -350,17 +361,6 @@ def _failure(step: Step, error: Exception, failed: Path) -> str:
     if cell is None:
         return f"{step.label}: the kernel died (out of memory?); {where}; {again}"
     return f"{step.label}: code cell {cell} raised {error.ename}: {error.evalue}; {where}; {again}"
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise JmedloraError(f"{paths.relative(folder)}: another run of this preset is under way; wait for it or end it") from error
-        yield
 
 
 def _short(parameters: dict[str, Any]) -> str:

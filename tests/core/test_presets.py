@@ -12,10 +12,10 @@ COMMON = 'preset = "mini"  # preset\nseed = 1  # seed\n'
 @pytest.fixture
 def notebooks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Dummy notebooks 10, 19, 20, 30 and 40 in a folder of their own; returns the folder of the presets."""
-    presets = tmp_path / "presets"
-    presets.mkdir()
+    folder = tmp_path / "presets"
+    folder.mkdir()
     monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(paths, "PRESETS", presets)
+    monkeypatch.setattr(paths, "PRESETS", folder)
     presets.declared_parameters.cache_clear()
     write_notebook(tmp_path / "10_prepare.ipynb", COMMON)
     write_notebook(tmp_path / "19_pretrain.ipynb", COMMON + 'bases = ["en"]  # bases\n')
@@ -24,7 +24,7 @@ def notebooks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     )
     write_notebook(tmp_path / "30_evaluate_exam.ipynb", COMMON + 'run_name = ""  # run\nbase = ""  # base\nshots = [0]  # shots\n')
     write_notebook(tmp_path / "40_findings.ipynb", 'preset = "mini"  # preset\n')
-    yield presets
+    yield folder
     presets.declared_parameters.cache_clear()
 
 

@@ -105,7 +105,7 @@ def test_mean_interval_is_the_hull_of_both():
 
 @pytest.mark.parametrize("bad", [[], [np.array([])], [np.array([1.0, np.nan])]])
 def test_bootstrap_refuses_missing_outcomes(bad):
-    with pytest.raisesJmedloraError:
+    with pytest.raises(JmedloraError):
         statistics.bootstrap_mean(bad)
 
 
@@ -136,7 +136,7 @@ def test_mcnemar_sees_what_the_unpaired_test_misses():
 
 @pytest.mark.parametrize(("a", "b"), [([0, 1], [1]), ([], []), ([0.5], [1.0])])
 def test_mcnemar_refuses_what_it_cannot_pair(a, b):
-    with pytest.raisesJmedloraError:
+    with pytest.raises(JmedloraError):
         statistics.mcnemar_exact(a, b)
 
 

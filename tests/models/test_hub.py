@@ -170,7 +170,7 @@ def test_models_of_a_preset_are_bases_and_adapters_each_once_without_those_made_
 def test_everything_that_stands_in_the_way_is_said_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raisesJmedloraError as said:
+    with pytest.raises(JmedloraError) as said:
         hub.models_of(presets.load_preset("paper-adapters"))
     assert "llama-2-70b-chat: meta-llama/Llama-2-70b-chat-hf is gated and no token was given" in str(said.value)
     assert "swallow-70b-instruct: its revision is unknown" in str(said.value)

@@ -123,7 +123,7 @@ def test_checks_touch_no_network(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     for name in ("llama-2-70b-chat", "swallow-70b-instruct", "someone/some-model"):
-        with pytest.raisesJmedloraError:
+        with pytest.raises(JmedloraError):
             registry.check(registry.resolve(name))
 
 

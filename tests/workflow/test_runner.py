@@ -3,13 +3,13 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from conftest import Project, write_notebook
 
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.locks import alone
 from jmedlora_utils.workflow import runner
 
 
@@ -74,7 +74,7 @@ def test_trap_2_a_change_of_the_package_makes_its_notebooks_stale(here: Project)
     package = here.root / "jmedlora_utils"
     (package / "core" / "deep.py").write_text("VALUE = 1\n")
     (package / "data" / "shallow.py").write_text("def value():\n    from jmedlora_utils.core.deep import VALUE\n    return VALUE\n")
-    common = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\n'
+    common = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\nbase = "en"  # base\n'
     write_notebook(here.notebooks / "30_evaluate_exam.ipynb", common, "from jmedlora_utils.data import shallow")
     presets.declared_parameters.cache_clear()
     runner.plan("mini")
@@ -99,10 +99,10 @@ def test_an_unknown_step_is_refused_with_what_there_is(here: Project) -> None:
         runner.find_step("mini", "20_tune_lora__b", 1)
 
 
-def test_two_runs_of_one_preset_do_not_mix(tmp_path: Path) -> None:
-    said = "another run of this preset is under way"
-    with runner._only_one(tmp_path), pytest.raises(JmedloraError, match=said), runner._only_one(tmp_path):
-        pass
+def test_two_runs_of_one_preset_do_not_mix(here: Project) -> None:
+    said = "runs/mini: a run of this preset: another process is at work on it"
+    with alone(here.root / "runs" / "mini" / ".lock", "the first"), pytest.raises(JmedloraError, match=said):
+        runner.reproduce("mini", jobs=1)
 
 
 def test_the_matrix_names_runs_and_parameters(here: Project) -> None:
@@ -180,9 +180,9 @@ def test_a_notebook_run_alone_is_not_run_again_by_reproduce(project: Project) ->
     assert "3 of 3 notebooks" in rest.stdout
 
 
-def test_a_killed_run_goes_on(project: Project) -> None:
-    """SIGKILL of the whole run in the middle of a notebook; the next call needs no unlocking."""
-    common = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\nrank = 4  # rank\n'
+def test_a_killed_run_goes_on_and_nothing_runs_twice_at_once(project: Project) -> None:
+    """SIGKILL in the middle of a notebook, first of the command alone: what it started lives on and keeps others away."""
+    common = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\nbase = "en"  # base\nrank = 4  # rank\n'
     wait = (
         "import pathlib, time\nmark = pathlib.Path('../begun')\nif not mark.exists():\n    mark.touch()\n    time.sleep(600)\nprint(rank)"
     )
@@ -193,10 +193,14 @@ def test_a_killed_run_goes_on(project: Project) -> None:
         command, cwd=project.root, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as run:
         until = time.monotonic() + 240
-        while not (project.root / "begun").exists() and time.monotonic() < until:
+        while not (project.root / "begun").exists() and run.poll() is None and time.monotonic() < until:
             time.sleep(0.2)
+        assert (project.root / "begun").exists()
+        os.kill(run.pid, 9)
+        run.wait()
+        second = project.run("jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1")
+        assert second.returncode == 1 and "another process is at work on it" in second.stderr
         os.killpg(run.pid, 9)
-    assert (project.root / "begun").exists()
     assert not (project.root / "runs/mini/seed1/notebooks/20_tune_lora__a.ipynb").exists()
     again = project.run("jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1")
     assert again.returncode == 0, again.stdout + again.stderr

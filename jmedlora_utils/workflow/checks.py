@@ -1,0 +1,93 @@
+"""What a plan can know of a preset before anything runs: settings of tuning and evaluation, names of bases, exams and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, Run, declared_parameters
+from jmedlora_utils.data import exam_files
+from jmedlora_utils.evaluation.settings import EvalSettings
+from jmedlora_utils.models import planner, registry
+from jmedlora_utils.tuning.settings import TuneSettings
+
+PREPARE_EXAMS = "11_prepare_exams"
+
+
+def check_preset(preset: Preset) -> None:
+    """Refuses what would fail only after the first notebooks have run.
+
+    Raises:
+        JmedloraError: Names the preset, the run and the parameter.
+    """
+    for run in preset.runs:
+        where = f"preset {preset.name!r}, run {run.name!r}"
+        tuned = _settings(TuneSettings, TUNE_NOTEBOOK, run.tune, f"{where}, tune") if run.tune is not None else None
+        asked = _settings(EvalSettings, EVALUATE_NOTEBOOK, run.evaluate, f"{where}, evaluate")
+        for settings in filter(None, (tuned, asked)):
+            _check_base(settings.base, preset, where)
+        for exam in asked.exams:
+            _check_exam(exam, preset, where)
+        _check_adapter(run, tuned, asked, preset, where)
+    for entry, given in preset.prepare.items():
+        unknown = set(given.get("exams", ())) - set(exam_files.EXAMS)
+        if entry.startswith(PREPARE_EXAMS) and unknown:
+            raise JmedloraError(
+                f"preset {preset.name!r}, {entry}: exams names {min(map(str, unknown))!r}; known: {', '.join(exam_files.EXAMS)}"
+            )
+
+
+def _settings(kind: type[Any], notebook: str, given: dict[str, Any], where: str) -> Any:
+    """The settings that the notebook would make of its parameters."""
+    known = {field.name for field in fields(kind)} - {"seed"}
+    values = {name: value for name, value in (declared_parameters(notebook) | given).items() if name in known}
+    for name, value in values.items():
+        default = declared_parameters(notebook)[name]
+        kinds = {type(item) for item in default} if isinstance(default, list) else set()
+        wrong = [item for item in value if kinds and type(item) not in kinds] if isinstance(value, list) else []
+        if wrong:
+            raise JmedloraError(f"{where}: {name} holds {wrong[0]!r}; it takes {kinds.pop().__name__} values such as {default[0]!r}")
+    return _named(lambda: kind(**values), where)
+
+
+def _named(make: Callable[[], Any], where: str) -> Any:
+    """Calls `make`; an error gets the place in front."""
+    try:
+        return make()
+    except JmedloraError as error:
+        raise JmedloraError(f"{where}: {error}") from error
+
+
+def _check_base(name: str, preset: Preset, where: str) -> None:
+    if name in preset.bases_made() or (paths.Workspace(preset.name, preset.seeds[0]).bases / name / "config.json").is_file():
+        return
+    try:
+        registry.resolve(name)
+    except JmedloraError as error:
+        made = ", ".join(sorted(preset.bases_made())) or "none"
+        raise JmedloraError(f"{where}: no base {name!r}: {error}; bases that this preset trains: {made}") from error
+
+
+def _check_exam(exam: str, preset: Preset, where: str) -> None:
+    """Exams that notebooks 10 and 11 of the preset write, that lie in the workspace, or that the examinations themselves hold."""
+    there = {path.stem for seed in preset.seeds for path in (paths.Workspace(preset.name, seed).data / "exams").glob("*.jsonl")}
+    prepared = {exam for entry, given in preset.prepare.items() if entry.startswith(PREPARE_EXAMS) for exam in given.get("exams", ())}
+    if exam in there | prepared:
+        return
+    _named(lambda: planner.exam_questions(exam), where)
+
+
+def _check_adapter(run: Run, tuned: TuneSettings | None, asked: EvalSettings, preset: Preset, where: str) -> None:
+    """A run that asks its own adapter, or another run's of the preset, asks only steps that are kept."""
+    owner = next((other for other in preset.runs if other.name == asked.adapter and other.tune is not None), None)
+    if owner is None:
+        return
+    settings = tuned if owner is run else _settings(TuneSettings, TUNE_NOTEBOOK, owner.tune or {}, where)
+    kept = {0, *settings.kept_steps()}
+    if missing := sorted(set(asked.steps) - kept):
+        raise JmedloraError(
+            f"{where}, evaluate: steps names {missing[0]}, and tuning keeps {', '.join(map(str, sorted(kept)))}; add it to save_steps"
+        )
