@@ -156,7 +156,7 @@ def _end_tokens(base: ModelEntry) -> Any:
     try:
         return GenerationConfig.from_pretrained(base.location, revision=base.revision).eos_token_id
     except OSError:
-        return AutoConfig.from_pretrained(base.location, revision=base.revision).eos_token_id
+        return AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False).eos_token_id
 
 
 def _local_adapter(weights: str) -> str:

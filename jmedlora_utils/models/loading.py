@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +23,8 @@ FULL_HASH_BYTES = 1 << 30
 SAMPLE_BYTES = 4096
 STRETCHES = 1024
 IDENTITY_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+# What a damaged folder makes the libraries raise, beside their own errors.
+BROKEN = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, AttributeError, IndexError)
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 # All linear layers of a block, by architecture; the registry may name fewer for a model.
@@ -64,8 +67,8 @@ def load_tokenizer(entry: ModelEntry) -> Any:
 
     _check(entry)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(entry.location, revision=entry.revision)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(entry.location, revision=entry.revision, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises plain Exception for a damaged tokenizer.json
         raise _load_error("tokenizer", entry.name, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -105,12 +108,13 @@ def load_base(
         raise JmedloraError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     entry = name_or_path if isinstance(name_or_path, ModelEntry) else find_base(name_or_path, workspace)
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     target = ("cuda:0" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     _check(entry, quantisation, torch.cuda.mem_get_info()[1] if target.startswith("cuda") else 0)
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "revision": entry.revision}
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "revision": entry.revision, "trust_remote_code": False}
     if target != "cpu" or quantisation != "none":
         options["device_map"] = {"": target}
     if quantisation == "nf4":
@@ -122,8 +126,10 @@ def load_base(
     tokenizer = load_tokenizer(entry)
     try:
         model = AutoModelForCausalLM.from_pretrained(entry.location, **options)
-    except (OSError, ValueError, ImportError) as error:
+    except (*BROKEN, SafetensorError) as error:
         raise _load_error("model", entry.name, error) from error
+    if not all(torch.isfinite(p).all() for p in model.parameters() if p.is_floating_point()):
+        raise JmedloraError(f"model {entry.name!r}: its weights hold values that are no finite numbers; copy the folder again")
     if quantisation == "nf4":
         keep_4bit_layout(model)
     return model.eval(), tokenizer
@@ -146,6 +152,11 @@ def _check(entry: ModelEntry, quantisation: str = "none", card_bytes: int = 0) -
     """Refuses before a download or load what cannot work; a model in the hub's local cache needs no token."""
     from huggingface_hub import get_token
 
+    if entry.folder is not None and entry.kind == "base" and not any(any(entry.folder.glob(pattern)) for pattern in WEIGHT_FILES):
+        raise JmedloraError(
+            f"{paths.relative(entry.folder)}: the folder holds a config.json and no weights ({', '.join(WEIGHT_FILES[::2])}); "
+            "copy the model's weight files into it"
+        )
     cached = not entry.local and hub.is_cached(entry)
     registry.check(entry, token=get_token(), local=cached, card_bytes=card_bytes, quantisation=quantisation)
 
@@ -182,28 +193,49 @@ def load_adapter(model: Any, name_or_path: Path | str) -> Any:
     """Puts a peft adapter on a loaded base for inference, unmerged.
 
     Raises:
-        JmedloraError: There is no such adapter, or it does not fit the base.
+        JmedloraError: There is no such adapter, it does not fit the base, a layer's weights are missing, or a value is not finite.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
+    from safetensors import SafetensorError
 
     entry = find_adapter(str(name_or_path))
     try:
-        return PeftModel.from_pretrained(model, entry.location, revision=entry.revision).eval()
-    except (OSError, ValueError, RuntimeError) as error:
+        tuned = PeftModel.from_pretrained(model, entry.location, revision=entry.revision).eval()
+        stored = load_peft_weights(entry.location, device="cpu", **({"revision": entry.revision} if entry.revision else {}))
+    except (*BROKEN, SafetensorError) as error:
         raise _load_error("adapter", entry.name, error) from error
+    _check_weights(entry.name, stored, missing=get_peft_model_state_dict(tuned).keys() - stored.keys())
+    return tuned
 
 
 def exchange_adapter(model: Any, folder: Path | str) -> None:
     """Gives a peft model the weights of another checkpoint of the same run.
 
     Raises:
-        JmedloraError: The checkpoint has other layers.
+        JmedloraError: The checkpoint has other layers, cannot be read, or holds a value that is not finite.
     """
-    from peft import load_peft_weights, set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+    from safetensors import SafetensorError
 
-    outcome = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    try:
+        stored = load_peft_weights(str(folder), device="cpu")
+    except (*BROKEN, SafetensorError) as error:
+        raise _load_error("adapter", paths.relative(folder), error) from error
+    _check_weights(paths.relative(folder), stored, missing=get_peft_model_state_dict(model).keys() - stored.keys())
+    outcome = set_peft_model_state_dict(model, stored)
     if outcome.unexpected_keys or any("lora_" in key for key in outcome.missing_keys):
         raise JmedloraError(f"adapter {paths.relative(folder)} has other layers than the one loaded; evaluate them in separate runs")
+
+
+def _check_weights(name: str, stored: dict[str, Any], missing: Collection[str]) -> None:
+    """Refuses an adapter that would be scored as something else than what was trained."""
+    import torch
+
+    if missing:
+        raise JmedloraError(f"adapter {name}: it has no weights for {min(missing)} (of {len(missing)}); tune it again or copy it again")
+    bad = [key for key, tensor in stored.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise JmedloraError(f"adapter {name}: {bad[0]} holds values that are no finite numbers; tune it again or copy it again")
 
 
 def lora_targets(entry: ModelEntry, model: Any) -> list[str] | str:

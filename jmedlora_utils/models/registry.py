@@ -117,6 +117,8 @@ class Shape:
             )
         except KeyError as error:
             raise JmedloraError(f"{where}: {error.args[0]!r} is missing; is this the config.json of a causal language model?") from error
+        except (TypeError, ZeroDivisionError) as error:
+            raise JmedloraError(f"{where}: a size in config.json is no whole number above 0 ({error}); copy it again") from error
 
 
 @dataclass(frozen=True)
@@ -373,8 +375,8 @@ def _local_entry(folder: Path) -> ModelEntry:
             kind="adapter",
             folder=folder,
             base=settings.get("base_model_name_or_path") or "",
-            rank=int(settings.get("r") or 0),
-            lora_targets=() if isinstance(targets, str) else tuple(sorted(targets)),
+            rank=settings["r"] if isinstance(settings.get("r"), int) else 0,
+            lora_targets=tuple(sorted(map(str, targets))) if isinstance(targets, list) else (),
             bytes=sum(p.stat().st_size for p in folder.glob("adapter_model.*")),
         )
     if not config.is_file():
@@ -390,6 +392,11 @@ def _local_entry(folder: Path) -> ModelEntry:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise JmedloraError(f"{paths.relative(path)}:{error.lineno}: not valid JSON ({error.msg}); copy the folder again") from error
+    except UnicodeDecodeError as error:
+        raise JmedloraError(f"{paths.relative(path)}: not in UTF-8; copy the folder again") from error
+    if not isinstance(found, dict):
+        raise JmedloraError(f"{paths.relative(path)}: it holds no JSON object; copy the folder again")
+    return found

@@ -139,7 +139,7 @@ def build_model(settings: TuneSettings, base: ModelEntry) -> Any:
 
     mixed = settings.method == "full" and settings.dtype == "bfloat16"
     device = processes.local_device(settings.device)
-    model_config = AutoConfig.from_pretrained(base.location, revision=base.revision)
+    model_config = AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
     on_cpu = settings.device == "cpu" or processes.sharded()  # sharded weights are tried on the CPU before they are divided
     model, _ = loading.load_base(
         base,
@@ -195,7 +195,9 @@ def preview(settings: TuneSettings, workspace: paths.Workspace) -> tuple[dict[st
 
     base = loading.find_base(settings.base, workspace)
     with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.location, revision=base.revision), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False), dtype=torch.float32
+        )
         model.tie_weights()
         total = loading.count_parameters(model)["total"]
         if settings.method == "full":

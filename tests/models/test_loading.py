@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,65 @@ def test_four_bit_models_are_the_same_on_a_cpu_with_avx512_bf16_and_without(fami
     assert torch.equal(plain[0], other[0])
     assert plain[1] == other[1]
     assert plain[2] == other[2]
+
+
+def _damage_tensor(path: Path, how: str) -> None:
+    """Rewrites a safetensors file: a NaN in its first tensor, or without the tensors of one layer."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    if how == "nan":
+        next(iter(tensors.values())).view(-1)[0] = float("nan")
+    else:
+        tensors = {name: tensor for name, tensor in tensors.items() if "layers.1." not in name}
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("how", "said"), [("nan", "no finite numbers"), ("lost", "it has no weights for"), ("cut", "could not be"), ("empty", "could not be")]
+)
+def test_a_damaged_adapter_is_refused_by_name(folders, tmp_path: Path, how: str, said: str) -> None:
+    good = tiny.make_adapter(folders["llama"], tmp_path / "good")
+    bad = tiny.make_adapter(folders["llama"], tmp_path / "bad")
+    weights = bad / "adapter_model.safetensors"
+    if how in ("nan", "lost"):
+        _damage_tensor(weights, how)
+    else:
+        weights.write_bytes(weights.read_bytes()[:1000] if how == "cut" else b"")
+    base, _ = loading.load_base(str(folders["llama"]))
+    with pytest.raises(JmedloraError, match=f"bad.*{said}"):
+        loading.load_adapter(base, bad)
+    base, _ = loading.load_base(str(folders["llama"]))
+    tuned = loading.load_adapter(base, good)
+    with pytest.raises(JmedloraError, match=f"bad.*{said}"):
+        loading.exchange_adapter(tuned, bad)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("config.json", b"", "config.json:1: not valid JSON"),
+        ("config.json", b"[1]", "config.json: it holds no JSON object"),
+        ("config.json", '{"名": 1}'.encode("utf-16"), "config.json: not in UTF-8"),
+        ("config.json", b'{"model_type": "llama"}', "'num_attention_heads' is missing"),
+        ("tokenizer.json", b"{", "could not be"),
+        ("model.safetensors", b"", "could not be"),
+        ("model.safetensors", b"junk" * 100, "could not be"),
+        ("model.safetensors", None, "the folder holds a config.json and no weights"),
+    ],
+)
+def test_a_damaged_model_folder_is_refused_by_name(folders, tmp_path: Path, file: str, content: bytes | None, said: str) -> None:
+    shutil.copytree(folders["llama"], tmp_path / "broken")
+    if content is None:
+        (tmp_path / "broken" / file).unlink()
+    else:
+        (tmp_path / "broken" / file).write_bytes(content)
+    with pytest.raises(JmedloraError, match=f"broken.*{said}"):
+        loading.load_base(str(tmp_path / "broken"))
+
+
+def test_a_model_with_a_weight_that_is_no_number_is_refused(folders, tmp_path: Path) -> None:
+    shutil.copytree(folders["llama"], tmp_path / "broken")
+    _damage_tensor(tmp_path / "broken" / "model.safetensors", "nan")
+    with pytest.raises(JmedloraError, match=r"broken.*no finite numbers"):
+        loading.load_base(str(tmp_path / "broken"))
