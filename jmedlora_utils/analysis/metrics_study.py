@@ -25,6 +25,7 @@ import pandas as pd
 from jmedlora_utils.analysis import exam_card
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.formatting import escape
 from jmedlora_utils.core.records import package_versions, write_text
 from jmedlora_utils.data.exams import LETTERS, SYSTEMS, Question, load_igakuqa, load_jjsimqa, load_published, select_text_five
 from jmedlora_utils.evaluation.metrics import VARIANTS, gestalt_distance, oracle_response, random_accuracy, score
@@ -661,8 +662,8 @@ def texts_of(found: pd.DataFrame, years: Sequence[int], limit: int) -> str:
     one_each = found.drop_duplicates("id").sort_values("id", key=lambda ids: ids.map(lambda name: len(questions[name].text)), kind="stable")
     for row in one_each.head(limit).itertuples():
         question, given = questions[row.id], answers[row.system][row.id]
-        lines = [f"**{row.id}** ({row.system} answered `{given}`; right: {', '.join(sorted(question.gold))})", question.text.strip()]
-        parts.append("\n\n".join([*lines, "  \n".join(f"{x}. {question.choice(x)}" for x in question.letters)]))
+        lines = [f"**{row.id}** ({row.system} answered {escape(given)}; right: {', '.join(sorted(question.gold))})", escape(question.text)]
+        parts.append("\n\n".join([*lines, "  \n".join(f"{x}. {escape(question.choice(x))}" for x in question.letters)]))
     return "\n\n---\n\n".join(parts)
 
 

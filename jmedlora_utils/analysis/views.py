@@ -925,6 +925,6 @@ def example_card(table: pd.DataFrame, flip: str) -> str:
     if table.empty:
         return f"No question of the kept answers is {flip}."
     said = table.attrs
-    answers = f"Before tuning: 「{said['response_before']}」. After: 「{said['response_after']}」."
+    answers = f"Before tuning: 「{formatting.escape(said['response_before'])}」. After: 「{formatting.escape(said['response_after'])}」."
     heads = {"letter": "", "choice": "choice", "gold": "", "before": "distance before", "after": "distance after"}
-    return f"**{flip.capitalize()}** ({said['exam']}): {said['text']}\n\n{answers}\n\n{formatting.markdown(table, heads)}\n"
+    return f"**{flip.capitalize()}** ({said['exam']}): {formatting.escape(said['text'])}\n\n{answers}\n\n{formatting.markdown(table, heads, ['choice'])}\n"

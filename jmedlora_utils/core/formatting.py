@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
 
-# What Markdown, MyST or HTML would read as markup.
-_MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-!|~^$:%@<>&])")
+# What Markdown, MyST or HTML would read as markup; and characters that hide or reorder text, or that no file can hold.
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-=.!|~^$:%@<>&\"'])")
+_UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def nfkc(text: str) -> str:
@@ -37,24 +39,33 @@ def escape(text: object) -> str:
 
     Marks become HTML character references, so neither Markdown, MyST nor the browser reads them; line breaks become `<br>`.
     """
-    marked = _MARKUP.sub(lambda found: f"&#{ord(found[0])};", str(text))
+    marked = _MARKUP.sub(lambda found: f"&#{ord(found[0])};", _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(text)).strip())
     return re.sub(r"\r\n|[\n\r\v\f\x85\u2028\u2029]", "<br>", marked)
 
 
-def markdown(frame: pd.DataFrame, columns: dict[str, str] | None = None) -> str:
+def markdown(frame: pd.DataFrame, columns: dict[str, str] | None = None, foreign: Collection[str] = ()) -> str:
     """A Markdown pipe table: numbers to the right, text to the left.
 
     Args:
-        frame: What to show; numbers are shown as they are, so format them before, and `escape` foreign text.
+        frame: What to show; numbers are shown as they are, so format them before.
         columns: Column to heading, in order; all columns where it is not given.
+        foreign: Columns that hold text from elsewhere, such as a model's answers; they are escaped.
     """
+    frame = frame.assign(**{column: frame[column].map(escape) for column in foreign})
     columns = columns or {str(c): str(c) for c in frame.columns}
     shown = frame[list(columns)].rename(columns=columns).map(_cell).astype(str)
     right = [pd.api.types.is_numeric_dtype(frame[c]) or _holds_numbers(frame[c]) for c in columns]
     return shown.to_markdown(index=False, colalign=["right" if r else "left" for r in right], disable_numparse=True)
 
 
-def numbered(frame: pd.DataFrame, name: str, caption: str, columns: dict[str, str] | None = None, foot: str = "") -> str:
+def numbered(
+    frame: pd.DataFrame,
+    name: str,
+    caption: str,
+    columns: dict[str, str] | None = None,
+    foot: str = "",
+    foreign: Collection[str] = (),
+) -> str:
     """A numbered, captioned table for a cell with `mystnb.markdown_format: myst`.
 
     Args:
@@ -63,8 +74,9 @@ def numbered(frame: pd.DataFrame, name: str, caption: str, columns: dict[str, st
         caption: What is seen.
         columns: See `markdown`.
         foot: A line below the table, such as `Study.source_line()`.
+        foreign: See `markdown`.
     """
-    table = f":::{{table}} {caption}\n:name: {name}\n\n{markdown(frame, columns)}\n:::\n"
+    table = f":::{{table}} {caption}\n:name: {name}\n\n{markdown(frame, columns, foreign)}\n:::\n"
     return f"{table}\n{foot}\n" if foot else table
 
 
