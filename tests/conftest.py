@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from jmedlora_utils.book import fragments
+from jmedlora_utils.book import provenance
 from jmedlora_utils.core import paths
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -48,7 +48,7 @@ class Project:
         for name in ("Snakefile", "constraints.txt", "_config.yml", "CITATION.cff"):
             shutil.copy(paths.ROOT / name, root)
         shutil.copytree(paths.BOOK / "_static", root / "book" / "_static")
-        shutil.copytree(fragments.BENCHMARKS, root / "benchmarks" / "results")
+        shutil.copytree(provenance.BENCHMARKS, root / "benchmarks" / "results")
         (root / "book" / "references.bib").touch()
         (root / "book" / "intro.md").write_text("# Title\n", encoding="utf-8")
         chapters = [{"file": f"notebooks/{stem}"} for stem in ("10_prepare_instructions", "20_tune_lora", "41_metrics")]

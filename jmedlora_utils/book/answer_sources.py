@@ -1,12 +1,14 @@
-"""What can be looked at, question by question: the answers of a run, of the committed evidence, and those published with IgakuQA."""
+"""Answers to look at one by one: those of a run, of the committed evidence, and those published with IgakuQA."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from jmedlora_utils.analysis import tables
 from jmedlora_utils.core import paths
@@ -17,40 +19,39 @@ from jmedlora_utils.data import exams, fetch, prompts
 from jmedlora_utils.data.exams import Question
 from jmedlora_utils.evaluation import evaluator, shuffling
 
-if TYPE_CHECKING:
-    import pandas as pd
+Rows = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Sheet:
+class AnswerSet:
     """What one model, at one step, answered to one exam with a number of worked examples in the prompt.
 
     Attributes:
         exam: Name of the exam.
         run: Run, or published system.
-        base: What identifies the base model; step 0 of a run on the same base is what it is compared with.
+        source: Where the answers are, for the reader.
+        load: Reads the answers: question id to a row with `response`, and `finish` and `prompt_sha256` where known.
+        base: Name or fingerprint of the base model; step 0 of a run on the same base is what it is compared with.
         step: Tuning steps; 0 is the base.
         shots: Worked examples in the prompt.
-        template: Prompt template; empty where others asked.
+        template: Prompt template; empty for published answers.
         shot_ids: Ids of the worked examples.
         shuffle: Seed of the order of the choices; 0 is the printed one.
-        source: Where the answers lie, for the reader.
-        load: Reads the answers: question id to a row with `response`, and `finish` and `prompt_sha256` where known.
     """
 
     exam: str
     run: str
-    base: str
-    step: int
-    shots: int
-    template: str
-    shot_ids: tuple[str, ...]
-    shuffle: int
     source: str
-    load: Callable[[], dict[str, dict[str, Any]]] = field(repr=False, compare=False)
+    load: Callable[[], Rows] = field(repr=False, compare=False)
+    base: str = ""
+    step: int = 0
+    shots: int = 0
+    template: str = ""
+    shot_ids: tuple[str, ...] = ()
+    shuffle: int = 0
 
     @cached_property
-    def answers(self) -> dict[str, dict[str, Any]]:
+    def answers(self) -> Rows:
         return self.load()
 
     @property
@@ -61,67 +62,52 @@ class Sheet:
 
     @property
     def label(self) -> str:
-        return self.run if not self.template else f"{self.run}, {self.condition}"
+        return f"{self.run}, {self.condition}" if self.template else self.run
 
 
 @dataclass(frozen=True)
-class Shelf:
+class AnswerSource:
     """Everything that can be looked at.
 
     Attributes:
-        preset: Preset that the answers come from; empty for published ones alone.
+        preset: Preset that the answers come from; empty for published ones.
         where: The folder, for the reader.
-        sheets: What was answered.
+        sets: What was answered.
         read_questions: Exam name to its questions by id, choices as printed.
-        read_shots: The worked examples of a sheet.
+        read_shots: The worked examples of a set.
     """
 
     preset: str
     where: str
-    sheets: tuple[Sheet, ...]
+    sets: tuple[AnswerSet, ...]
     read_questions: Callable[[str], dict[str, Question]] = field(repr=False)
-    read_shots: Callable[[Sheet], Sequence[Question]] = field(repr=False)
+    read_shots: Callable[[AnswerSet], Sequence[Question]] = field(repr=False, default=lambda _: [])
 
-    def questions(self, sheet: Sheet) -> dict[str, Question]:
-        """The questions of a sheet by id, their choices in the order in which they were asked."""
-        printed = self.read_questions(sheet.exam)
-        return {key: shuffling.shuffle_choices(q, sheet.shuffle) for key, q in printed.items()} if sheet.shuffle else printed
-
-    @property
-    def exams(self) -> list[str]:
-        return list(dict.fromkeys(s.exam for s in self.sheets))
+    def questions(self, answers: AnswerSet) -> dict[str, Question]:
+        """The questions of a set by id, their choices in the order in which they were asked."""
+        printed = self.read_questions(answers.exam)
+        return {key: shuffling.shuffle_choices(q, answers.shuffle) for key, q in printed.items()} if answers.shuffle else printed
 
     def banner(self) -> str:
         """A Markdown warning where the answers are no evidence; empty otherwise."""
         return f":::{{warning}}\n{tables.BANNERS[self.preset]}\n:::\n" if self.preset in tables.BANNERS else ""
 
     def contents(self) -> pd.DataFrame:
-        """What is at hand: one row an exam and model, with its steps, numbers of worked examples and questions."""
-        import pandas as pd
+        """One row per exam and model, with its steps, numbers of worked examples and questions."""
 
-        rows: dict[tuple[str, str], list[Sheet]] = {}
-        for sheet in self.sheets:
-            rows.setdefault((sheet.exam, sheet.run), []).append(sheet)
-        return pd.DataFrame(
-            {
-                "exam": exam,
-                "model": run,
-                "steps": _numbers(s.step for s in found) if found[0].template else "as published",
-                "shots": _numbers(s.shots for s in found) if found[0].template else "",
-                "questions": len(found[0].answers),
-            }
-            for (exam, run), found in rows.items()
-        )
+        def listed(values: pd.Series) -> str:
+            return ", ".join(map(str, sorted(set(values))))
+
+        rows = [(s.exam, s.run, s.step, s.shots, bool(s.template), s) for s in self.sets]
+        frame = pd.DataFrame(rows, columns=["exam", "model", "steps", "shots", "asked", "questions"])
+        how = {"steps": listed, "shots": listed, "asked": "first", "questions": lambda found: len(found.iloc[0].answers)}
+        shown = frame.groupby(["exam", "model"], sort=False, as_index=False).agg(how)
+        shown["steps"] = shown["steps"].where(shown["asked"], "as published")
+        shown["shots"] = shown["shots"].where(shown["asked"], "")
+        return shown.drop(columns="asked")
 
 
-def _numbers(values: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(set(values))))
-
-
-# --- where answers come from --------------------------------------------------------------------------------------
-
-
-def open_shelf(preset: str, seed: int, source: str = "run", folder: str = "") -> Shelf:
+def open_answers(preset: str, seed: int, source: str = "run", folder: str = "") -> AnswerSource:
     """Finds the answers of a run.
 
     Args:
@@ -129,24 +115,23 @@ def open_shelf(preset: str, seed: int, source: str = "run", folder: str = "") ->
         seed: Seed of the workspace.
         source: `run` (`runs/<preset>/seed<seed>/`), `committed` (the answers kept in `book/results/`), or `auto`:
             committed where it exists.
-        folder: A folder laid out like a workspace, wherever it lies; it goes before the rest.
+        folder: A folder with the layout of a workspace, wherever it is; it overrides the rest.
 
     Raises:
-        JmedloraError: There are no answers.
-        JmedloraError: `source` is unknown, or there is no committed evidence.
+        JmedloraError: There are no answers, `source` is unknown, or there is no committed evidence.
     """
     if not folder and tables.is_committed(preset, source):
         return from_evidence(preset)
     workspace = Folder(preset, seed, Path(folder).expanduser().resolve()) if folder else paths.Workspace(preset, seed)
     if not any(workspace.records.glob("30_evaluate__*.json")):
-        mend = f"run `make reproduce PRESET={preset}`, or name another folder"
-        raise JmedloraError(f"{paths.relative(workspace.records)} holds no record of notebook 30; {mend}")
+        where = paths.relative(workspace.records)
+        raise JmedloraError(f"{where}: holds no record of notebook 30; run `make reproduce PRESET={preset}`, or name another folder")
     return from_records(workspace)
 
 
 @dataclass(frozen=True)
 class Folder(paths.Workspace):
-    """A workspace that lies elsewhere, such as one copied from a cluster."""
+    """A workspace elsewhere, such as one copied from a cluster."""
 
     folder: Path
 
@@ -155,65 +140,62 @@ class Folder(paths.Workspace):
         return self.folder
 
 
-def from_records(workspace: paths.Workspace) -> Shelf:
-    """The answers that a workspace's records of notebook 30 tell of; each file is read when first looked at."""
+def from_records(workspace: paths.Workspace) -> AnswerSource:
+    """The answers that a workspace's records of notebook 30 name; each file is read when first looked at."""
     records = load_records(workspace.root, kind="evaluate", allow_smoke=True)
 
     @cache
     def questions(exam: str) -> dict[str, Question]:
         return {q.id: q for q in evaluator.load_exam(exam, workspace)[0]}
 
-    def shots(sheet: Sheet) -> list[Question]:
-        if not sheet.shot_ids:
-            return []
-        first = next(iter(questions(sheet.exam).values()))
-        pool = {q.id: q for q in evaluator.shot_pool(sheet.exam, workspace, first.language)}
-        return [pool[name] for name in sheet.shot_ids]
+    def shots(asked: AnswerSet) -> list[Question]:
+        first = next(iter(questions(asked.exam).values()))
+        pool = {q.id: q for q in evaluator.shot_pool(asked.exam, workspace, first.language)} if asked.shot_ids else {}
+        return [pool[name] for name in asked.shot_ids]
 
-    sheets = tuple(_sheet(record, workspace) for record in records)
-    return Shelf(records[0].preset, paths.relative(workspace.root), sheets, questions, shots)
+    sets = tuple(_answer_set(record, workspace) for record in records)
+    return AnswerSource(records[0].preset, paths.relative(workspace.root), sets, questions, shots)
 
 
-def _sheet(record: Record, workspace: paths.Workspace) -> Sheet:
-    config, stem = record.config, record.name.removeprefix("30_evaluate__")
-    return Sheet(
+def _answer_set(record: Record, workspace: paths.Workspace) -> AnswerSet:
+    config, file = record.config, workspace.answers / f"{record.name.removeprefix('30_evaluate__')}.jsonl"
+    return AnswerSet(
         exam=config["exam"],
         run=config["run_name"],
+        source=record.name,
+        load=lambda: {row["id"]: row for row in read_jsonl(file)},
         base=record.model.get("fingerprint") or config["base"],
         step=int(config["step"]),
         shots=int(config["shots"]),
         template=config["template"],
         shot_ids=tuple(config.get("shot_ids", ())),
         shuffle=int(config.get("settings", {}).get("shuffle_choices", 0)),
-        source=record.name,
-        load=lambda: {row["id"]: row for row in read_jsonl(workspace.answers / f"{stem}.jsonl")},
     )
 
 
-def from_evidence(preset: str) -> Shelf:
+def from_evidence(preset: str) -> AnswerSource:
     """The answers kept with the committed evidence: those of the shown run, first seed, before tuning and at the late step."""
     folder = tables.evidence_folder(preset)
     study = tables.read_evidence(folder)
     seed = study.seeds[0]
-    asked = study.questions[study.questions["seed"] == seed].dropna(subset=["text"])
     by_exam: dict[str, dict[str, Question]] = {}
-    for row in asked.to_dict("records"):
+    for row in study.questions[study.questions["seed"] == seed].dropna(subset=["text"]).to_dict("records"):
         known = {"section": str(row["facts"]).replace("_", " "), "category": row["category"], "n_select": int(row["n_select"])}
         question = Question(row["id"], row["exam"], "ja", row["text"], tuple(row["choices"]), frozenset(row["gold"]), **known)
         by_exam.setdefault(row["exam"], {})[row["id"]] = question
     template = declared_parameters(EVALUATE_NOTEBOOK)["template"]
     where = f"{paths.relative(folder)}/seed{seed}/examples.jsonl"
-    sheets = []
+    sets = []
     for (exam, run, step), kept in study.examples[study.examples["seed"] == seed].groupby(["exam", "run", "steps"], observed=True):
         rows = {row["id"]: {"response": row["response"]} for row in kept.to_dict("records")}
-        sheets.append(Sheet(str(exam), str(run), str(run), int(step), 0, template, (), 0, where, lambda rows=rows: rows))
-    return Shelf(preset, paths.relative(folder), tuple(sheets), by_exam.__getitem__, lambda _: [])
+        sets.append(AnswerSet(str(exam), str(run), where, lambda rows=rows: rows, base=str(run), step=int(step), template=template))
+    return AnswerSource(preset, paths.relative(folder), tuple(sets), by_exam.__getitem__)
 
 
-def from_published(years: Sequence[int]) -> Shelf | None:
+def from_published(years: Sequence[int]) -> AnswerSource | None:
     """The answers published with IgakuQA, and the choice of most students; None where the examination is not at hand.
 
-    Published answers are letters; they are looked at as the texts of those choices.
+    Published answers are letters; they are shown as the texts of those choices.
 
     Raises:
         JmedloraError: A file is not the published one.
@@ -221,21 +203,20 @@ def from_published(years: Sequence[int]) -> Shelf | None:
     if not years or not fetch.available(["igakuqa"], years):
         return None
     data_dir = fetch.verified(f"IgakuQA/{part}/{year}/" for part in ("data", "baseline_results") for year in years)
-    name = f"igakuqa_{min(years)}_{max(years)}"
 
     @cache
     def questions(_: str) -> dict[str, Question]:
         return {q.id: q for q in exams.select_text_five(exams.load_igakuqa(data_dir, years))[0]}
 
-    def answers(system: str) -> dict[str, dict[str, Any]]:
+    def answers(system: str) -> Rows:
         there = [year for year in years if system in exams.published_systems(data_dir, year)]
         printed = exams.load_published(data_dir, there, system)
-        return {key: {"response": _in_words(q, printed[key])} for key, q in questions(name).items() if key in printed}
+        return {key: {"response": _in_words(q, printed[key])} for key, q in questions("").items() if key in printed}
 
     systems = [s for s in exams.SYSTEMS if any(s in exams.published_systems(data_dir, year) for year in years)]
-    where = "IgakuQA/baseline_results"
-    sheets = tuple(Sheet(name, s, s, 0, 0, "", (), 0, where, lambda s=s: answers(s)) for s in reversed(systems))
-    return Shelf("", where, sheets, questions, lambda _: [])
+    name, where = f"igakuqa_{min(years)}_{max(years)}", "IgakuQA/baseline_results"
+    sets = tuple(AnswerSet(name, s, where, lambda s=s: answers(s), base=s) for s in reversed(systems))
+    return AnswerSource("", where, sets, questions)
 
 
 def _in_words(question: Question, printed: str) -> str:

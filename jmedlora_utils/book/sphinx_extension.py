@@ -1,7 +1,8 @@
 """What the book asks of Sphinx beyond its settings; `_config.yml` names it among the extensions.
 
+* Markdown may not bring HTML of its own but line breaks: what a model wrote stays text even where a notebook forgot to escape it.
 * Search finds Japanese words: Sphinx's own index takes a whole run of Japanese for one word.
-* A paragraph or heading that is mostly Japanese says so in its `lang`, for the forms of its characters and for readers aloud.
+* A paragraph or heading that is mostly Japanese says so in its `lang`, for the forms of its characters and for screen readers.
 * With a public address, every page gets its social card and the book its sitemap. The address is `html.baseurl` of
   `_config.yml`, which `book` takes from the environment where it is set there, or else the Pages address that follows from
   `repository.url`. Without one, nothing is added.
@@ -13,8 +14,6 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 CARD = "_static/social_card.png"
 CARD_SIZE = (1200, 630)
+_LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _JAPANESE = re.compile(r"[々〆ぁ-ゖァ-ヺー一-鿿㐀-䶿]{2,}")
 _JAPANESE_LETTER = re.compile(r"[々〆ぁ-ゖァ-ヺー一-鿿㐀-䶿]")
 _BULLET = re.compile(r"\s*(?:[*-] )?")
@@ -75,13 +75,20 @@ def setup(app: Sphinx) -> dict[str, Any]:
         app.setup_extension("sphinx_sitemap")
         app.setup_extension("sphinxext.opengraph")
         app.connect("config-inited", lambda app, config: _publish(config, address))
-        app.connect("build-finished", _write_card)
+    app.connect("doctree-read", _show_html_as_text)
     app.connect("doctree-read", _mark_japanese)
     app.connect("html-page-context", _cite)
-    app.connect("build-finished", _copy_citation)
     app.connect("autodoc-process-docstring", _plain_marks, priority=100)
     app.connect("missing-reference", _find_class)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _show_html_as_text(app: Sphinx, doctree: nodes.document) -> None:
+    """The HTML output of a notebook's cell has the class `text_html`; any other comes from Markdown."""
+    for node in list(doctree.findall(nodes.raw)):
+        if "text_html" not in node["classes"] and not _LINE_BREAK.fullmatch(node.astext().strip()):
+            text = nodes.Text(node.astext())
+            node.replace_self(text if isinstance(node.parent, nodes.TextElement) else nodes.paragraph("", "", text))
 
 
 def _mark_japanese(app: Sphinx, doctree: nodes.document) -> None:
@@ -106,43 +113,9 @@ def _publish(config: Config, address: str) -> None:
     ]
 
 
-def _write_card(app: Sphinx, failed: Exception | None) -> None:
-    if failed is None and app.builder.format == "html":
-        draw_card(Path(app.outdir) / CARD, citation()["title"], app.config.html_baseurl)
-
-
-def draw_card(path: Path, title: str, address: str) -> Path:
-    """Draws the picture that a link to the book shows elsewhere, a PNG of `CARD_SIZE` pixels."""
-    from matplotlib.patches import Rectangle
-
-    from jmedlora_utils.figures import plotting
-
-    figure, axes = plotting.new_figure(width=CARD_SIZE[0] / 100, height=CARD_SIZE[1] / 100)
-    ax = axes[0, 0]
-    ax.set(xlim=(0, 12), ylim=(0, 6.3))
-    ax.set_axis_off()
-    name, _, rest = title.partition(": ")
-    ax.text(0.7, 4.6, name, fontsize=58, fontweight="bold", color=plotting.PALETTE["black"])
-    ax.text(0.7, 3.9, rest, fontsize=24, color=plotting.PALETTE["black"])
-    ax.text(0.7, 0.5, address.split("://")[-1].rstrip("/"), fontsize=18, color=plotting.PALETTE["grey"])
-    frozen, tall, wide = ((0.7, 1.2), 2.2, 2.2, "grey"), ((3.6, 1.2), 0.5, 2.2, "blue"), ((4.4, 2.9), 2.2, 0.5, "vermilion")
-    for corner, width, height, colour in (frozen, tall, wide):
-        ax.add_patch(Rectangle(corner, width, height, color=plotting.PALETTE[colour]))
-    ax.text(3.25, 2.3, "+", fontsize=34, ha="center", va="center", color=plotting.PALETTE["black"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, bbox_inches=None)
-    return path
-
-
 def citation() -> dict[str, Any]:
     """`CITATION.cff`."""
     return yaml.safe_load((paths.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-
-
-def _copy_citation(app: Sphinx, failed: Exception | None) -> None:
-    """The page of references links to it."""
-    if failed is None and app.builder.format == "html":
-        shutil.copy(paths.ROOT / "CITATION.cff", app.outdir)
 
 
 def _cite(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None) -> None:

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 from pathlib import Path
@@ -24,9 +23,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_the_answers_of_a_run_are_found_by_exam_model_and_condition(runs) -> None:
-    found = answer_sources.open_shelf("smoke", 1)
-    assert found.exams == ["mini_general", "mini_heldout", "mini_trained"]
-    sat = [(s.run, s.step, s.shots) for s in found.sheets if s.exam == "mini_trained"]
+    found = answer_sources.open_answers("smoke", 1)
+    assert sorted({s.exam for s in found.sets}) == ["mini_general", "mini_heldout", "mini_trained"]
+    sat = [(s.run, s.step, s.shots) for s in found.sets if s.exam == "mini_trained"]
     assert sorted(set(sat)) == sorted(sat)
     assert ("en-large_lora", 40, 1) in sat
     contents = found.contents().set_index(["exam", "model"])
@@ -38,19 +37,19 @@ def test_the_answers_of_a_run_are_found_by_exam_model_and_condition(runs) -> Non
 def test_any_folder_of_the_same_layout_can_be_named(runs, tmp_path: Path) -> None:
     elsewhere = tmp_path / "from the cluster"
     shutil.copytree(paths.Workspace("smoke", 1).root, elsewhere)
-    found = answer_sources.open_shelf("mini", 9, folder=str(elsewhere))
+    found = answer_sources.open_answers("mini", 9, folder=str(elsewhere))
     assert found.preset == "smoke"
     assert found.read_questions("mini_trained")
-    assert found.sheets[0].answers
+    assert found.sets[0].answers
 
 
 def test_a_folder_without_answers_is_refused(runs, tmp_path: Path) -> None:
     with pytest.raises(JmedloraError, match="holds no record of notebook 30; run `make reproduce PRESET=smoke`, or name another folder"):
-        answer_sources.open_shelf("smoke", 1, folder=str(tmp_path))
+        answer_sources.open_answers("smoke", 1, folder=str(tmp_path))
     with pytest.raises(JmedloraError, match="holds no record of notebook 30"):
-        answer_sources.open_shelf("smoke", 2, source="run")
+        answer_sources.open_answers("smoke", 2, source="run")
     with pytest.raises(JmedloraError, match="source 'somewhere' is not one of"):
-        answer_sources.open_shelf("smoke", 1, source="somewhere")
+        answer_sources.open_answers("smoke", 1, source="somewhere")
 
 
 def test_committed_evidence_opens_where_there_is_no_run(runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,10 +58,10 @@ def test_committed_evidence_opens_where_there_is_no_run(runs, tmp_path: Path, mo
     monkeypatch.setattr(paths, "RESULTS", tmp_path)
     tables.freeze("mini", tmp_path / "mini")
     shutil.rmtree(paths.runs_root() / "mini")
-    found = answer_sources.open_shelf("mini", 1, source="auto")
-    assert {(s.run, s.step) for s in found.sheets} == {("en-large_lora", 0), ("en-large_lora", 20)}
+    found = answer_sources.open_answers("mini", 1, source="auto")
+    assert {(s.run, s.step) for s in found.sets} == {("en-large_lora", 0), ("en-large_lora", 20)}
     questions = found.read_questions("mini_trained")
-    assert set(found.sheets[0].answers) <= {q.id for exam in found.exams for q in found.read_questions(exam).values()}
+    assert set(found.sets[0].answers) <= {q.id for exam in {s.exam for s in found.sets} for q in found.read_questions(exam).values()}
     assert {q.section for q in questions.values()} == {"taught", "untaught"}
     assert all(len(q.choices) == 5 and q.gold for q in questions.values())
 
@@ -71,14 +70,14 @@ def test_published_answers_are_shown_in_words() -> None:
     if not os.environ.get("JMEDLORA_DATA"):
         pytest.skip("JMEDLORA_DATA is not set")
     found = answer_sources.from_published([2018])
-    systems = {s.run: s for s in found.sheets}
+    systems = {s.run: s for s in found.sets}
     assert {"gpt4", "student-majority"} <= set(systems)
     question = found.read_questions("igakuqa_2018_2018")["112C11"]
     assert question.breakdown and abs(sum(question.breakdown) - 1) < 0.02
     assert systems["student-majority"].answers["112C11"]["response"] == question.choice("c")
 
 
-def test_without_the_examination_there_is_no_published_shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_examination_there_are_no_published_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
     assert answer_sources.from_published([2018]) is None
     assert answer_sources.from_published([]) is None
@@ -89,7 +88,7 @@ def test_an_answer_that_is_no_letter_stays_as_printed() -> None:
     assert answer_sources._in_words(question, "a, c") == "一、三"
     assert answer_sources._in_words(question, "a と c") == "a と c"
     assert answer_sources._in_words(question, "j") == "j"
-    assert json.dumps(answer_sources._in_words(question, "")) == '""'
+    assert answer_sources._in_words(question, "") == ""
 
 
 def synthetic_question():

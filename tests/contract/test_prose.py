@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from jmedlora_utils.book import fragments
+from jmedlora_utils.book import provenance
 from jmedlora_utils.core import paths
 
-FINDINGS = sorted(fragments.EVIDENCE_OF)
+FINDINGS = sorted(provenance.EVIDENCE_OF)
 # Citations, roles, code, links, list numbers, claims and notebooks by number, names of models and methods, years, and the level of
 # every interval are no findings.
 ALLOWED = re.compile(
@@ -104,10 +104,10 @@ def test_every_figure_and_table_rests_on_evidence_that_exists(stem: str) -> None
     if not path.is_file():
         pytest.skip(f"there is no notebook {stem}")
     cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
-    entries = {entry for cell in cells for entry in cell["metadata"].get("evidence", [])} | set(fragments.EVIDENCE_OF[stem])
+    entries = {entry for cell in cells for entry in cell["metadata"].get("evidence", [])} | set(provenance.EVIDENCE_OF[stem])
     for entry in entries:
         where = paths.ROOT if entry.startswith("jmedlora_utils/") else paths.RESULTS
-        assert entry in fragments.STUDY or (where / entry).exists(), f"{stem}: evidence {entry!r} is not there"
+        assert entry in provenance.STUDY or (where / entry).exists(), f"{stem}: evidence {entry!r} is not there"
 
 
 def test_every_analysis_notebook_names_its_evidence() -> None:
