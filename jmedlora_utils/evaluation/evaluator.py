@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from jmedlora_utils.core import formatting, paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.identity import produced_by
+from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.notebook import progress
 from jmedlora_utils.core.records import Meter, Record, read_jsonl, read_record, sha256_file, sha256_text, write_record
 from jmedlora_utils.data import exams, fetch, prompts
@@ -253,7 +255,7 @@ def _ask_all(
 
 
 def answer_keys(paper: Paper, settings: EvalSettings, model_key: str, what: str = "") -> list[str]:
-    """One key per question: the hash of everything that can change its answer.
+    """One key per question: the hash of everything that can change its answer, libraries and this package's own code included.
 
     Args:
         paper: The exam, ready to be asked.
@@ -263,6 +265,7 @@ def answer_keys(paper: Paper, settings: EvalSettings, model_key: str, what: str 
     """
     how: list[Any] = [model_key, settings.quantisation, settings.dtype, settings.batch_size, paper.max_new_tokens, paper.exam]
     how += [extra for extra in (settings.beyond_defaults(), what) if extra]
+    how.append(produced_by("evaluation.evaluator"))
     # The other questions of a batch can move logits by rounding, so the whole set of prompts is part of each key.
     whole = sha256_text("".join(sha256_text(a.prompt) for a in paper.asked))
     return [sha256_text(json.dumps([*how, whole, a.question.id, sha256_text(a.prompt)]))[:32] for a in paper.asked]
@@ -290,8 +293,14 @@ def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace, 
 
     Raises:
         JmedloraError: A step has no checkpoint, or the adapter changes nothing.
-        JmedloraError: Base, prompt or exam cannot be used.
+        JmedloraError: Base, prompt or exam cannot be used, or another process evaluates this run.
     """
+    paths.check_name(variant_of or run_name, "run_name")
+    with alone(workspace.answers / f".{run_name}.lock", f"the evaluation of {run_name}"):
+        return _evaluate(settings, run_name, workspace, variant_of)
+
+
+def _evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace, variant_of: str) -> list[Record]:
     subject = Subject.find(settings, workspace)
     if settings.quantisation == "auto":
         settings = replace(settings, quantisation="nf4" if subject.method == "qlora" else "none")

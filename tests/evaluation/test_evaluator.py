@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from jmedlora_utils.core import paths
+from jmedlora_utils.core import identity, paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.records import sha256_text
 from jmedlora_utils.data import exams, fetch, prompts
 from jmedlora_utils.evaluation import checkpoints, evaluator, generation, metrics
@@ -449,3 +450,24 @@ def test_an_adapter_of_the_hub_keeps_the_commit_that_was_asked_for(tmp_path, mon
         assert loading.find_adapter(subject.weights[900]).revision == commit
         found[commit] = subject.keys[900]
     assert len(set(found.values())) == 2
+
+
+def test_two_evaluations_of_one_run_do_not_mix(tmp_path, monkeypatch) -> None:
+    workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
+    said = "the evaluation of twice: another process is at work on it; wait"
+    with alone(workspace.answers / ".twice.lock", "the first"), pytest.raises(JmedloraError, match=said):
+        evaluator.evaluate(EvalSettings(base="llama", exams=("mini_trained",), limit=2), "twice", workspace)
+
+
+def test_answers_of_other_code_or_libraries_are_not_taken_for_those_of_today(tmp_path, monkeypatch) -> None:
+    """Asked, asked again from disk, then with another version of transformers: every answer is made anew."""
+    workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
+    asked: list[int] = []
+    inner = generation.generate
+    monkeypatch.setattr(generation, "generate", lambda *a, **k: asked.append(len(a[2])) or inner(*a, **k))
+    settings = EvalSettings(base="llama", exams=("mini_trained",), limit=6)
+    for wanted in (6, 6, 12):
+        if wanted == 12:
+            monkeypatch.setattr(identity, "installed_version", lambda name: "0.0.1")
+        evaluator.evaluate(settings, "code", workspace)
+        assert sum(asked) == wanted
