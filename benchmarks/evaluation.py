@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jmedlora_utils.core import records
 from jmedlora_utils.data import invented_world, prompts
-from jmedlora_utils.data.exams import Question
+from jmedlora_utils.data.questions import Question
 from jmedlora_utils.evaluation import generation, likelihood, metrics
 from jmedlora_utils.models import loading, pretraining
 

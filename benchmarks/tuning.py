@@ -30,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jmedlora_utils.core import records
-from jmedlora_utils.data import exams
+from jmedlora_utils.data import igakuqa
 from jmedlora_utils.models import loading
 from jmedlora_utils.tuning import encoding, packing, training, truncation
 from jmedlora_utils.tuning.encoding import Row
@@ -47,7 +47,7 @@ def make_records(template: str) -> tuple[list[dict[str, Any]], list[dict[str, An
     """Training records, others of their kind, and where they come from: IgakuQA where `JMEDLORA_DATA` names it, else invented."""
     rng = random.Random(SEED)
     if folder := os.environ.get("JMEDLORA_DATA"):
-        questions = [q for q in exams.load_igakuqa(folder, [2018, 2019, 2020]) if q.gold and q.choices and q.text_only]
+        questions = [q for q in igakuqa.load_igakuqa(folder, [2018, 2019, 2020]) if q.gold and q.choices and q.text_only]
         made = truncation.exam_records(rng.sample(questions, len(questions)), template)
         return made[:ROWS], made[ROWS:], "IgakuQA 2018-2020"
     syllables = "アイウエオカキクケコサシスセソタチツテトナニヌネノ患者治療検査病薬心肺肝腎"

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from jmedlora_utils.analysis import exam_card
-from jmedlora_utils.data.exams import Question
+from jmedlora_utils.data.questions import Question
 
 YEARS = [2018, 2019, 2020, 2021]
 

@@ -11,7 +11,7 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import Preset, Run
 from jmedlora_utils.core.records import Record, write_jsonl, write_record
 from jmedlora_utils.data import invented_world
-from jmedlora_utils.data.exams import Question, write_exam
+from jmedlora_utils.data.questions import Question, write_exam
 from jmedlora_utils.evaluation import metrics
 
 STEPS = (0, 10, 20, 40)

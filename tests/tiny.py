@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from jmedlora_utils.data.exams import LETTERS, Question
+from jmedlora_utils.data.questions import LETTERS, Question, write_exam
 
 SYLLABLES = "アイウエオカキクケコサシスセソタチツテトナニヌネノ"
 FAMILIES = ("llama", "gpt_neox", "qwen3")
@@ -110,14 +110,13 @@ def make_workspace(root: Path, monkeypatch: Any, *families: str, records: int = 
     """A workspace below `root` with bases, instruction records, articles, three exams and a pool of worked examples."""
     from jmedlora_utils.core import paths
     from jmedlora_utils.core.records import write_jsonl
-    from jmedlora_utils.data import exams
 
     monkeypatch.setenv("JMEDLORA_RUNS", str(root))
     workspace = paths.Workspace(preset, 1)
     write_jsonl(workspace.data / "instructions" / "train.jsonl", make_records(records))
     write_jsonl(workspace.data / "articles.jsonl", [{"id": f"x{i}", "text": text} for i, text in enumerate(text_corpus()[:60])])
     for seed, exam in enumerate(("mini_trained", "mini_heldout", "mini_general", "mini_shots")):
-        exams.write_exam(workspace.data / "exams" / f"{exam}.jsonl", make_questions(questions, exam, seed))
+        write_exam(workspace.data / "exams" / f"{exam}.jsonl", make_questions(questions, exam, seed))
     for family in families:
         make_checkpoint(workspace.bases / family, family)
     return workspace

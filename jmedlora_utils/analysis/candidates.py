@@ -10,8 +10,8 @@ from jmedlora_utils.analysis import exam_card, exam_errors, tables
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import Record, load_records, write_text
-from jmedlora_utils.data import exams, fetch
-from jmedlora_utils.data.exams import Question
+from jmedlora_utils.data import fetch, igakuqa
+from jmedlora_utils.data.questions import Question, exclusion, read_exam
 from jmedlora_utils.evaluation import evaluator
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def flips(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
             if (before := _base_of(after, asked, workspace)) is None:
                 continue
             first, second = (_marked(record, workspace) for record in (before, after))
-            both = [q for name, (q, _) in second.items() if name in first and exams.exclusion(q) is None]
+            both = [q for name, (q, _) in second.items() if name in first and exclusion(q) is None]
             marks = [{name: mark for name, (_, mark) in of.items()} for of in (first, second)]
             name = "{run_name}, step {step}, {shots}-shot".format(**after.config) + (f", seed {seed}" if len(wanted) > 1 else "")
             found.append(exam_errors.flip_counts(both, *marks).assign(first=after.config["base"], second=name))
@@ -143,9 +143,9 @@ def whole_examination(exam: str, workspace: paths.Workspace) -> list[Question]:
     """
     prepared = workspace.data / "exams" / f"{exam}_full.jsonl"
     if prepared.is_file():
-        return exams.read_exam(prepared)
+        return read_exam(prepared)
     years = sorted({q.year for q in evaluator.load_exam(exam, workspace)[0] if q.year is not None})
-    return exams.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in years), years)
+    return igakuqa.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in years), years)
 
 
 def _sittings(workspace: paths.Workspace) -> list[Record]:

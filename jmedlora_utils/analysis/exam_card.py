@@ -13,16 +13,8 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import write_text
 from jmedlora_utils.core.statistics import wilson
 from jmedlora_utils.data import fetch
-from jmedlora_utils.data.exams import (
-    LETTERS,
-    SYSTEMS,
-    Question,
-    exclusion,
-    load_igakuqa,
-    load_published,
-    misprinted_prohibited,
-    published_systems,
-)
+from jmedlora_utils.data.igakuqa import SYSTEMS, load_igakuqa, load_published, misprinted_prohibited, published_systems
+from jmedlora_utils.data.questions import LETTERS, Question, exclusion
 from jmedlora_utils.evaluation.metrics import BASELINES, baselines, score
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import write_text
 from jmedlora_utils.core.statistics import chances, wilson
-from jmedlora_utils.data.exams import SYSTEMS, Question, load_igakuqa, load_published, published_systems, select_text_five
+from jmedlora_utils.data.igakuqa import SYSTEMS, load_igakuqa, load_published, published_systems
+from jmedlora_utils.data.questions import Question, select_text_five
 
 if TYPE_CHECKING:
     import pandas as pd

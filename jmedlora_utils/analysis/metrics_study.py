@@ -27,7 +27,9 @@ from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.formatting import escape
 from jmedlora_utils.core.records import package_versions, write_text
-from jmedlora_utils.data.exams import LETTERS, SYSTEMS, Question, load_igakuqa, load_jjsimqa, load_published, select_text_five
+from jmedlora_utils.data.igakuqa import SYSTEMS, load_igakuqa, load_published
+from jmedlora_utils.data.jjsimqa import load_jjsimqa
+from jmedlora_utils.data.questions import LETTERS, Question, select_text_five
 from jmedlora_utils.evaluation.metrics import VARIANTS, gestalt_distance, oracle_response, random_accuracy, score
 
 RULES: dict[str, tuple[str, str | None]] = {

@@ -15,8 +15,8 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, declared_parameters
 from jmedlora_utils.core.records import Record, load_records, read_jsonl
-from jmedlora_utils.data import exams, fetch, prompts
-from jmedlora_utils.data.exams import Question
+from jmedlora_utils.data import fetch, igakuqa, prompts
+from jmedlora_utils.data.questions import Question, select_text_five
 from jmedlora_utils.evaluation import evaluator, shuffling
 
 Rows = dict[str, dict[str, Any]]
@@ -206,14 +206,14 @@ def from_published(years: Sequence[int]) -> AnswerSource | None:
 
     @cache
     def questions(_: str) -> dict[str, Question]:
-        return {q.id: q for q in exams.select_text_five(exams.load_igakuqa(data_dir, years))[0]}
+        return {q.id: q for q in select_text_five(igakuqa.load_igakuqa(data_dir, years))[0]}
 
     def answers(system: str) -> Rows:
-        there = [year for year in years if system in exams.published_systems(data_dir, year)]
-        printed = exams.load_published(data_dir, there, system)
+        there = [year for year in years if system in igakuqa.published_systems(data_dir, year)]
+        printed = igakuqa.load_published(data_dir, there, system)
         return {key: {"response": _in_words(q, printed[key])} for key, q in questions("").items() if key in printed}
 
-    systems = [s for s in exams.SYSTEMS if any(s in exams.published_systems(data_dir, year) for year in years)]
+    systems = [s for s in igakuqa.SYSTEMS if any(s in igakuqa.published_systems(data_dir, year) for year in years)]
     name, where = f"igakuqa_{min(years)}_{max(years)}", "IgakuQA/baseline_results"
     sets = tuple(AnswerSet(name, s, where, lambda s=s: answers(s), base=s) for s in reversed(systems))
     return AnswerSource("", where, sets, questions)

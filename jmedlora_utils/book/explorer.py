@@ -17,7 +17,7 @@ from jmedlora_utils.core import notebook
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import sha256_text
 from jmedlora_utils.data import prompts
-from jmedlora_utils.data.exams import Question
+from jmedlora_utils.data.questions import Question
 from jmedlora_utils.evaluation import metrics
 from jmedlora_utils.figures import plotting
 

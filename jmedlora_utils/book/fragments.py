@@ -19,8 +19,8 @@ from jmedlora_utils.book import provenance
 from jmedlora_utils.book.provenance import BENCHMARKS, MINI, Edition, pipe_table
 from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.records import read_record
-from jmedlora_utils.data import exams, fetch, prompts
-from jmedlora_utils.data.exams import Question
+from jmedlora_utils.data import fetch, igakuqa, prompts
+from jmedlora_utils.data.questions import Question
 from jmedlora_utils.figures import plotting
 
 EXAMPLE = (2018, "112C11")
@@ -97,7 +97,7 @@ def example() -> tuple[Question, bool]:
     files = [f"IgakuQA/data/{year}/"]
     if not fetch.missing(files):
         fetch.verified(files)
-        return next(q for q in exams.load_igakuqa(paths.exam_data_dir(), [year]) if q.id == wanted), True
+        return next(q for q in igakuqa.load_igakuqa(paths.exam_data_dir(), [year]) if q.id == wanted), True
     choices = ("ギトネクト", "ギトネクトール", "レロネクト", "ミワザフェ", "ゾモギドラン")
     return Question("example", "example", "ja", "鱗条病の治療に用いる薬は何か。", choices, frozenset("a")), False
 

@@ -37,9 +37,9 @@ def explain(error: ValidationError, known: Iterable[str]) -> str:
     """The first fault of a validation in one line: the field, what is wrong and, for an unknown one, the nearest known name."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"no field {field!r}{near(field, known)}"
-    if first["type"] == "missing":
+    if first["type"] in ("missing", "missing_argument"):
         return f"field {field!r} is missing; add it"
     problem = str(first["ctx"]["error"]) if first["type"] == "value_error" else f"{first['msg']}, got {first['input']!r:.80}"
     return f"{field!r}: {problem}" if field else problem

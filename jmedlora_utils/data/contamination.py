@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jmedlora_utils.data.exams import Question
+    from jmedlora_utils.data.questions import Question
 
 REPORTED = 13
 ENFORCED = 30

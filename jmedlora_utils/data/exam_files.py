@@ -1,32 +1,23 @@
-"""The exams of a workspace: collected, written in the schema, summed up."""
+"""The exams of a workspace: collected from every source, written in the one schema, and summed up."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import fetch
-from jmedlora_utils.data.exams import (
-    EXCLUSIONS,
-    Question,
-    errata,
-    load_igakuqa,
-    load_jjsimqa,
-    load_worked_examples,
-    read_exam,
-    select_text_five,
-    summary,
-    write_exam,
-)
+from jmedlora_utils.data.igakuqa import load_igakuqa, load_worked_examples
+from jmedlora_utils.data.jjsimqa import STRAY_COMMA, load_jjsimqa
+from jmedlora_utils.data.questions import AMBIGUOUS, EXCLUSIONS, LETTERS, Question, read_exam, select_text_five, wide, write_exam
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-EXAMS = ("mini", "igakuqa", "jjsimqa")
+EXAMS = ("mini", *fetch.EXAMS)
 SHOTS = "_shots"
 
 
@@ -59,11 +50,10 @@ def collect(workspace: paths.Workspace, exams: Sequence[str], years: Sequence[in
             there is left out with a notice.
 
     Raises:
-        JmedloraError: An exam or `on_missing` is unknown, or an exam is missing or malformed.
-        JmedloraError: A file was changed, or is missing and cannot be downloaded.
+        JmedloraError: An exam or `on_missing` is unknown, an exam is missing or malformed, or a file was changed or cannot be downloaded.
     """
     if unknown := sorted(set(exams) - set(EXAMS)):
-        raise JmedloraError(f"parameter exams names {unknown[0]!r}; known: {', '.join(EXAMS)}")
+        raise JmedloraError(f"parameter exams: no exam {unknown[0]!r}; known: {', '.join(EXAMS)}")
     if on_missing not in ("error", "skip"):
         raise JmedloraError(f"parameter on_missing is {on_missing!r}; it takes 'error' or 'skip'")
     found = Collected()
@@ -92,17 +82,25 @@ def _collect_mini(workspace: paths.Workspace, found: Collected, on_missing: str)
 
 
 def _collect_real(exam: str, years: Sequence[int], language: str, found: Collected, download: bool) -> None:
-    fetched = fetch.ensure([exam, "igakuqa"], years if exam == "igakuqa" else (), download=download)
-    name = f"{exam}_en" if exam == "igakuqa" and language == "en" else exam
-    questions = load_igakuqa(fetched.folder, years, language) if exam == "igakuqa" else load_jjsimqa(fetched.folder)
+    # The worked examples of IgakuQA serve every real exam: they are no test question of any.
+    fetched = fetch.ensure({exam: None, "igakuqa": None}, years if exam == "igakuqa" else (), download=download)
+    english = exam == "igakuqa" and language == "en"
+    name = f"{exam}_en" if english else exam
+    questions = load_published_exam(exam, fetched.folder, years, language)
     found.notices.append(f"{name}: {fetched.notice()}")
     found.exams[name] = questions
     found.asked[name], _ = select_text_five(questions)
-    # JJSIMQA has no worked examples of its own; those of the national examination are no test question of either.
     shots = load_worked_examples(fetched.folder, language if exam == "igakuqa" else "ja")
     if shared := {q.text for q in shots} & {q.text for q in questions}:
         raise JmedloraError(f"{name}: a worked example is a test question ({min(shared)[:20]}...); leave it out of the shots")
     found.shots[name] = shots
+
+
+def load_published_exam(exam: str, folder: Path, years: Sequence[int], language: str = "ja") -> list[Question]:
+    """Every question of a published exam, from the data folder; years and language matter to IgakuQA alone."""
+    if exam == "igakuqa":
+        return load_igakuqa(folder, years, language)
+    return {"jjsimqa": load_jjsimqa}[exam](folder)
 
 
 def write_collected(workspace: paths.Workspace, found: Collected) -> list[Path]:
@@ -110,20 +108,29 @@ def write_collected(workspace: paths.Workspace, found: Collected) -> list[Path]:
 
     The mini exams are left as notebook 10 wrote them.
     """
-    written = []
     folder = workspace.data / "exams"
-    for name, questions in found.exams.items():
-        if not name.startswith("mini_"):
-            written.append(write_exam(folder / f"{name}.jsonl", found.asked[name]))
-            written.append(write_exam(folder / f"{name}_full.jsonl", questions))
-            written.append(write_exam(folder / f"{name}{SHOTS}.jsonl", found.shots[name]))
-    return written
+    real = [name for name in found.exams if not name.startswith("mini_")]
+    parts = {"": found.asked, "_full": found.exams, SHOTS: found.shots}
+    return [write_exam(folder / f"{name}{suffix}.jsonl", part[name]) for name in real for suffix, part in parts.items()]
+
+
+def summary(questions: Sequence[Question]) -> dict[str, Any]:
+    """Counts of one exam: items, points, text-only, asked of a text model, images, by number to choose."""
+    kept, _ = select_text_five(questions)
+    asked = Counter(q.n_select for q in kept or questions)
+    return {
+        "items": len(questions),
+        "points": int(sum(q.points for q in questions)),
+        "text_only": sum(q.text_only for q in questions),
+        "image": sum(not q.text_only for q in questions),
+        "text_five": sum(q.text_only and q.rule != "number" and len(q.choices) == 5 for q in questions),
+        **{f"choose_{n}": asked[n] for n in (1, 2, 3)},
+        "prohibited": sum(bool(q.prohibited) for q in questions),
+    }
 
 
 def overview(exams: Mapping[str, Sequence[Question]]) -> pd.DataFrame:
-    """Counts of every exam, one row a year where it has years, and a row for all of them."""
-    import pandas as pd
-
+    """`summary` of every exam: one row per year where it has several, and a row for all of them."""
     rows: list[dict[str, Any]] = []
     for name, questions in exams.items():
         years = sorted({q.year for q in questions if q.year is not None})
@@ -135,8 +142,6 @@ def overview(exams: Mapping[str, Sequence[Question]]) -> pd.DataFrame:
 
 def exclusion_table(exams: Mapping[str, Sequence[Question]], asked: Mapping[str, Sequence[Question]]) -> pd.DataFrame:
     """Per exam: questions, how many were left out for which reason, and how many are asked."""
-    import pandas as pd
-
     rows = []
     for name, questions in exams.items():
         reasons = dict.fromkeys(EXCLUSIONS, 0) if name.startswith("mini_") else select_text_five(questions)[1]
@@ -144,21 +149,28 @@ def exclusion_table(exams: Mapping[str, Sequence[Question]], asked: Mapping[str,
     return pd.DataFrame(rows)
 
 
-def errata_table(exams: Mapping[str, Sequence[Question]]) -> pd.DataFrame:
-    """Known errata present in the exams and how each is handled; columns `exam, erratum, count, questions, handling`."""
-    import pandas as pd
+_ERRATA = (
+    ("withdrawn, 0 points", lambda q: q.points == 0, "stays in the denominator of items, adds no points"),
+    ("any of the gold letters", lambda q: q.rule == "any", "one of them is enough"),
+    ("credited to everyone", lambda q: q.rule == "always", "right whatever the answer"),
+    ("free number", lambda q: q.rule == "number", "gold read through the mask of the stem, compared as a decimal"),
+    ("choices printed in the stem", lambda q: bool(set(map(wide, LETTERS)) & set(q.choices)), "the letter stands for the choice"),
+    ("same choice twice", lambda q: len(set(q.choices)) < len(q.choices), "equal texts count as one choice"),
+    (
+        "students' shares misprinted",
+        lambda q: bool(q.choices) and not q.breakdown and q.student_accuracy is not None,
+        "shares left out, the answer key is not touched",
+    ),
+    ("stray comma in gold", lambda q: (q.exam, q.id) == ("jjsimqa", STRAY_COMMA), "letters only"),
+    ("ambiguous gold", lambda q: (q.exam, q.id) in AMBIGUOUS, "left out of what models are asked"),
+)
 
-    rows = [{"exam": name, **row} for name, questions in exams.items() for row in errata(questions)]
-    return pd.DataFrame(rows, columns=["exam", "erratum", "count", "questions", "handling"])
 
-
-def baseline_table(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Accuracy of the baselines of several exams in percent: one row an exam and baseline, one column a scorer."""
-    import pandas as pd
-
-    rows = []
-    for name, frame in parts.items():
-        for baseline, of_baseline in frame.groupby("baseline", sort=False):
-            shares = {row.scorer: f"{100 * row.accuracy:.1f}" for row in of_baseline.itertuples()}
-            rows.append({"exam": name, "n": int(frame["n"].iloc[0]), "baseline": baseline, **shares})
-    return pd.DataFrame(rows)
+def errata(questions: Iterable[Question]) -> list[dict[str, str]]:
+    """Known errata present in the exam, corrected or flagged: rows of `erratum`, `count`, `questions`, `handling`."""
+    questions, rows = list(questions), []
+    for name, applies, handling in _ERRATA:
+        if ids := [q.id for q in questions if applies(q)]:
+            shown = ", ".join(ids[:6]) + (" ..." if len(ids) > 6 else "")
+            rows.append({"erratum": name, "count": str(len(ids)), "questions": shown, "handling": handling})
+    return rows

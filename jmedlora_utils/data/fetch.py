@@ -1,4 +1,4 @@
-"""Fetches the published exams and checks every file against its SHA-256."""
+"""Fetches the published examinations from pinned commits and checks every file against its SHA-256."""
 
 from __future__ import annotations
 
@@ -14,12 +14,47 @@ from jmedlora_utils.core.notebook import progress
 from jmedlora_utils.core.records import sha256_file
 
 BASE_URL = "https://raw.githubusercontent.com"
-SOURCES = {
-    "IgakuQA": "jungokasai/IgakuQA/2bc4c3d159cf5505f6253d24a909fbd53237e239",
-    "JJSIMQA": "aistairc/medLLM_QA_benchmark/614599e5042052a374fca74590a2dd95c80a56b3/data/ja/JJSIMQA",
-}
-EXAMS = ("igakuqa", "jjsimqa")
 TIMEOUT_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pinned public repository of questions; its files are those that `SHA256SUMS` lists below `folder`.
+
+    Attributes:
+        exam: Name of the exam it holds.
+        folder: Folder that its files have below the data folder.
+        repository: Owner and name on GitHub.
+        commit: The pinned commit.
+        path: Folder of the files inside the repository; empty for its root.
+        yearly: Folders with one subfolder per year, of which only the years asked for are fetched.
+    """
+
+    exam: str
+    folder: str
+    repository: str
+    commit: str
+    path: str = ""
+    yearly: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """Public address of the folder that holds its files."""
+        return "/".join(part for part in (BASE_URL, self.repository, self.commit, self.path) if part)
+
+    def files(self, years: Sequence[int] = ()) -> list[str]:
+        """Listed files of these years, and those that belong to no year, as names below the data folder."""
+        of_years = tuple(f"{self.folder}/{part}/{year}/" for part in self.yearly for year in years)
+        any_year = tuple(f"{self.folder}/{part}/" for part in self.yearly)
+        listed = [name for name in sums() if name.startswith(f"{self.folder}/")]
+        return [name for name in listed if name.startswith(of_years) or not name.startswith(any_year)]
+
+
+SOURCES = (
+    Source("igakuqa", "IgakuQA", "jungokasai/IgakuQA", "2bc4c3d159cf5505f6253d24a909fbd53237e239", "", ("data", "baseline_results")),
+    Source("jjsimqa", "JJSIMQA", "aistairc/medLLM_QA_benchmark", "614599e5042052a374fca74590a2dd95c80a56b3", "data/ja/JJSIMQA"),
+)
+EXAMS = tuple(source.exam for source in SOURCES)
 
 
 @dataclass(frozen=True)
@@ -27,7 +62,7 @@ class Fetched:
     """What `ensure` found.
 
     Attributes:
-        folder: Folder that holds `IgakuQA/` and `JJSIMQA/`.
+        folder: Folder that holds the folders of the sources.
         verified: Files whose SHA-256 is the published one.
         downloaded: Of these, how many came over the network just now.
         unlisted: Files of the years asked for that have no published sum, used as they are.
@@ -53,25 +88,22 @@ def sums() -> dict[str, str]:
     return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines if line.strip())}
 
 
-def url_of(name: str) -> str:
-    """Public address of one upstream file."""
-    root, _, rest = name.partition("/")
-    return f"{BASE_URL}/{SOURCES[root]}/{rest}"
-
-
-def wanted(exams: Iterable[str], years: Sequence[int] = ()) -> list[str]:
-    """Names of the listed files that the exams need, for IgakuQA of the given years.
+def source_of(exam: str) -> Source:
+    """The source of an exam.
 
     Raises:
-        JmedloraError: An exam is not one of `EXAMS`.
+        JmedloraError: No source holds an exam of that name.
     """
-    exams = list(exams)
-    if unknown := sorted(set(exams) - set(EXAMS)):
-        raise JmedloraError(f"no exam {unknown[0]!r} to fetch; known: {', '.join(EXAMS)}")
-    below = ["JJSIMQA/"] if "jjsimqa" in exams else []
-    if "igakuqa" in exams:
-        below += [f"IgakuQA/{part}/{year}/" for part in ("data", "baseline_results") for year in years] + ["IgakuQA/scripts/"]
-    return [name for name in sums() if name.startswith(tuple(below))] if below else []
+    for source in SOURCES:
+        if source.exam == exam:
+            return source
+    raise JmedloraError(f"no exam {exam!r} to fetch; known: {', '.join(EXAMS)}")
+
+
+def url_of(name: str) -> str:
+    """Public address of one listed file."""
+    folder, _, rest = name.partition("/")
+    return f"{next(source for source in SOURCES if source.folder == folder).url}/{rest}"
 
 
 def here(data_dir: Path | str | None = None) -> dict[str, str]:
@@ -84,11 +116,15 @@ def here(data_dir: Path | str | None = None) -> dict[str, str]:
 
 
 def available(exams: Iterable[str], years: Sequence[int] = (), data_dir: Path | str | None = None) -> bool:
-    """Whether the questions of these exams and years are on this machine; asks no network."""
+    """Whether the questions of these exams and years are on this machine, also of years without published sums; asks no network."""
     folder = Path(data_dir or paths.exam_data_dir())
-    exams = list(exams)
-    jjsimqa = "jjsimqa" not in exams or (folder / "JJSIMQA" / "jjsimqa.jsonl").is_file()
-    return jjsimqa and ("igakuqa" not in exams or all(any((folder / "IgakuQA" / "data" / str(y)).glob("*-?.jsonl")) for y in years))
+    for source in map(source_of, exams):
+        if source.yearly:
+            if not all(any((folder / source.folder / source.yearly[0] / str(year)).glob("*-?.jsonl")) for year in years):
+                return False
+        elif missing([f"{source.folder}/"], folder):
+            return False
+    return True
 
 
 def ensure(exams: Iterable[str], years: Sequence[int] = (), data_dir: Path | str | None = None, download: bool = True) -> Fetched:
@@ -99,29 +135,29 @@ def ensure(exams: Iterable[str], years: Sequence[int] = (), data_dir: Path | str
     Args:
         exams: Of `EXAMS`.
         years: Years of IgakuQA.
-        data_dir: Folder that holds `IgakuQA/` and `JJSIMQA/`; None takes `paths.exam_data_dir()`.
+        data_dir: Folder that holds the folders of the sources; None takes `paths.exam_data_dir()`.
         download: False uses what is there; only a changed file is then refused.
 
     Raises:
-        JmedloraError: A file was changed, or is missing and cannot be downloaded.
+        JmedloraError: A file was changed, or is missing and cannot be downloaded; or `JMEDLORA_DATA` names a folder that is not there.
     """
-    exams, folder = list(exams), Path(data_dir or paths.exam_data_dir())
-    names = wanted(exams, years)
-    present = [n for n in names if (folder / n).is_file()]
-    for name in present:
-        _verify(folder, name)
-    missing = [n for n in names if not (folder / n).is_file()]
-    if missing and download:
-        _download(folder, missing)
-    unlisted = tuple(
-        str(p.relative_to(folder))
-        for year in (years if "igakuqa" in exams else ())
-        for part in ("data", "baseline_results")
-        for p in sorted((folder / "IgakuQA" / part / str(year)).glob("*.jsonl"))
-        if str(p.relative_to(folder)) not in sums()
+    sources, folder = [source_of(exam) for exam in exams], Path(data_dir or paths.exam_data_dir())
+    names = [name for source in sources for name in source.files(years)]
+    absent = [name for name in names if not (folder / name).is_file()]
+    _verify(folder, [name for name in names if name not in absent])
+    if download and absent:
+        if os.environ.get("JMEDLORA_DATA") and not folder.is_dir():
+            raise JmedloraError(f"JMEDLORA_DATA: {folder} is not a folder; correct it, or make the folder to have the files put there")
+        _download(folder, absent)
+    there = (
+        path.relative_to(folder).as_posix()
+        for source in sources
+        for part in source.yearly
+        for year in years
+        for path in sorted((folder / source.folder / part / str(year)).glob("*.jsonl"))
     )
-    downloaded = len(missing) if download else 0
-    return Fetched(folder, len(present) + downloaded, downloaded, unlisted)
+    downloaded = len(absent) if download else 0
+    return Fetched(folder, len(names) - len(absent) + downloaded, downloaded, tuple(name for name in there if name not in sums()))
 
 
 def verified(parts: Iterable[str], data_dir: Path | str | None = None) -> Path:
@@ -129,7 +165,7 @@ def verified(parts: Iterable[str], data_dir: Path | str | None = None) -> Path:
 
     Args:
         parts: Beginnings of names in `sums`, such as `IgakuQA/data/2018/`. Files without a published sum are not looked at.
-        data_dir: Folder that holds `IgakuQA/` and `JJSIMQA/`; None takes `paths.exam_data_dir()`.
+        data_dir: Folder that holds the folders of the sources; None takes `paths.exam_data_dir()`.
 
     Raises:
         JmedloraError: A file was changed or is missing.
@@ -137,8 +173,7 @@ def verified(parts: Iterable[str], data_dir: Path | str | None = None) -> Path:
     folder, below = Path(data_dir or paths.exam_data_dir()), tuple(parts)
     if absent := missing(below, folder):
         raise JmedloraError(_by_hand(folder, absent, "are not downloaded here; notebook 11 does that"))
-    for name in (name for name in sums() if name.startswith(below)):
-        _verify(folder, name)
+    _verify(folder, [name for name in sums() if name.startswith(below)])
     return folder
 
 
@@ -148,40 +183,40 @@ def missing(parts: Iterable[str], data_dir: Path | str | None = None) -> list[st
     return [name for name in sums() if name.startswith(below) and not (folder / name).is_file()]
 
 
-def _verify(folder: Path, name: str) -> None:
-    found = sha256_file(folder / name)
-    if found != sums()[name]:
-        mend = "delete it and run this again to fetch the published file, or restore your copy"
-        raise JmedloraError(f"{folder / name}: not the published file (SHA-256 expected {sums()[name]}, found {found}); {mend}")
+def _verify(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        found = sha256_file(folder / name)
+        if found != sums()[name]:
+            fix = "delete it and run this again to fetch the published file, or restore your copy"
+            raise JmedloraError(f"{folder / name}: not the published file (SHA-256 expected {sums()[name]}, found {found}); {fix}")
 
 
-def _download(folder: Path, missing: Sequence[str]) -> None:
+def _download(folder: Path, names: Sequence[str]) -> None:
     import pooch
     import requests
 
     pooch.get_logger().setLevel("ERROR")
     getter = pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)
-    for name in progress(missing, f"Fetching {len(missing)} exam files"):
+    for i, name in enumerate(progress(names, f"Fetching {len(names)} exam files")):
         try:
             target = folder / name
             pooch.retrieve(url_of(name), known_hash=sums()[name], path=target.parent, fname=target.name, downloader=getter)
         except (requests.RequestException, OSError) as error:
-            why = f"could not be downloaded ({type(error).__name__})"
-            raise JmedloraError(_by_hand(folder, missing[missing.index(name) :], why)) from error
+            raise JmedloraError(_by_hand(folder, names[i:], f"could not be downloaded ({type(error).__name__})")) from error
         except ValueError as error:
             raise JmedloraError(f"{url_of(name)}: what came is not the published file, nothing was kept ({error})") from error
 
 
-def _by_hand(folder: Path, missing: Sequence[str], why: str) -> str:
+def _by_hand(folder: Path, names: Sequence[str], why: str) -> str:
     """What is missing, where it comes from and how to bring it without a network."""
-    roots = sorted({name.split("/")[0] for name in missing})
-    shown = "\n".join(f"  {name}" for name in missing[:5]) + (f"\n  ... and {len(missing) - 5} more" if len(missing) > 5 else "")
-    sources = "\n".join(f"  {root}/PATH  from  {BASE_URL}/{SOURCES[root]}/PATH" for root in roots)
+    folders = {name.split("/")[0] for name in names}
+    shown = "\n".join(f"  {name}" for name in names[:5]) + (f"\n  ... and {len(names) - 5} more" if len(names) > 5 else "")
+    sources = "\n".join(f"  {source.folder}/PATH  from  {source.url}/PATH" for source in SOURCES if source.folder in folders)
     return (
-        f"{len(missing)} exam files are missing in {folder} and {why}.\n"
+        f"{len(names)} exam files are missing in {folder} and {why}.\n"
         f"Missing:\n{shown}\nSources:\n{sources}\n"
-        "By hand: on a machine with a network, clone the two repositories at these commits, copy the folders "
-        f"{' and '.join(roots)} over, and name the folder that holds them: export JMEDLORA_DATA=/path/to/data "
+        "By hand: on a machine with a network, clone these repositories at these commits, copy the folders "
+        f"{' and '.join(sorted(folders))} over, and name the folder that holds them: export JMEDLORA_DATA=/path/to/data "
         f"(now {os.environ.get('JMEDLORA_DATA', 'not set')}). They are verified when read. "
         "A year that you cannot get can be left out: the parameters years and check_years name the years."
     )

@@ -48,7 +48,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.paths import Workspace
 from jmedlora_utils.core.records import Meter, Record, sha256_file, write_jsonl, write_text
 from jmedlora_utils.data import prompts
-from jmedlora_utils.data.exams import LETTERS, Question, write_exam
+from jmedlora_utils.data.questions import LETTERS, Question, write_exam
 
 EXAMS = ("mini_trained", "mini_heldout", "mini_general")
 SOURCES = ("toyworld", "articles")

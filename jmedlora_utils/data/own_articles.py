@@ -14,8 +14,8 @@ from jmedlora_utils.core.records import Record, write_jsonl
 from jmedlora_utils.data import contamination, curation, exam_files
 from jmedlora_utils.data.articles import Article, load_articles
 from jmedlora_utils.data.curation import Filtered, Row
-from jmedlora_utils.data.exams import Question, read_exam
 from jmedlora_utils.data.instructions import Generated, GenerationSettings, generate
+from jmedlora_utils.data.questions import Question, read_exam
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ from typing import Any
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import sha256_text
-from jmedlora_utils.data.exams import LETTERS, Question
+from jmedlora_utils.data.questions import LETTERS, Question
 
 SEPARATOR = "、"
 TOO_LONG = ("error", "exclude")

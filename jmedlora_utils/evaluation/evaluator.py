@@ -15,8 +15,8 @@ from jmedlora_utils.core.identity import produced_by
 from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.notebook import progress
 from jmedlora_utils.core.records import Meter, Record, read_jsonl, read_record, sha256_file, sha256_text, write_record
-from jmedlora_utils.data import exams, fetch, prompts
-from jmedlora_utils.data.exams import Question
+from jmedlora_utils.data import fetch, igakuqa, jjsimqa, prompts
+from jmedlora_utils.data.questions import Question, read_exam, select_text_five
 from jmedlora_utils.evaluation import generation, likelihood, metrics, shards, shuffling
 from jmedlora_utils.evaluation.checkpoints import Loader, Source, Subject
 from jmedlora_utils.evaluation.costs import Ledger, sum_costs
@@ -78,13 +78,13 @@ def load_exam(name: str, workspace: paths.Workspace) -> tuple[list[Question], di
     """
     file = workspace.data / "exams" / f"{name}.jsonl"
     if file.is_file():
-        return exams.select_text_five(exams.read_exam(file))
+        return select_text_five(read_exam(file))
     if name == "jjsimqa":
-        return exams.select_text_five(exams.load_jjsimqa(fetch.verified(["JJSIMQA/"])))
+        return select_text_five(jjsimqa.load_jjsimqa(fetch.verified(["JJSIMQA/"])))
     years = name.removeprefix("igakuqa_").split("_")
     if name.startswith("igakuqa_") and all(y.isdigit() for y in years) and len(years) <= 2:
         asked = range(int(years[0]), int(years[-1]) + 1)
-        return exams.select_text_five(exams.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in asked), asked))
+        return select_text_five(igakuqa.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in asked), asked))
     there = ", ".join(sorted(p.stem for p in (workspace.data / "exams").glob("*.jsonl"))) or "none; run notebook 10 or 11 first"
     raise JmedloraError(f"no exam {name!r}; prepared: {there}; always: jjsimqa, igakuqa_<year>, igakuqa_<first>_<last>")
 
@@ -102,10 +102,10 @@ def shot_pool(exam: str, workspace: paths.Workspace, language: str = "ja") -> li
     folder = workspace.data / "exams"
     own = folder / f"{exam}_shots.jsonl"
     if own.is_file():
-        return exams.read_exam(own)
+        return read_exam(own)
     if exam.startswith("mini_"):
-        return exams.read_exam(folder / "mini_shots.jsonl")
-    return exams.load_worked_examples(fetch.verified(["IgakuQA/scripts/prompts/"]), language)
+        return read_exam(folder / "mini_shots.jsonl")
+    return igakuqa.load_worked_examples(fetch.verified(["IgakuQA/scripts/prompts/"]), language)
 
 
 def prepare(

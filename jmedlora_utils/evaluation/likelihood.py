@@ -19,7 +19,7 @@ from jmedlora_utils.core import formatting, statistics
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record
 from jmedlora_utils.data import prompts
-from jmedlora_utils.data.exams import LETTERS, Question
+from jmedlora_utils.data.questions import LETTERS, Question
 from jmedlora_utils.evaluation import metrics
 from jmedlora_utils.evaluation.generation import Prefix
 

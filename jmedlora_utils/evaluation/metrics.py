@@ -24,7 +24,7 @@ from itertools import combinations, permutations
 from typing import TYPE_CHECKING
 
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.data.exams import LETTERS, Question, answer_mask, fill_mask
+from jmedlora_utils.data.questions import LETTERS, Question, answer_mask, fill_mask
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jmedlora_utils.core import formatting, statistics
-from jmedlora_utils.data.exams import LETTERS, Question
+from jmedlora_utils.data.questions import LETTERS, Question
 from jmedlora_utils.evaluation import metrics
 
 if TYPE_CHECKING:

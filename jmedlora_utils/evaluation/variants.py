@@ -16,7 +16,7 @@ import numpy as np
 from jmedlora_utils.core import formatting, paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record
-from jmedlora_utils.data.exams import Question
+from jmedlora_utils.data.questions import Question
 from jmedlora_utils.evaluation import evaluator, metrics
 from jmedlora_utils.evaluation.settings import ADAPTER_MODES, EvalSettings
 from jmedlora_utils.models.loading import QUANTISATIONS

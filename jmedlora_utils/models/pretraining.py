@@ -29,8 +29,8 @@ from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.notebook import progress, quiet
 from jmedlora_utils.core.records import Meter, Record, read_record, sha256_file, sha256_text, write_record, write_text
 from jmedlora_utils.data import prompts
-from jmedlora_utils.data.exams import Question
 from jmedlora_utils.data.invented_world import TEMPLATE, Document, World
+from jmedlora_utils.data.questions import Question
 from jmedlora_utils.evaluation import generation, metrics
 
 ARCHITECTURES = ("llama", "gpt_neox")

@@ -13,8 +13,8 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from jmedlora_utils.core import paths
-from jmedlora_utils.data import exams, prompts
-from jmedlora_utils.data.exams import Question
+from jmedlora_utils.data import prompts
+from jmedlora_utils.data.questions import Question, read_exam
 from jmedlora_utils.models import loading
 from jmedlora_utils.tuning.encoding import encode_records
 
@@ -169,7 +169,7 @@ def workspace_frame(
     tokenizers = {", ".join(names): loaded[key] for key, names in by_vocabulary.items()}
     data = {"instruction records": list(records)}
     for file in sorted((workspace.data / "exams").glob("*.jsonl")):
-        data.setdefault(f"exam {file.stem.split('_')[0]}", []).extend(exam_records(exams.read_exam(file), template))
+        data.setdefault(f"exam {file.stem.split('_')[0]}", []).extend(exam_records(read_exam(file), template))
     return audit_frame(tokenizers, {what: found for what, found in data.items() if found}, template, max_length)
 
 

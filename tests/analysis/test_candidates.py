@@ -10,7 +10,7 @@ from exam_fixtures import examination, question, set_marks
 from jmedlora_utils.analysis import candidates
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.records import Record, sha256_file, write_jsonl, write_record
-from jmedlora_utils.data import exams
+from jmedlora_utils.data.questions import write_exam
 from jmedlora_utils.evaluation import metrics
 
 
@@ -24,7 +24,7 @@ def workspace(tmp_path, monkeypatch):
     asked = [dataclasses.replace(q, **shares) for q in examination()]
     image = question(id="A5", section="A", year=2031, points=0, text_only=False, **shares)
     for name, questions in {"igakuqa": asked, "igakuqa_full": [*asked, image], "mini_trained": asked[:1]}.items():
-        exams.write_exam(made.data / "exams" / f"{name}.jsonl", questions)
+        write_exam(made.data / "exams" / f"{name}.jsonl", questions)
     return made
 
 

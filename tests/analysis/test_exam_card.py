@@ -13,7 +13,7 @@ from jmedlora_utils.analysis import exam_card
 from jmedlora_utils.analysis.exam_card import Marked, card, mark_published, mark_responses
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.data.exams import SYSTEMS, load_igakuqa, load_published
+from jmedlora_utils.data.igakuqa import SYSTEMS, load_igakuqa, load_published
 from jmedlora_utils.evaluation.metrics import BASELINES
 
 # paper.md section 8, years 2018, 2019, 2020, 2021.

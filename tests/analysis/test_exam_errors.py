@@ -13,7 +13,8 @@ from jmedlora_utils.analysis.exam_card import Marked
 from jmedlora_utils.analysis.exam_errors import FLIPS
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.data import exams
+from jmedlora_utils.data import igakuqa
+from jmedlora_utils.data.questions import Question
 
 COMMITTED = paths.RESULTS / "published"
 COUNTS = list(FLIPS.values())
@@ -28,7 +29,7 @@ def committed() -> exam_errors.Errors:
     return exam_errors.read(COMMITTED, YEARS)
 
 
-def asked() -> list[exams.Question]:
+def asked() -> list[Question]:
     shares = (0.95, 0.9, 0.72, 0.5, 0.3, None)
     made = [question(id=str(i), year=2031, student_accuracy=share, category="総論") for i, share in enumerate(shares)]
     return [*made[:5], pair(id="5", year=2031, prohibited=frozenset("de"))]
@@ -151,7 +152,7 @@ def test_every_share_stands_beside_its_interval() -> None:
 
 def test_sentences_name_every_system_and_sort_it_by_its_interval() -> None:
     errors = committed()
-    assert all(f"{system} from " in exam_errors.students_sentence(errors.groups) for system in exams.SYSTEMS)
+    assert all(f"{system} from " in exam_errors.students_sentence(errors.groups) for system in igakuqa.SYSTEMS)
     row = {"year": 2031, "items": 200, "wrong": 100, "blind_wrong": 160.0, "blind_picked": 80.0}
     counts = pd.DataFrame([{"system": name, **row, "picked": n} for name, n in (("safe", 5), ("blind", 50), ("reckless", 90))])
     said = exam_errors.prohibited_sentence(counts)

@@ -16,7 +16,8 @@ from hypothesis.strategies import SearchStrategy
 
 from jmedlora_utils.analysis import metrics_study as study
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.data.exams import SYSTEMS, Question, load_igakuqa, load_published, select_text_five
+from jmedlora_utils.data.igakuqa import SYSTEMS, load_igakuqa, load_published
+from jmedlora_utils.data.questions import Question, select_text_five
 from jmedlora_utils.evaluation import metrics
 from jmedlora_utils.figures import metrics_plots, plotting
 

@@ -16,7 +16,7 @@ from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, Run, declared_parameters
 from jmedlora_utils.core.records import Record, read_jsonl, write_jsonl
-from jmedlora_utils.data.exams import Question
+from jmedlora_utils.data.questions import Question
 
 RUNS = [
     r for r in synthetic_study.RUNS if r.name in ("en-small_lora", "en-large_lora", "en-large_cpt-lora", "en-large_full", "ja-medium_lora")

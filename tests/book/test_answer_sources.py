@@ -92,6 +92,6 @@ def test_an_answer_that_is_no_letter_stays_as_printed() -> None:
 
 
 def synthetic_question():
-    from jmedlora_utils.data.exams import Question
+    from jmedlora_utils.data.questions import Question
 
     return Question("q", "made_up", "ja", "どれか。", ("一", "二", "三", "四", "五"), frozenset("a"))

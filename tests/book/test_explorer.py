@@ -15,7 +15,7 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_jsonl, sha256_text, write_jsonl
 from jmedlora_utils.data import prompts
-from jmedlora_utils.data.exams import Question, read_exam
+from jmedlora_utils.data.questions import Question, read_exam
 from jmedlora_utils.figures import plotting
 from tests import synthetic_study
 

@@ -15,7 +15,7 @@ from jmedlora_utils.book import fragments, provenance
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.records import Record, read_record, write_record
 from jmedlora_utils.data import fetch, prompts
-from jmedlora_utils.data.exams import load_igakuqa
+from jmedlora_utils.data.igakuqa import load_igakuqa
 
 
 def test_every_include_of_a_page_has_a_maker_and_every_maker_a_page() -> None:

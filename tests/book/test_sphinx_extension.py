@@ -19,7 +19,7 @@ PAGE = """# 日本語の要約 A page
 .. automodule:: jmedlora_utils.evaluation.metrics
    :members: gestalt_distance, Score, score, JmedloraError
 
-.. automodule:: jmedlora_utils.data.exams
+.. automodule:: jmedlora_utils.data.questions
    :members: Question
 ```
 """
@@ -100,7 +100,7 @@ def test_docstrings_are_read_as_written_and_classes_become_links(published: Path
     page = (published / "index.html").read_text(encoding="utf-8")
     assert "2|K| / (|R| + |C|)" in page
     assert page.count('href="#jmedlora_utils.evaluation.JmedloraError"') >= 2, "its own anchor alone: no docstring links to it"
-    assert page.count('href="#jmedlora_utils.data.exams.Question"') >= 2
+    assert page.count('href="#jmedlora_utils.data.questions.Question"') >= 2
 
 
 def test_japanese_paragraphs_say_that_they_are_japanese(published: Path) -> None:

@@ -68,11 +68,11 @@ def test_a_model_was_read_on_its_own_page_at_its_own_commit(name: str) -> None:
 
 
 def test_the_examinations_come_from_pinned_commits_that_the_evidence_names() -> None:
-    for source in fetch.SOURCES.values():
-        assert re.fullmatch(r"[\w.-]+/[\w.-]+/[0-9a-f]{40}(/[\w./-]+)?", source)
-    owner, name, commit = fetch.SOURCES["IgakuQA"].split("/")
+    for source in fetch.SOURCES:
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+", source.repository) and re.fullmatch("[0-9a-f]{40}", source.commit)
+    igakuqa = fetch.source_of("igakuqa")
     said = (paths.RESULTS / "published" / "README.md").read_text(encoding="utf-8")
-    assert f"`{owner}/{name}` at {commit}" in said
+    assert f"`{igakuqa.repository}` at {igakuqa.commit}" in said
 
 
 @pytest.mark.parametrize("page", [path for path in PAGES if path.suffix == ".md"], ids=lambda path: str(path.relative_to(paths.ROOT)))

@@ -231,5 +231,5 @@ def test_the_question_of_the_book_needs_no_torch(tmp_path: Path) -> None:
 
 
 def _module(path: Path) -> str:
-    """`data.exams` of `jmedlora_utils/data/exams.py`; a room's `__init__` is the room."""
+    """`data.questions` of `jmedlora_utils/data/questions.py`; a room's `__init__` is the room."""
     return ".".join(path.relative_to(paths.PACKAGE).with_suffix("").parts).removesuffix(".__init__")

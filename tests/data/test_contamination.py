@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jmedlora_utils.data import contamination
-from jmedlora_utils.data.exams import Question, load_igakuqa, load_jjsimqa
+from jmedlora_utils.data.igakuqa import load_igakuqa
+from jmedlora_utils.data.jjsimqa import load_jjsimqa
+from jmedlora_utils.data.questions import Question
 
 LETTERS = st.text("abあ亜 \n", max_size=25)
 DOCUMENTS = st.lists(st.lists(LETTERS, min_size=1, max_size=3), max_size=6)

@@ -18,8 +18,8 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import read_jsonl, sha256_text
 from jmedlora_utils.data import invented_world, prompts
-from jmedlora_utils.data.exams import LETTERS, read_exam
 from jmedlora_utils.data.invented_world import CLINICAL, WorldSettings, make_world
+from jmedlora_utils.data.questions import LETTERS, read_exam
 from jmedlora_utils.evaluation.metrics import baselines
 
 SMALL = WorldSettings(seed=3, towns=6, answers=6, people=8, general_questions=12)

@@ -12,8 +12,8 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_jsonl, read_record
 from jmedlora_utils.data import own_articles
-from jmedlora_utils.data.exams import Question, write_exam
 from jmedlora_utils.data.instructions import GenerationSettings
+from jmedlora_utils.data.questions import Question, write_exam
 from jmedlora_utils.tuning.encoding import read_articles, read_instructions
 from tests.scripted import ARTICLES, completion, scripted_server
 

@@ -65,7 +65,7 @@ def test_answer_text_writes_what_a_perfect_candidate_writes() -> None:
     two = replace(QUESTIONS[0], gold=frozenset("db"))
     assert prompts.answer_text(two) == f"{two.choices[1]}、{two.choices[3]}"
     assert prompts.answer_text(replace(two, rule="any")) == two.choices[1]
-    assert prompts.answer_text(replace(two, rule="number", number="2.1", gold=frozenset())) == "2.1"
+    assert prompts.answer_text(replace(two, rule="number", number="2.1", gold=frozenset(), choices=(), n_select=1)) == "2.1"
 
 
 @given(st.text(alphabet="{}instructoput ", max_size=30), st.text(alphabet="{input}x", min_size=1, max_size=20))

@@ -17,7 +17,8 @@ import pytest
 from jmedlora_utils.core import identity, paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.locks import alone
-from jmedlora_utils.data import exams, fetch, prompts
+from jmedlora_utils.data import fetch, igakuqa, prompts
+from jmedlora_utils.data.questions import read_exam, write_exam
 from jmedlora_utils.evaluation import checkpoints, evaluator, generation, metrics
 from jmedlora_utils.evaluation.evaluator import EvalSettings
 from jmedlora_utils.models import loading
@@ -141,7 +142,7 @@ def test_every_condition_has_answers_and_a_record(asked, tuned) -> None:
     assert [r.name for r in asked] == [f"30_evaluate__run__step{k}__mini_trained__{s}shot" for k in (0, 5, 20) for s in (0, 1)]
     for record in asked:
         rows = [json.loads(line) for line in (tuned.answers / next(iter(record.data))).read_text(encoding="utf-8").splitlines()]
-        assert [r["id"] for r in rows] == [q.id for q in exams.read_exam(tuned.data / "exams" / "mini_trained.jsonl")]
+        assert [r["id"] for r in rows] == [q.id for q in read_exam(tuned.data / "exams" / "mini_trained.jsonl")]
         assert {(r["step"], r["shots"]) for r in rows} == {(record.config["step"], record.config["shots"])}
         scores = record.metrics["journal"]
         assert set(scores) == {"all", "taught", "untaught"} and scores["all"]["accuracy"]["n"] == 24
@@ -223,10 +224,10 @@ def test_a_corrected_exam_is_scored_again_without_asking(asked, tuned, monkeypat
     monkeypatch.setattr(loading, "load_base", lambda *a, **k: pytest.fail("loaded"))
     file = tuned.data / "exams" / "mini_trained.jsonl"
     printed = file.read_bytes()
-    first, *others = exams.read_exam(file)
+    first, *others = read_exam(file)
     corrected = [replace(first, gold=frozenset("ab"[first.gold == frozenset("a")])), *others]
     try:
-        exams.write_exam(file, corrected)
+        write_exam(file, corrected)
         again = evaluator.evaluate(ASK, "run", tuned)[-2]
         _, responses = evaluator.asked_questions(again, tuned)
         assert again.metrics == evaluator.score_groups(corrected, responses) != asked[-2].metrics
@@ -341,12 +342,12 @@ def test_a_changed_or_missing_published_file_is_refused(tmp_path, monkeypatch, e
 
 def test_worked_examples_are_those_of_notebook_11_where_it_ran(tuned, monkeypatch) -> None:
     own = tuned.data / "exams" / "other_shots.jsonl"
-    exams.write_exam(own, tiny.make_questions(3, "other_shots", seed=7))
+    write_exam(own, tiny.make_questions(3, "other_shots", seed=7))
     assert [q.id for q in evaluator.shot_pool("other", tuned)] == ["other_shots-0", "other_shots-1", "other_shots-2"]
     own.unlink()
     assert {q.exam for q in evaluator.shot_pool("mini_trained", tuned)} == {"mini_shots"}
     monkeypatch.setattr(fetch, "verified", lambda parts: paths.exam_data_dir())
-    monkeypatch.setattr(exams, "load_worked_examples", lambda folder, language: [language])
+    monkeypatch.setattr(igakuqa, "load_worked_examples", lambda folder, language: [language])
     assert [evaluator.shot_pool("other", tuned, language) for language in ("ja", "en")] == [["ja"], ["en"]]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import prompts
-from jmedlora_utils.data.exams import Question
+from jmedlora_utils.data.questions import Question
 from jmedlora_utils.evaluation import evaluator, generation, likelihood, metrics
 from jmedlora_utils.evaluation.evaluator import EvalSettings
 from jmedlora_utils.models import loading
@@ -166,7 +166,7 @@ def test_what_is_right_follows_the_rule_of_the_question() -> None:
     assert metrics.is_right(either, "a") and metrics.is_right(either, "d") and not metrics.is_right(either, "ad")
     assert metrics.is_right(replace(question, rule="always"), "")
     with pytest.raises(JmedloraError, match="free number"):
-        metrics.is_right(replace(question, rule="number", choices=(), gold=frozenset(), number="1"), "a")
+        metrics.is_right(replace(question, rule="number", choices=(), gold=frozenset(), number="1", n_select=1), "a")
 
 
 # --- in an evaluation -----------------------------------------------------------------------------------------------

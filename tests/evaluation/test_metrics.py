@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.data.exams import Question, load_igakuqa, load_jjsimqa, select_text_five
+from jmedlora_utils.data.igakuqa import load_igakuqa
+from jmedlora_utils.data.jjsimqa import load_jjsimqa
+from jmedlora_utils.data.questions import Question, select_text_five
 from jmedlora_utils.evaluation import metrics
 from jmedlora_utils.evaluation.metrics import gestalt_distance, score
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from exam_fixtures import data_dir, needs_data, pair, question, write_lines
 
 from jmedlora_utils.analysis.exam_card import COLUMNS
 from jmedlora_utils.core import paths
-from jmedlora_utils.data.exams import SYSTEMS, read_exam, write_exam
+from jmedlora_utils.data.igakuqa import SYSTEMS
+from jmedlora_utils.data.questions import read_exam, write_exam
 
 
 @pytest.fixture
@@ -36,9 +38,9 @@ def run(tmp_path):
 
 
 def shown(notebook: Path) -> str:
-    """All Markdown and text a reader sees in the executed copy."""
+    """All Markdown and text a reader sees in the executed copy, runs of blanks as one."""
     outputs = [o for c in nbformat.read(notebook, as_version=4).cells for o in c.get("outputs", [])]
-    return "\n".join(o.get("data", {}).get("text/markdown", "") + o.get("text", "") for o in outputs)
+    return re.sub(" +", " ", "\n".join(o.get("data", {}).get("text/markdown", "") + o.get("text", "") for o in outputs))
 
 
 def pictures(notebook: Path) -> list[str]:

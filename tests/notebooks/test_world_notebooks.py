@@ -7,7 +7,8 @@ import pytest
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import read_jsonl, read_record
-from jmedlora_utils.data import exams, invented_world
+from jmedlora_utils.data import invented_world
+from jmedlora_utils.data.questions import read_exam
 from jmedlora_utils.models import loading, pretraining
 from tests.executed import execute
 
@@ -22,7 +23,7 @@ def test_world_then_bases_and_twice_the_same(tmp_path, monkeypatch) -> None:
         workspace = paths.Workspace("smoke", 1)
         shown = execute("10_prepare_instructions", tmp_path / "10.ipynb", monkeypatch)
         assert "every taught fact, and no untaught one" in shown and "tab-world" in shown
-        asked = {name: exams.read_exam(workspace.data / "exams" / f"{name}.jsonl") for name in invented_world.EXAMS}
+        asked = {name: read_exam(workspace.data / "exams" / f"{name}.jsonl") for name in invented_world.EXAMS}
         assert all(asked.values()) and {q.section for q in asked["mini_trained"]} == {"taught", "untaught"}
         assert read_jsonl(workspace.data / "instructions" / "train.jsonl") and read_jsonl(workspace.data / "articles.jsonl")
         weights = workspace.bases / "en-small" / "model.safetensors"

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from jmedlora_utils.data import exams, prompts
+from jmedlora_utils.data import igakuqa, prompts
 from jmedlora_utils.tuning import truncation
 from tests import tiny
 
@@ -83,7 +83,7 @@ def test_the_table_of_a_workspace_names_each_tokenizer_once(tmp_path, monkeypatc
 
 @pytest.mark.skipif(not os.environ.get("JMEDLORA_DATA"), reason="JMEDLORA_DATA names no copy of the public exams")
 def test_real_questions_lose_choices_at_512_with_a_tokenizer_that_has_little_japanese() -> None:
-    questions = [q for q in exams.load_igakuqa(os.environ["JMEDLORA_DATA"], [2018]) if q.gold and q.choices]
+    questions = [q for q in igakuqa.load_igakuqa(os.environ["JMEDLORA_DATA"], [2018]) if q.gold and q.choices]
     found = truncation.audit(truncation.exam_records(questions, "alpaca_ja"), tiny.make_tokenizer(bos=True), "alpaca_ja", 4096)
     assert 0 < found.choice <= found.marker <= found.any_loss < found.records and found.damaged == 0
 
