@@ -83,6 +83,7 @@ class EvalSettings:
             ("quantisation", ("auto", *loading.QUANTISATIONS)),
             ("adapter_mode", ADAPTER_MODES),
             ("backend", BACKENDS),
+            ("dtype", loading.DTYPES),
         ):
             if getattr(self, name) not in known:
                 raise JmedloraError(f"{name} is {getattr(self, name)!r}; it takes {', '.join(known)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -10,10 +11,14 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, Run, declared_parameters
 from jmedlora_utils.data import exam_files
+from jmedlora_utils.evaluation import variants
 from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import planner, registry
+from jmedlora_utils.tuning import launch
 from jmedlora_utils.tuning.settings import TuneSettings
 
+# Parameters of the notebooks alone that have a smallest value.
+LEAST = {"num_processes": 1, "examples": 0}
 PREPARE_EXAMS = "11_prepare_exams"
 
 
@@ -43,14 +48,23 @@ def check_preset(preset: Preset) -> None:
 def _settings(kind: type[Any], notebook: str, given: dict[str, Any], where: str) -> Any:
     """The settings that the notebook would make of its parameters."""
     known = {field.name for field in fields(kind)} - {"seed"}
-    values = {name: value for name, value in (declared_parameters(notebook) | given).items() if name in known}
+    declared = declared_parameters(notebook)
+    values = declared | given
     for name, value in values.items():
-        default = declared_parameters(notebook)[name]
-        kinds = {type(item) for item in default} if isinstance(default, list) else set()
-        wrong = [item for item in value if kinds and type(item) not in kinds] if isinstance(value, list) else []
-        if wrong:
-            raise JmedloraError(f"{where}: {name} holds {wrong[0]!r}; it takes {kinds.pop().__name__} values such as {default[0]!r}")
-    return _named(lambda: kind(**values), where)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise JmedloraError(f"{where}: {name} is {value}; it takes a finite number")
+        if isinstance(value, list):
+            kinds = {type(item) for item in declared[name]} or {str}
+            if wrong := [item for item in value if type(item) not in kinds]:
+                raise JmedloraError(f"{where}: {name} holds {wrong[0]!r}; it takes {kinds.pop().__name__} values")
+    for name, least in LEAST.items():
+        if values.get(name, least) < least:
+            raise JmedloraError(f"{where}: {name} is {values[name]}; it must be {least} or more")
+    if values.get("launch_config"):
+        _named(lambda: launch.is_sharded(values["launch_config"]), f"{where}, launch_config")
+    if unknown := set(values.get("compare", ())) - set(variants.VARIANTS):
+        raise JmedloraError(f"{where}: compare names {min(unknown)!r}; known: {', '.join(variants.VARIANTS)}")
+    return _named(lambda: kind(**{name: value for name, value in values.items() if name in known}), where)
 
 
 def _named(make: Callable[[], Any], where: str) -> Any:
@@ -77,7 +91,7 @@ def _check_exam(exam: str, preset: Preset, where: str) -> None:
     prepared = {exam for entry, given in preset.prepare.items() if entry.startswith(PREPARE_EXAMS) for exam in given.get("exams", ())}
     if exam in there | prepared:
         return
-    _named(lambda: planner.exam_questions(exam), where)
+    _named(lambda: planner.exam_questions(exam), f"{where}, exams")
 
 
 def _check_adapter(run: Run, tuned: TuneSettings | None, asked: EvalSettings, preset: Preset, where: str) -> None:
