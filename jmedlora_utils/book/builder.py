@@ -94,12 +94,8 @@ def _sphinx(staged: Path, html: Path, digest: str, warnings: list[str], strict: 
     command += ["-n", "-W", "--keep-going"] if strict else ["-n", "--keep-going"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONWARNINGS": "ignore"})
     log = write_text(STAGING / f"{staged.name}.log", plain(done.stdout + done.stderr))
-    lines = log.read_text(encoding="utf-8").splitlines()
-    said = [
-        line.replace(f"{staged}/", "").replace(f"{paths.ROOT}/", "")
-        for line in lines
-        if _SPHINX_WARNING.search(line) and "finished with problems" not in line
-    ]
+    lines = log.read_text(encoding="utf-8").replace(f"{staged}/", "").replace(f"{paths.ROOT}/", "").splitlines()
+    said = [line for line in lines if _SPHINX_WARNING.search(line) and "finished with problems" not in line]
     built = work / "_build" / "html"
     if not (built / "index.html").is_file() or (done.returncode != 0 and not said):
         raise JmedloraError("\n".join([f"the book did not build; the full output is in {paths.relative(log)}", *said[:20]]))

@@ -43,6 +43,13 @@ def escape(text: object) -> str:
     return re.sub(r"\r\n|[\n\r\v\f\x85\u2028\u2029]", "<br>", marked)
 
 
+def code(text: object) -> str:
+    """Foreign text as inline code, whatever backticks and line breaks it holds."""
+    line = " ".join(_UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(text)).split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line else f"`{line}`"
+
+
 def markdown(frame: pd.DataFrame, columns: dict[str, str] | None = None, foreign: Collection[str] = ()) -> str:
     """A Markdown pipe table: numbers to the right, text to the left.
 

@@ -12,6 +12,7 @@ import yaml
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.formatting import code
 from jmedlora_utils.core.records import Record, load_records, sha256_file, write_text
 from jmedlora_utils.models import registry
 from jmedlora_utils.models.registry import ModelEntry
@@ -211,7 +212,7 @@ def _eval_results(tuned: Tuned) -> list[Any]:
 def _what(tuned: Tuned, merged: str) -> str:
     method = {"lora": "A LoRA adapter", "qlora": "A LoRA adapter, trained on the base in 4 bits (QLoRA),", "full": "A fully tuned model"}
     at = f" at commit `{tuned.base.revision}`" if tuned.base.revision else ""
-    base = f"[{tuned.base.hub_id}](https://huggingface.co/{tuned.base.hub_id}){at}" if tuned.base.hub_id else f"`{_base_name(tuned)}`"
+    base = f"[{tuned.base.hub_id}](https://huggingface.co/{tuned.base.hub_id}){at}" if tuned.base.hub_id else code(_base_name(tuned))
     lines = [f"{method[tuned.settings['method']]} for {base}, made with jmedlora, which repeats JMedLoRA (Sukeda et al., 2024)."]
     if tuned.own_base:
         lines.append("Its base was pretrained further on articles in the same run; without that base the adapter is of no use.")
@@ -239,7 +240,7 @@ def _data(tuned: Tuned) -> str:
             generator = config.get("generation", {}).get("generator", "a language model")
             if generator.startswith(("/", "~", ".")):
                 generator = Path(generator).name  # the card is for others, a path of this machine is not
-            lines.append(f"Question-answer pairs that `{generator}` wrote from the user's own articles. Neither is part of this folder.")
+            lines.append(f"Question-answer pairs that {code(generator)} wrote from the user's own articles. Neither is part of this folder.")
         else:
             lines.append("Question-answer pairs of an invented world: its diseases and drugs do not exist.")
     if tuned.tuning is not None:
@@ -290,7 +291,7 @@ def _licence(tuned: Tuned) -> str:
     elif tuned.base.licence == "unknown":
         said = "No licence of the base is known; ask its authors before passing the adapter on."
     else:
-        said = f"The licence of the base, `{tuned.base.licence}`, holds for what is made from it."
+        said = f"The licence of the base, {code(tuned.base.licence)}, holds for what is made from it."
     return f"## Licence\n\n{said} The texts behind the training data may set limits of their own."
 
 

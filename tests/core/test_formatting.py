@@ -12,27 +12,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from jmedlora_utils.core import formatting
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "</td><img src=x onerror=alert(1)>",
-    '<iframe src="https://example.org"></iframe>',
-    "{raw} html",
-    "```{raw} html\n<b>x</b>\n```",
-    ":::{note}\nx\n:::",
-    "{doc}`nowhere`",
-    "{{ env }}",
-    "$$\\frac{1}{2}$$",
-    "a | b | c",
-    "[x](javascript:alert(1))",
-    "1. first\n2. second",
-    "# heading",
-    "heading\n===",
-    "    code",
-    "www.example.org",
-    "&lt;b&gt;",
-    "\u202eright to left\x00\ud800",
-]
+from tests.hostile import HOSTILE
 
 
 class Page(HTMLParser):
@@ -69,6 +49,13 @@ def test_marks_of_an_answer_are_shown_and_do_nothing(text: str) -> None:
     table = rendered(formatting.markdown(frame, foreign=["answer"]))
     assert [tag for tag in table.tags if tag != "br"] == ["table", "thead", "tr", "th", "th", "tbody", "tr", "td", "td"]
     assert words(table.text) == ["answer", "right", *words(text), "1"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_name_stays_one_piece_of_code(text: str) -> None:
+    found = rendered(f"before {formatting.code(text)} after")
+    assert found.tags == ["p", "code"]
+    assert words(found.text) == ["before", *words(text), "after"]
 
 
 @given(st.text())
