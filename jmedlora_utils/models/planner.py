@@ -553,9 +553,9 @@ def exam_questions(exam: str, years: Sequence[int] = tuple(IGAKUQA_QUESTIONS)) -
     if exam.startswith("mini_"):
         return 0  # a few hundred short questions of the invented world: seconds on any card
     named = exam.removeprefix("igakuqa_").split("_")
-    if exam.startswith("igakuqa_") and len(named) <= 2 and all(year.isdigit() for year in named):
-        years = range(int(named[0]), int(named[-1]) + 1)
-    if exam.startswith("igakuqa") and years and set(years) <= set(IGAKUQA_QUESTIONS) and (exam == "igakuqa" or named != [exam]):
+    if exam.startswith("igakuqa_"):
+        years = range(int(named[0]), int(named[-1]) + 1) if len(named) <= 2 and all(year.isdigit() for year in named) else ()
+    if exam.split("_")[0] == "igakuqa" and years and set(years) <= set(IGAKUQA_QUESTIONS):
         return sum(IGAKUQA_QUESTIONS[year] for year in years)
     raise JmedloraError(
         f"no exam {exam!r} to plan for; known: jjsimqa, igakuqa_<year> and igakuqa_<first>_<last> of "
