@@ -15,6 +15,7 @@ import pandas as pd
 from jmedlora_utils.book.answer_sources import AnswerSet, AnswerSource
 from jmedlora_utils.core import notebook
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.formatting import visible
 from jmedlora_utils.core.records import sha256_text
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.questions import Question
@@ -260,26 +261,26 @@ class Explorer:
     def card(self) -> str:
         """The picked question as HTML that needs no script: both answers, the choices with their distances, and the prompt, folded."""
         if (q := self.question()) is None:
-            return f'<div class="jm-card"><p>No question fits: {html.escape(FILTERS[self.picked["show"]])}.</p></div>'
+            return f'<div class="jm-card"><p>No question fits: {_html(FILTERS[self.picked["show"]])}.</p></div>'
         sides = self.sides()
-        about = " · ".join(html.escape(part) for part in (q.exam, q.id, q.section, q.category) if part)
-        lines = [f'<div class="jm-card" data-question="{html.escape(q.id)}">', STYLE, f"<p>{about}</p>"]
+        about = " · ".join(_html(part) for part in (q.exam, q.id, q.section, q.category) if part)
+        lines = [f'<div class="jm-card" data-question="{_html(q.id)}">', STYLE, f"<p>{about}</p>"]
         lines.append(f'<p class="jm-stem">{_text(q.text)}</p>')
         for name, side in sides.items():
             said = f"「{_text(side.response)}」" if side.response.strip() else "(an empty answer)"
             cut = " (cut at the token limit)" if side.cut else ""
-            lines.append(f"<p>{name.capitalize()} ({html.escape(side.label)}): {said}{cut}: <strong>{side.verdict}</strong></p>")
+            lines.append(f"<p>{name.capitalize()} ({_html(side.label)}): {said}{cut}: <strong>{side.verdict}</strong></p>")
         lines.append(f'<div class="jm-table">{_choices(q, sides)}</div>')
         if q.student_accuracy is not None:
             lines.append(f"<p>{q.student_accuracy:.0%} of the students were right.</p>")
         prompt, same = self.prompt()
         if prompt:
-            lines.append(f"<details><summary>What the model read</summary><pre>{html.escape(prompt)}</pre></details>")
+            lines.append(f"<details><summary>What the model read</summary><pre>{_html(prompt)}</pre></details>")
         foot = [f"Scorer {self.scorer}, distance {metrics.DEFAULT_VARIANT[self.scorer]!r}: 0 to 1, higher is closer."]
         if same is not None:
             foot.append(f"This prompt {'has' if same else 'does not have'} the SHA-256 that is stored with the answer.")
         foot.append("Records: " + ", ".join(dict.fromkeys(side.source for side in sides.values())) + ".")
-        return "\n".join([*lines, f'<p class="jm-foot">{html.escape(" ".join(foot))}</p></div>'])
+        return "\n".join([*lines, f'<p class="jm-foot">{_html(" ".join(foot))}</p></div>'])
 
     def figure(self) -> Figure:
         """Distance of every choice to both answers; the students' shares where published.
@@ -367,7 +368,7 @@ class Explorer:
         picture = io.BytesIO()
         self.figure().savefig(picture, format="png", dpi=110)
         data = base64.b64encode(picture.getvalue()).decode()
-        return f'<img style="background: #fff; max-width: 100%" alt="{html.escape(self.alt())}" src="data:image/png;base64,{data}">'
+        return f'<img style="background: #fff; max-width: 100%" alt="{_html(self.alt())}" src="data:image/png;base64,{data}">'
 
 
 STYLE = """<style>
@@ -387,7 +388,7 @@ STYLE = """<style>
 
 def _choices(q: Question, sides: dict[str, Side]) -> str:
     heads = ["", "choice", "", *(f"distance {name}" for name in sides)] + (["students"] if q.breakdown else [])
-    rows = ["<tr>" + "".join(f'<th scope="col">{html.escape(head)}</th>' for head in heads) + "</tr>"]
+    rows = ["<tr>" + "".join(f'<th scope="col">{_html(head)}</th>' for head in heads) + "</tr>"]
     for rank, (letter, choice) in enumerate(zip(q.letters, q.choices, strict=True)):
         cells = [f'<td>{letter}</td><td class="jm-choice">{_text(choice)}</td><td>{", ".join(_notes(q, letter))}</td>']
         for side in sides.values():
@@ -403,8 +404,12 @@ def _notes(q: Question, letter: str) -> list[str]:
     return [note for note, letters in (("gold", q.gold), ("prohibited", q.prohibited)) if letter in letters]
 
 
+def _html(text: str) -> str:
+    return html.escape(visible(text))
+
+
 def _text(text: str) -> str:
-    return html.escape(text).replace("\n", "<br>")
+    return _html(text).replace("\n", "<br>")
 
 
 def _tick(q: Question, letter: str) -> str:

@@ -34,18 +34,23 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def visible(text: object) -> str:
+    """The text with a mark in place of every character that hides or reorders others, or that no file can hold."""
+    return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(text))
+
+
 def escape(text: object) -> str:
     """Foreign text (an answer, an article, a model's name, an error) for a Markdown page: shown as it is, never run as markup.
 
     Marks become HTML character references, so neither Markdown, MyST nor the browser reads them; line breaks become `<br>`.
     """
-    marked = _MARKUP.sub(lambda found: f"&#{ord(found[0])};", _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(text)).strip())
+    marked = _MARKUP.sub(lambda found: f"&#{ord(found[0])};", visible(text).strip())
     return re.sub(r"\r\n|[\n\r\v\f\x85\u2028\u2029]", "<br>", marked)
 
 
 def code(text: object) -> str:
     """Foreign text as inline code, whatever backticks and line breaks it holds."""
-    line = " ".join(_UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(text)).split())
+    line = " ".join(visible(text).split())
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"`{line}`"
 

@@ -1,11 +1,12 @@
-"""A built book, the smoke preset's or the one that JMEDLORA_BOOK names, served on this machine only, and a headless Chromium."""
+"""A built book served on this machine only, and a headless Chromium that reaches nothing else."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 
 from jmedlora_utils.core import paths
 
+# The smoke preset's book, which `.ci/checks` builds first, or the one that JMEDLORA_BOOK names.
 HTML = paths.ROOT / (os.environ.get("JMEDLORA_BOOK") or "_build/smoke/html")
 PAGES = sorted(str(p.relative_to(HTML)) for folder in ("book", "notebooks") for p in (HTML / folder).glob("*.html"))
+DESKTOP, PHONE = (1280, 900), (390, 844)
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -35,6 +38,14 @@ class Quiet(SimpleHTTPRequestHandler):
         """The server's own log says nothing that a failed check does not."""
 
 
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
 @pytest.fixture(scope="session")
 def html() -> Path:
     if not (HTML / "index.html").is_file():
@@ -44,11 +55,8 @@ def html() -> Path:
 
 @pytest.fixture(scope="session")
 def address(html: Path) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(html)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with served(html) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -70,8 +78,28 @@ def browser(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
-def shots() -> Path:
-    """Where the screenshots go, for a person to look at."""
+def look(browser) -> Callable[[str, tuple[int, int]], None]:
+    """Opens a page in a viewport of exactly this size; a headless window cannot be narrower than 500 pixels."""
+
+    def at(url: str, size: tuple[int, int]) -> None:
+        viewport = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size[0] < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", viewport)
+        browser.get(url)
+        browser.execute_async_script("const done = arguments[0]; document.fonts.ready.then(() => setTimeout(done, 200));")
+
+    return at
+
+
+@pytest.fixture(scope="session")
+def picture(browser) -> Callable[[str], None]:
+    """Saves what the browser shows below _build/screenshots, for a person to look at."""
+    import base64
+
     folder = paths.ROOT / "_build" / "screenshots" / HTML.parent.name
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+
+    def save(name: str) -> None:
+        data = browser.execute_cdp_cmd("Page.captureScreenshot", {})["data"]
+        (folder / f"{name}.png").write_bytes(base64.b64decode(data))
+
+    return save

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ import pytest
 from jmedlora_utils.core import paths
 from tests import synthetic_study
 
-pytestmark = pytest.mark.book
+pytestmark = [pytest.mark.book, pytest.mark.slow]
 RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-small_lora", "en-large_lora")]
 SECONDS = 240  # for a busy machine; a quiet one needs a tenth of that
 
@@ -73,7 +72,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def test_another_question_picked_in_jupyterlab_changes_the_view(lab: str, browser, shots: Path) -> None:
+def test_another_question_picked_in_jupyterlab_changes_the_view(lab: str, browser, picture) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.select import Select
     from selenium.webdriver.support.wait import WebDriverWait
@@ -89,12 +88,6 @@ def test_another_question_picked_in_jupyterlab_changes_the_view(lab: str, browse
                     return [card ? card.dataset.question || "" : "", image ? image.src : ""];"""
         return tuple(browser.execute_script(script))
 
-    def picture(name: str) -> None:
-        browser.execute_script('document.querySelector(".jm-menu-exam").scrollIntoView()')
-        time.sleep(0.5)
-        data = browser.execute_cdp_cmd("Page.captureScreenshot", {})["data"]
-        (shots / f"jupyterlab-{name}.png").write_bytes(base64.b64decode(data))
-
     size = {"width": 1400, "height": 1300, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(lab)
@@ -105,7 +98,6 @@ def test_another_question_picked_in_jupyterlab_changes_the_view(lab: str, browse
     wait.until(lambda _: shown()[1])
     first = shown()
     assert menu("question").first_selected_option.text.startswith(first[0])
-    picture("first")
 
     other = next(option.text for option in menu("question").options if not option.is_selected())
     menu("question").select_by_visible_text(other)
@@ -122,5 +114,6 @@ def test_another_question_picked_in_jupyterlab_changes_the_view(lab: str, browse
     menu("show").select_by_visible_text(broken)
     verdicts = 'return [...document.querySelectorAll(".jm-shown strong")].map((e) => e.textContent.slice(0, 5))'
     wait.until(lambda b: b.execute_script(verdicts) == ["right", "wrong"])
-    picture("other")
+    browser.execute_script('document.querySelector(".jm-menu-exam").scrollIntoView()')
+    picture("jupyterlab")
     assert not browser.find_elements(By.CSS_SELECTOR, ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']")
