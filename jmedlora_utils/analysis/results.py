@@ -75,14 +75,14 @@ def score_tables(study: Study) -> str:
 
 
 def steps_frame(study: Study, group: str, shots: int = 0) -> pd.DataFrame:
-    """Accuracy of every run by steps on one group of questions, for `plotting.accuracy_by_steps` with a line a run."""
+    """Accuracy of every run by steps on one group of questions, for `tuning_plots.accuracy_by_steps` with a line a run."""
     frame = phrasings_apart(study)
     own = frame[(frame["facts"] == group) & (frame["shots"] == shots)]
     return tables.estimates(own, ["run", "steps"]).rename(columns={"run": "base"}).astype({"base": str})
 
 
 def run_frame(study: Study) -> pd.DataFrame:
-    """The runs with size and language, for `plotting.base_styles` with a style a run."""
+    """The runs with size and language, for `style.base_styles` with a style a run."""
     found = study.outcomes[["run", "size_params", "centric"]].drop_duplicates()
     return found.rename(columns={"run": "base"}).astype({"base": str, "centric": str})
 

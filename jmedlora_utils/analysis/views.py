@@ -283,7 +283,7 @@ def seeds_limit(study: Study) -> str:
 
 
 def fertility_frame(study: Study) -> pd.DataFrame:
-    """Tokens per character by kind of base and language, mean over bases and seeds; for `plotting.fertility`."""
+    """Tokens per character by kind of base and language, mean over bases and seeds; for `tuning_plots.fertility`."""
     rows = [
         (f"{r.config['centric'].capitalize()}-centric", language, value)
         for r in study.records
@@ -306,12 +306,12 @@ def chance(study: Study, facts: str = "taught") -> float:
 
 
 def steps_frame(study: Study, facts: str = "taught", shots: int = 0) -> pd.DataFrame:
-    """Accuracy against steps for each LoRA run, for `plotting.accuracy_by_steps`."""
+    """Accuracy against steps for each LoRA run, for `tuning_plots.accuracy_by_steps`."""
     return tables.estimates(select(study, facts, shots), ["base", "steps"])
 
 
 def gains_frame(study: Study, condition: Condition = findings.HEADLINE) -> pd.DataFrame:
-    """Gain of each LoRA run over its base with its interval (shares), for `plotting.gain_by_size`."""
+    """Gain of each LoRA run over its base with its interval (shares), for `tuning_plots.gain_by_size`."""
     runs = findings.runs(study.outcomes)
     effects = [findings.interval(findings.gains(study.outcomes, run, condition))._asdict() for run in runs["run"]]
     return pd.concat([runs, pd.DataFrame(effects)], axis=1)
@@ -343,7 +343,7 @@ def gains_table(study: Study, tests: pd.DataFrame, phrasings: Sequence[str] = fi
 
 
 def late_frame(study: Study, bases: Sequence[str] | None = None) -> pd.DataFrame:
-    """Accuracy by condition and group of facts at the late step, 0-shot, for `plotting.dot_intervals`; untaught facts once.
+    """Accuracy by condition and group of facts at the late step, 0-shot, for `tuning_plots.dot_intervals`; untaught facts once.
 
     Args:
         study: The study.
@@ -537,7 +537,7 @@ def run_order(study: Study) -> list[str]:
 
 
 def forgetting_frame(study: Study) -> pd.DataFrame:
-    """Accuracy on the general exam against steps for every run, 0-shot, for `plotting.forgetting`."""
+    """Accuracy on the general exam against steps for every run, 0-shot, for `tuning_plots.forgetting`."""
     frame = study.outcomes
     general, parts = frame[(frame["facts"] == "general") & (frame["shots"] == 0)], []
     for run in run_order(study):
@@ -737,7 +737,7 @@ def _late_means(study: Study, run: str, facts: str, exam: str) -> pd.Series:
 
 
 def losses_frame(study: Study, points: int = 60) -> pd.DataFrame:
-    """Loss of each tuned run in stretches of equal length, so that lines are readable; columns as `plotting.loss_curves` takes."""
+    """Loss of each tuned run in stretches of equal length, so that lines are readable; columns as `tuning_plots.loss_curves` takes."""
     series = tables.series(study.records)
     width = series.groupby(["run", "seed"])["step"].transform("max") / points
     stretch = np.ceil(series["step"] / width.clip(lower=1))

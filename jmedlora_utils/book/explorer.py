@@ -20,7 +20,7 @@ from jmedlora_utils.core.records import sha256_text
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.questions import Question
 from jmedlora_utils.evaluation import metrics
-from jmedlora_utils.figures import plotting
+from jmedlora_utils.figures import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -292,26 +292,26 @@ class Explorer:
             raise JmedloraError(f"no question fits: {FILTERS[self.picked['show']]}; pick another filter")
         sides, height = list(self.sides().values()), 0.36
         labels = [_tick(q, letter) for letter in q.letters]
-        figure, axes = plotting.new_figure(height=1.3 + 0.55 * len(labels) + 0.15 * sum(label.count("\n") for label in labels))
+        figure, axes = style.new_figure(height=1.3 + 0.55 * len(labels) + 0.15 * sum(label.count("\n") for label in labels))
         ax = axes[0, 0]
         for rank, side in enumerate(sides):
             y = [i + height * (rank - (len(sides) - 1) / 2) for i in range(len(labels))]
-            look = {"color": plotting.PALETTE["blue"]} if side is sides[-1] else {"color": plotting.PALETTE["sky"], "hatch": "//"}
+            look = {"color": style.PALETTE["blue"]} if side is sides[-1] else {"color": style.PALETTE["sky"], "hatch": "//"}
             drawn = ax.barh(y, side.distances, height=height * 0.95, label=side.label, edgecolor="white", **look)
             ax.bar_label(drawn, [f"{d:.2f}" for d in side.distances], padding=3, fontsize=9.5)
         if q.breakdown:
-            look = {"color": plotting.PALETTE["vermilion"], "marker": "D", "zorder": 3, "label": "share of students"}
+            look = {"color": style.PALETTE["vermilion"], "marker": "D", "zorder": 3, "label": "share of students"}
             ax.scatter(q.breakdown, range(len(labels)), s=30, **look)
         ax.set_yticks(range(len(labels)), labels)
         for tick, letter in zip(ax.get_yticklabels(), q.letters, strict=True):
             if letter in q.gold:
-                tick.set_color(plotting.PALETTE["blue"])  # the Japanese font has no bold face
+                tick.set_color(style.PALETTE["blue"])  # the Japanese font has no bold face
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         ax.set_xlabel("Gestalt distance to the answer (higher is closer)")
-        plotting.percent_axis(ax, 0, 1.12, axis="x")
+        style.percent_axis(ax, 0, 1.12, axis="x")
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
-        plotting.legend_above(figure, ax, columns=1)
+        style.legend_above(figure, ax, columns=1)
         return figure
 
     def alt(self) -> str:

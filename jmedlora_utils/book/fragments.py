@@ -21,7 +21,7 @@ from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.records import read_record
 from jmedlora_utils.data import fetch, igakuqa, prompts
 from jmedlora_utils.data.questions import Question
-from jmedlora_utils.figures import plotting
+from jmedlora_utils.figures import style, tuning_plots
 
 EXAMPLE = (2018, "112C11")
 RESPONSES = ("{gold}", "{gold}です。", "{gold}ではない。", "{wrong}ではなく{gold}", "{letter}")
@@ -53,8 +53,8 @@ def story(folder: Path) -> str:
     if (found := _study(tables.evidence_folder(MINI))) is None:
         return NO_EVIDENCE
     study = found[0]
-    plotting.use_style()
-    figure = plotting.story(views.story_frame(study), views.gains_frame(study), plotting.base_styles(study.outcomes), views.chance(study))
+    style.use_style()
+    figure = tuning_plots.story(views.story_frame(study), views.gains_frame(study), style.base_styles(study.outcomes), views.chance(study))
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "story.png", metadata={"Software": None})
     alt = "Above: accuracy of the largest model by tuning steps for four groups of facts. Below: gain on taught facts for each base model."

@@ -1,85 +1,91 @@
-"""Figures of the examination: points against the marks, accuracy by year, medical fields."""
+"""Figures of examinations: points against the pass marks, accuracy by group of questions, medical fields, published scores."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
 
 from jmedlora_utils.analysis.exam_card import pass_marks
-from jmedlora_utils.figures.plotting import CYCLE, MARKERS, PALETTE, WIDTH, legend_above, new_figure, percent_axis
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+from jmedlora_utils.figures.style import PALETTE, WIDTH, legend_above, looks, new_figure, percent_axis, points
 
 BLOCKS = {"required": "Must-pass blocks B and E", "general": "Blocks A, C, D and F"}
 
 
 def points_against_marks(card: pd.DataFrame) -> Figure:
-    """Points of each system in both blocks, one group a year; a black bar is the year's mark."""
+    """Points of each system in both blocks, one group per year; a black bar is the year's mark."""
     figure, axes = new_figure(WIDTH, 3.6, columns=2)
     marks, years = pass_marks(), sorted(card["year"].unique())
-    for panel, (block, label) in zip(axes[0], BLOCKS.items(), strict=True):
-        for i, (system, rows) in enumerate(card.groupby("system", sort=False)):
-            at = [years.index(y) + _offset(i, card["system"].nunique()) for y in rows["year"]]
-            panel.plot(at, rows[block], MARKERS[i % 7], color=PALETTE[CYCLE[i % 7]], label=system if block == "required" else None)
-        known = [(i, marks.loc[year, f"{block}_mark"]) for i, year in enumerate(years) if year in marks.index]
-        for i, mark in known:
-            first = block == "required" and i == known[0][0]
-            panel.hlines(mark, i - 0.42, i + 0.42, color=PALETTE["black"], label="mark" if first else None)
-        panel.set_xticks(range(len(years)), [str(y) for y in years])
-        panel.set_xlabel(label)
-        panel.set_ylim(bottom=0)
-        panel.grid(visible=False, axis="x")
-    axes[0, 0].set_ylabel("Points")
+    for ax, (block, label) in zip(axes[0], BLOCKS.items(), strict=True):
+        shown = card.assign(value=card[block] / 100)  # `points` draws percent
+        points(ax, shown, looks(card["system"]), x="year", y="value", hue="system", order=years, dodge=0.64)
+        for place, year in enumerate(years):
+            if year in marks.index:
+                ax.hlines(marks.loc[year, f"{block}_mark"], place - 0.42, place + 0.42, color=PALETTE["black"], label="mark")
+        ax.set(xlabel=label, ylabel="Points" if block == "required" else "")
+        ax.set_ylim(bottom=0)
     legend_above(figure, axes[0, 0], columns=3)
     return figure
 
 
 def accuracy_by_year(text_five: pd.DataFrame) -> Figure:
-    """Accuracy on the text-only five-choice questions with 95 % intervals, one group a year."""
+    """Accuracy on the text-only five-choice questions with 95 % intervals, one group per year."""
     return _accuracy(text_five.sort_values("year", kind="stable"), "year", "Examination")
 
 
 def accuracy_by_students(shares: pd.DataFrame) -> Figure:
-    """Accuracy with 95 % intervals by the share of students who were right, one group a band; `shares` as `exam_errors.shares`."""
+    """Accuracy with 95 % intervals by the share of students who were right; columns `system, group, n, accuracy, low, high`."""
     labelled = shares.assign(group=[f"{group}\nn = {n}" for group, n in zip(shares["group"], shares["n"], strict=True)])
     return _accuracy(labelled, "group", "Students who were right")
 
 
 def _accuracy(table: pd.DataFrame, by: str, label: str) -> Figure:
-    """One dot a system with its interval, one group a value of the column `by`, in the order of the table."""
     figure, axes = new_figure(WIDTH, 3.4)
-    panel, groups, systems = axes[0, 0], list(dict.fromkeys(table[by])), list(dict.fromkeys(table["system"]))
-    for i, system in enumerate(systems):
-        rows = table[table["system"] == system]
-        at = [groups.index(group) + _offset(i, len(systems)) for group in rows[by]]
-        spread = [100 * (rows["accuracy"] - rows["low"]), 100 * (rows["high"] - rows["accuracy"])]
-        look = {"color": PALETTE[CYCLE[i % 7]], "capsize": 2, "elinewidth": 1.2}
-        panel.errorbar(at, 100 * rows["accuracy"], spread, fmt=MARKERS[i % 7], label=system, **look)
-    panel.set_xticks(range(len(groups)), [str(group) for group in groups])
-    panel.set_xlabel(label)
-    panel.set_ylabel("Accuracy (%)")
-    panel.grid(visible=False, axis="x")
-    percent_axis(panel, high=103)
-    legend_above(figure, panel, columns=3)
+    ax = axes[0, 0]
+    shown = table.rename(columns={"accuracy": "value"})
+    groups = list(dict.fromkeys(table[by]))
+    points(ax, shown, looks(table["system"]), x=by, y="value", hue="system", order=groups, dodge=0.64, capsize=0.06)
+    ax.set(xlabel=label, ylabel="Accuracy (%)")
+    percent_axis(ax, high=103)
+    legend_above(figure, ax, columns=3)
     return figure
 
 
-def fields(categories: pd.DataFrame, systems: tuple[str, ...], most: int = 15) -> Figure:
-    """Share of items right in the largest medical fields, one dot a system."""
-    shown = categories.head(most).iloc[::-1]
+def fields(categories: pd.DataFrame, systems: Sequence[str], most: int = 15) -> Figure:
+    """Share of items right in the largest medical fields, one dot per system."""
+    everyone = looks([c for c in categories.columns if c not in ("category", "items")])
+    shown = categories.head(most)
+    long = shown.assign(field=[f"{c} ({n})" for c, n in zip(shown["category"], shown["items"], strict=True)])
+    long = long.melt("field", [s for s in systems if s in everyone], "system")
     figure, axes = new_figure(WIDTH, 1.2 + 0.27 * len(shown))
-    panel = axes[0, 0]
-    order = [c for c in categories.columns if c not in ("category", "items")]
-    for system in (s for s in systems if s in order):
-        i = order.index(system)
-        panel.plot(100 * shown[system], range(len(shown)), MARKERS[i % 7], color=PALETTE[CYCLE[i % 7]], label=system, clip_on=False)
-    panel.set_yticks(range(len(shown)), [f"{c} ({n})" for c, n in zip(shown["category"], shown["items"], strict=True)])
-    panel.set_xlabel("Items right (%)")
-    percent_axis(panel, axis="x")
-    legend_above(figure, panel, columns=3)
+    ax = axes[0, 0]
+    points(ax, long, everyone, x="value", y="field", hue="system")
+    ax.set(xlabel="Items right (%)", ylabel="")
+    percent_axis(ax, axis="x", high=101)
+    legend_above(figure, ax, columns=3)
     return figure
 
 
-def _offset(i: int, n: int) -> float:
-    return (i - (n - 1) / 2) * 0.8 / max(n, 1)
+def published_scores(frame: pd.DataFrame, families: Mapping[str, str]) -> Figure:
+    """Scores from several sources, one panel per family that may be compared within itself.
+
+    Args:
+        frame: Columns `family` (a key of `families`), `system`, `percent` (0 to 100; rows without a number are not drawn).
+        families: Family to title, in order.
+    """
+    drawn = frame.dropna(subset=["percent"])
+    shown = [family for family in families if family in set(drawn["family"])]
+    counts = [int((drawn["family"] == family).sum()) for family in shown]
+    sizes = {"height_ratios": [count + 1.2 for count in counts], "sharex": True}
+    figure, axes = new_figure(height=0.55 * len(shown) + 0.23 * sum(counts), rows=len(shown), **sizes)
+    for family, ax, style in zip(shown, axes[:, 0], looks(shown).values(), strict=True):
+        rows = drawn[drawn["family"] == family].iloc[::-1].reset_index(drop=True)
+        sns.scatterplot(x=rows["percent"], y=rows.index, marker=style.marker, color=style.colour, s=42, ax=ax, clip_on=False, zorder=3)
+        ax.set_yticks(rows.index, rows["system"], fontsize=9)
+        ax.set_ylim(len(rows) - 0.3, -0.7)
+        ax.set_title(families[family], loc="right", fontsize=9.5, pad=4)
+        ax.set(xlabel="Score (%)", ylabel="")
+        percent_axis(ax, axis="x")
+    return figure

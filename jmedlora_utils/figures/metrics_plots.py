@@ -1,25 +1,25 @@
-"""Figures of the metrics study: levels, biases, damage, changes, power, points."""
+"""Figures of the metrics study: scores without knowledge, biases, damage, rewritten answers, power, points."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
 
-from jmedlora_utils.analysis.metrics_study import EXAM_NAMES, RULE_NAMES
-from jmedlora_utils.figures.plotting import CYCLE, MARKERS, PALETTE, WIDTH, legend_above, new_figure, percent_axis
+from jmedlora_utils.figures.style import PALETTE, WIDTH, LineStyle, chance_line, legend_above, looks, new_figure, percent_axis, points
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-LOOKS = {
-    "longest": (PALETTE["blue"], "o", "-"),
-    "ratio": (PALETTE["sky"], "s", "--"),
-    "mean_ratio": (PALETTE["purple"], "v", ":"),
-    "harness": (PALETTE["vermilion"], "^", "-."),
-    "strict": (PALETTE["green"], "D", "-"),
+EXAMS = {"igakuqa": "IgakuQA", "jjsimqa": "JJSIMQA"}
+RULES = {
+    "longest": ("journal, longest", LineStyle(PALETTE["blue"], "o")),
+    "ratio": ("journal, ratio", LineStyle(PALETTE["sky"], "s", "--")),
+    "mean_ratio": ("journal, mean ratio", LineStyle(PALETTE["purple"], "v", ":")),
+    "harness": ("harness", LineStyle(PALETTE["vermilion"], "^", "-.")),
+    "strict": ("strict", LineStyle(PALETTE["green"], "D")),
 }
+"""Ways to score: name and look."""
+
 BLIND = (
     "empty",
     "refusal",
@@ -30,58 +30,39 @@ BLIND = (
     "longest choice",
     "most typical choice",
 )
-BAND_NAMES = {"unlike": "below 1/3", "some": "1/3 to 2/3", "alike": "above 2/3"}
-SYSTEM_NAMES = {
-    "gpt3": "GPT-3",
-    "chatgpt": "ChatGPT",
-    "translate_chatgpt-en": "ChatGPT, translated",
-    "gpt4": "GPT-4",
-    "student-majority": "students' majority",
-}
+BANDS = {"unlike": "below 1/3", "some": "1/3 to 2/3", "alike": "above 2/3"}
 
 
 def blind_levels(levels: pd.DataFrame) -> Figure:
-    """Accuracy of responses without knowledge, one panel an exam, one marker a rule; questions with one answer."""
+    """Accuracy of responses without knowledge, one panel per exam, one marker per way to score; questions with one answer."""
     figure, axes = new_figure(height=4.4, columns=2, sharey=True)
-    for ax, exam in zip(axes[0], EXAM_NAMES, strict=True):
+    shown = levels[(levels["asked"] == "one") & levels["rule"].isin(list(RULES)) & (levels["rule"] != "mean_ratio")]
+    shown = shown.assign(value=shown["accuracy"], rule=shown["rule"].map({rule: name for rule, (name, _) in RULES.items()}))
+    for ax, (exam, name) in zip(axes[0], EXAMS.items(), strict=True):
         here = levels[(levels["exam"] == exam) & (levels["asked"] == "one")]
-        for rank, rule in enumerate(("longest", "ratio", "harness", "strict")):
-            values = here[here["rule"] == rule].set_index("response")["accuracy"].reindex(BLIND)
-            colour, marker, _ = LOOKS[rule]
-            y = np.arange(len(BLIND)) + 0.17 * (rank - 1.5)
-            label = RULE_NAMES[rule] if exam == "igakuqa" else None
-            ax.plot(100 * values, y, linestyle="none", marker=marker, color=colour, markersize=5.5, label=label)
-        chance = here.loc[here["response"] == "random pick", "accuracy"].iloc[0]
-        ax.axvline(100 * chance, color=PALETTE["black"], linestyle=":", linewidth=1.3, label="chance" if exam == "igakuqa" else None)
-        ax.set_xlabel(f"Accuracy (%), {EXAM_NAMES[exam]}")
+        points(ax, shown[shown["exam"] == exam], dict(RULES.values()), x="value", y="response", hue="rule", order=BLIND, dodge=0.5)
+        chance_line(ax, here.loc[here["response"] == "random pick", "accuracy"].iloc[0], axis="x")
+        ax.set(xlabel=f"Accuracy (%), {name}", ylabel="")
         percent_axis(ax, -1.5, 34, axis="x")
-    axes[0, 0].set_yticks(range(len(BLIND)), BLIND)
-    axes[0, 0].set_ylim(len(BLIND) - 0.5, -0.5)
     legend_above(figure, axes[0, 0], columns=3)
     return figure
 
 
 def winners(picks: pd.DataFrame, response: str = "unrelated answer") -> Figure:
-    """How often each rank of length and of likeness wins, beside how often it is right; one row an exam."""
+    """How often each rank of length and of likeness wins, beside how often it is right; one row per exam."""
     figure, axes = new_figure(height=5.4, rows=2, columns=2, sharey=True, sharex="col")
-    ends = {"length": "Rank of length (5: longest)", "likeness": "Rank of likeness (5: highest)"}
-    for row, exam in zip(axes, EXAM_NAMES, strict=True):
-        for ax, (feature, label) in zip(row, ends.items(), strict=True):
+    features = {"length": "Rank of length (5: longest)", "likeness": "Rank of likeness (5: highest)"}
+    wins = {rule: f"wins, {rule.replace('_', ' ')}" for rule in ("longest", "ratio", "mean_ratio")}
+    styles = {name: RULES[rule][1] for rule, name in wins.items()}
+    for row, (exam, name) in zip(axes, EXAMS.items(), strict=True):
+        for ax, (feature, label) in zip(row, features.items(), strict=True):
             here = picks[(picks["exam"] == exam) & (picks["feature"] == feature)]
             gold = here[here["response"] == "gold"]
-            ax.bar(gold["rank"], 100 * gold["share"], color="#D9D9D9", label="is right", zorder=1)
-            for variant in ("longest", "ratio", "mean_ratio"):
-                rows = here[(here["response"] == response) & (here["variant"] == variant)]
-                colour, marker, dashes = LOOKS[variant]
-                name = variant.replace("_", " ")
-                ax.plot(
-                    rows["rank"], 100 * rows["share"], color=colour, marker=marker, linestyle=dashes, markersize=5, label=f"wins, {name}"
-                )
+            sns.barplot(x=gold["rank"], y=100 * gold["share"], color="#D9D9D9", saturation=1, label="is right", legend=False, ax=ax)
+            rows = here[here["response"] == response].assign(value=here["share"], rule=here["variant"].map(wins))
+            points(ax, rows, styles, lines=True, x="rank", y="value", hue="rule", order=range(1, 6))
             ax.axhline(20, color=PALETTE["black"], linestyle=":", linewidth=1.2, label="no bias")
-            ax.set_xticks(range(1, 6))
-            if exam == "jjsimqa":
-                ax.set_xlabel(label)
-        row[0].set_ylabel(f"Share (%), {EXAM_NAMES[exam]}")
+            ax.set(xlabel=label if exam == "jjsimqa" else "", ylabel=f"Share (%), {name}")
     axes[0, 0].set_ylim(bottom=0)
     legend_above(figure, axes[0, 0], columns=3)
     return figure
@@ -90,66 +71,61 @@ def winners(picks: pd.DataFrame, response: str = "unrelated answer") -> Figure:
 def damage_curves(damage: pd.DataFrame, rule: str = "longest") -> Figure:
     """Left: the three metrics as a right answer loses characters. Right: Accuracy by likeness of the nearest wrong choice."""
     figure, axes = new_figure(height=4.0, columns=2, sharey=True)
-    left, right = axes[0]
-    whole = damage[(damage["likeness"] == "all") & (damage["rule"] == rule)]
-    looks = (("exact_match", "Exact match"), ("gestalt", "Gestalt score"), ("accuracy", "Accuracy"))
-    for rank, (column, label) in enumerate(looks):
-        left.plot(100 * whole["lost"], 100 * whole[column], color=PALETTE[CYCLE[rank]], marker=MARKERS[rank], label=label, markersize=5)
-    for rank, (band, name) in enumerate(BAND_NAMES.items()):
-        rows = damage[(damage["likeness"] == band) & (damage["rule"] == rule)]
-        colour = PALETTE[("purple", "orange", "black")[rank]]
-        right.plot(100 * rows["lost"], 100 * rows["accuracy"], color=colour, marker=MARKERS[3 + rank], markersize=5, label=name)
-    left.set(xlabel="Characters lost (%)", ylabel="Score of the damaged right answer (%)")
-    right.set_xlabel("Characters lost (%)")
-    percent_axis(left, -3, 103)
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, 1.34))
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.42), title="Accuracy, nearest wrong\nchoice alike:", title_fontsize=9.5)
+    own = damage[damage["rule"] == rule].assign(lost=100 * damage["lost"])
+    metrics = {"exact_match": "Exact match", "gestalt": "Gestalt score", "accuracy": "Accuracy"}
+    whole = own[own["likeness"] == "all"].rename(columns=metrics).melt("lost", list(metrics.values()), "series")
+    bands = own.assign(series=own["likeness"].map(BANDS), value=own["accuracy"]).dropna(subset="series")
+    colours = [LineStyle(PALETTE[colour], marker) for colour, marker in (("purple", "D"), ("orange", "v"), ("black", "P"))]
+    styles = looks(metrics.values()), dict(zip(BANDS.values(), colours, strict=True))
+    for ax, rows, look in zip(axes[0], (whole, bands), styles, strict=True):
+        points(ax, rows, look, lines=True, x="lost", y="value", hue="series", native_scale=True, markersize=5)
+        ax.set(xlabel="Characters lost (%)", ylabel="Score of the damaged right answer (%)")
+    percent_axis(axes[0, 0], -3, 103)
+    axes[0, 0].legend(loc="upper center", bbox_to_anchor=(0.5, 1.34))
+    title = "Accuracy, nearest wrong\nchoice alike:"
+    axes[0, 1].legend(loc="upper center", bbox_to_anchor=(0.5, 1.42), title=title, title_fontsize=9.5)
     return figure
 
 
 def credit_table(changes: pd.DataFrame) -> Figure:
-    """What a changed right answer earns: one row a change, one column a metric and rule, percent in each cell."""
-    columns = [("exact_match", "longest", "journal"), ("exact_match", "harness", "harness"), ("exact_match", "strict", "strict")]
-    columns += [
-        ("accuracy", rule, name)
-        for rule, name in (("longest", "longest"), ("ratio", "ratio"), ("harness", "harness"), ("strict", "strict"))
-    ]
+    """What a changed right answer earns: one row per change, one column per metric and way to score, percent in each cell."""
+    columns = [("exact_match", rule) for rule in ("longest", "harness", "strict")]
+    columns += [("accuracy", rule) for rule in ("longest", "ratio", "harness", "strict")]
     order = list(dict.fromkeys(changes["change"]))
-    harmful = changes.drop_duplicates("change").set_index("change")["effect"] == "harmful"
-    grid = np.full((len(order), len(columns)), np.nan)
-    for c, (metric, rule, _) in enumerate(columns):
-        rows = changes[changes["rule"] == rule].set_index("change")[metric]
-        grid[:, c] = 100 * rows.reindex(order)
-    figure, axes = new_figure(width=WIDTH, height=0.31 * len(order) + 1.3)
+    wide = 100 * changes.pivot(index="change", columns="rule", values=["exact_match", "accuracy"]).loc[order, columns]
+    n_harmless = changes.loc[changes["effect"] == "harmless", "change"].nunique()
+    figure, axes = new_figure(WIDTH, 0.31 * len(order) + 1.3)
     ax = axes[0, 0]
-    ax.imshow(grid, cmap="Blues", vmin=0, vmax=130, aspect="auto")
-    for r, c in np.ndindex(*grid.shape):
-        ax.text(c, r, f"{grid[r, c]:.0f}", ha="center", va="center", fontsize=9.5, color="white" if grid[r, c] > 85 else "#222222")
-    ax.set_xticks(range(len(columns)), [name for *_, name in columns], fontsize=9, rotation=35, ha="left", rotation_mode="anchor")
+    sns.heatmap(wide, cmap="Blues", vmin=0, vmax=130, annot=True, fmt=".0f", annot_kws={"fontsize": 9.5}, cbar=False, ax=ax)
+    names = ["journal", *(rule for _, rule in columns[1:])]
+    ax.set_xticks([i + 0.5 for i in range(len(columns))], names, fontsize=9, rotation=35, ha="left", rotation_mode="anchor")
     ax.xaxis.tick_top()
-    ax.set_yticks(range(len(order)), order, fontsize=9.5)
-    ax.grid(visible=False)
+    ax.set_yticks([i + 0.5 for i in range(len(order))], order, fontsize=9.5, rotation=0)
     ax.tick_params(length=0)
-    ax.axvline(2.5, color="white", linewidth=4)
-    ax.axhline(int((~harmful.loc[order]).sum()) - 0.5, color=PALETTE["vermilion"], linewidth=1.8)
-    for x, text in ((1, "Exact match"), (4.5, "Accuracy")):
-        ax.annotate(text, (x, -0.5), xytext=(0, 47), textcoords="offset points", ha="center", fontsize=11)
-    for side in ax.spines.values():
-        side.set_visible(False)
+    ax.set(xlabel="", ylabel="")
+    ax.axvline(3, color="white", linewidth=4)
+    ax.axhline(n_harmless, color=PALETTE["vermilion"], linewidth=1.8)
+    for x, text in ((1.5, "Exact match"), (5, "Accuracy")):
+        ax.annotate(text, (x, 0), xytext=(0, 47), textcoords="offset points", ha="center", fontsize=11)
     return figure
 
 
-def questions_needed(needed: pd.DataFrame, sizes: dict[str, int]) -> Figure:
-    """Questions needed against the difference to be seen, both logarithmic; horizontal lines are the exams."""
+def questions_needed(needed: pd.DataFrame, sizes: Mapping[str, int]) -> Figure:
+    """Questions needed against the difference to be seen, both logarithmic; horizontal lines are the exams.
+
+    Args:
+        needed: Columns `difference` (0 to 1), `design` (`unpaired` or `paired`), `discordant` (share, 0 to 1), `n`.
+        sizes: Exam to its number of questions.
+    """
     figure, axes = new_figure(height=4.4)
     ax = axes[0, 0]
-    series = [("unpaired", np.nan)] + [("paired", share) for share in sorted(needed["discordant"].dropna().unique(), reverse=True)]
-    for rank, (design, share) in enumerate(series):
-        rows = needed[needed["design"] == design]
-        rows = rows if design == "unpaired" else rows[rows["discordant"] == share]
-        label = "different questions" if design == "unpaired" else f"same questions, {100 * share:.0f} % differ"
-        dashes = "--" if design == "unpaired" else "-"
-        ax.plot(100 * rows["difference"], rows["n"], color=PALETTE[CYCLE[rank]], linestyle=dashes, label=label)
+    same = [f"same questions, {100 * share:.0f} % differ" for share in needed["discordant"].fillna(0)]
+    series = needed["design"].map({"unpaired": "different questions"}).fillna(pd.Series(same, needed.index))
+    shown = needed.assign(series=series, difference=100 * needed["difference"]).sort_values(
+        "discordant", ascending=False, na_position="first"
+    )
+    dashes = {name: (3, 1.5) if name == "different questions" else "" for name in dict.fromkeys(shown["series"])}
+    sns.lineplot(shown, x="difference", y="n", hue="series", style="series", dashes=dashes, ax=ax)
     ax.set(xscale="log", yscale="log", xlabel="Difference of Accuracy (points)", ylabel="Questions needed")
     ticks = [0.5, 1, 2, 5, 10]
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
@@ -163,18 +139,22 @@ def questions_needed(needed: pd.DataFrame, sizes: dict[str, int]) -> Figure:
     return figure
 
 
-def points_by_accuracy(exam: pd.DataFrame) -> Figure:
-    """Share of the examination's points against Accuracy on its text questions; a filled marker has passed."""
+def points_by_accuracy(exam: pd.DataFrame, names: Mapping[str, str]) -> Figure:
+    """Share of the examination's points against Accuracy on its text questions; a filled marker has passed.
+
+    Args:
+        exam: Columns `system, accuracy` (0 to 1), `points, max_points, passed`.
+        names: System to its name in the legend.
+    """
     figure, axes = new_figure(height=4.2)
     ax = axes[0, 0]
-    for rank, system in enumerate(dict.fromkeys(exam["system"])):
+    for system, style in looks(exam["system"]).items():
         rows = exam[exam["system"] == system]
-        look = {"color": PALETTE[CYCLE[rank]], "marker": MARKERS[rank], "linestyle": "none"}
-        for passed, fill in ((True, "full"), (False, "none")):
+        for passed in (True, False):
             here = rows[rows["passed"].astype("boolean").fillna(False) == passed]
-            shown = SYSTEM_NAMES.get(system, system)
-            label = shown if len(here) else None
-            ax.plot(100 * here["accuracy"], 100 * here["points"] / here["max_points"], fillstyle=fill, label=label, **look)
+            look = {"marker": style.marker, "facecolor": style.colour if passed else "none", "edgecolor": style.colour, "s": 45}
+            shares = 100 * here["points"] / here["max_points"]
+            sns.scatterplot(x=100 * here["accuracy"], y=shares, label=names.get(system, system), ax=ax, **look)
     ax.plot([35, 100], [35, 100], color=PALETTE["black"], linestyle=":", linewidth=1.2, label="equal")
     ax.set(
         xlabel="Accuracy on text questions with five choices (%)", ylabel="Points of the examination (%)", xlim=(36, 100), ylim=(36, 100)
@@ -184,13 +164,15 @@ def points_by_accuracy(exam: pd.DataFrame) -> Figure:
 
 
 def passing_curves(passing: pd.DataFrame) -> Figure:
-    """Probability to reach the marks against the rate of right items, one line a year; the must-pass mark alone dotted."""
+    """Probability to reach the marks against the rate of right items, one line per year; the general mark alone dotted."""
     figure, axes = new_figure(height=4.0)
     ax = axes[0, 0]
-    for rank, (year, rows) in enumerate(passing.groupby("year")):
-        colour = PALETTE[CYCLE[rank]]
-        ax.plot(100 * rows["rate"], 100 * rows["both"], color=colour, label=f"both marks, {year}")
-        ax.plot(100 * rows["rate"], 100 * rows["general"], color=colour, linestyle=":", linewidth=1.3)
+    years = looks([str(year) for year in passing["year"]])
+    shown = passing.assign(year=passing["year"].astype(str), rate=100 * passing["rate"])
+    for year, style in years.items():
+        rows = shown[shown["year"] == year]
+        sns.lineplot(x=rows["rate"], y=100 * rows["both"], color=style.colour, label=f"both marks, {year}", ax=ax)
+        sns.lineplot(x=rows["rate"], y=100 * rows["general"], color=style.colour, linestyle=":", linewidth=1.3, ax=ax)
     ax.plot([], [], color=PALETTE["black"], linestyle=":", linewidth=1.3, label="general mark alone")
     ax.set(xlabel="Probability to be right on each item (%)", ylabel="Probability to reach the mark (%)", xlim=(60, 95))
     percent_axis(ax, -2, 102)

@@ -496,18 +496,18 @@ def check_frame(folder: Path = MEASURED) -> pd.DataFrame:
 
 def memory_figure(frame: pd.DataFrame) -> Figure:
     """Stacked bars of `memory_frame`, with a line at what each card leaves for tensors."""
-    from jmedlora_utils.figures import plotting
+    from jmedlora_utils.figures import style
 
-    figure, axes = plotting.new_figure(height=4.2)
+    figure, axes = style.new_figure(height=4.2)
     axis = axes[0, 0]
     labels = [f"{row.model.removesuffix('-chat')}\n{row.method}" for row in frame.itertuples()]
     left = [0.0] * len(frame)
-    for part, colour in zip(("weights", "adapter", "gradients", "optimizer", "activations", "work"), plotting.CYCLE, strict=False):
-        axis.barh(labels, frame[part], left=left, color=plotting.PALETTE[colour], label=part)
+    for part, colour in zip(("weights", "adapter", "gradients", "optimizer", "activations", "work"), style.CYCLE, strict=False):
+        axis.barh(labels, frame[part], left=left, color=style.PALETTE[colour], label=part)
         left = [a + b for a, b in zip(left, frame[part], strict=True)]
     for key, card in CARDS.items():
-        axis.axvline(card.usable() / GB, color=plotting.PALETTE["grey"], linestyle="--", linewidth=1)
-        axis.text(card.usable() / GB, -0.75, f"{key} GB", ha="center", fontsize=9, color=plotting.PALETTE["grey"])
+        axis.axvline(card.usable() / GB, color=style.PALETTE["grey"], linestyle="--", linewidth=1)
+        axis.text(card.usable() / GB, -0.75, f"{key} GB", ha="center", fontsize=9, color=style.PALETTE["grey"])
     axis.invert_yaxis()
     axis.set_xlabel("Memory of one tuning step (GB)")
     figure.legend(loc="outside lower center", ncols=3)

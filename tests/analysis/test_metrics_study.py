@@ -19,7 +19,6 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data.igakuqa import SYSTEMS, load_igakuqa, load_published
 from jmedlora_utils.data.questions import Question, select_text_five
 from jmedlora_utils.evaluation import metrics
-from jmedlora_utils.figures import metrics_plots, plotting
 
 DRUGS = ("ギトネクト", "ギトネクトール", "レロネクト", "ミワザフェ", "ゾモギドラン")
 
@@ -214,24 +213,6 @@ def test_trap_6_committed_evidence_holds_no_exam_text() -> None:
         foreign = {c for c in text if not c.isascii()} - set("と")  # the name of one change
         assert not foreign, f"{path.name}: {sorted(foreign)[:5]}"
         assert path.stat().st_size < 100_000
-
-
-def test_every_figure_can_be_drawn_from_the_committed_evidence() -> None:
-    plotting.use_style()
-    t = study.read().tables
-    needed = study.questions_for([0.01, 0.05], 0.331, [0.1, 0.3])
-    figures = [
-        metrics_plots.blind_levels(t["levels"]),
-        metrics_plots.winners(t["picks"]),
-        metrics_plots.damage_curves(t["damage"]),
-        metrics_plots.credit_table(t["changes"]),
-        metrics_plots.questions_needed(needed, {"IgakuQA": 1158}),
-        metrics_plots.points_by_accuracy(t["exam"]),
-        metrics_plots.passing_curves(t["passing"]),
-    ]
-    for figure in figures:
-        figure.canvas.draw()
-        assert all(ax.get_title() == "" for ax in figure.axes)
 
 
 def test_verdicts_quote_the_study() -> None:

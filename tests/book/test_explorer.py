@@ -16,7 +16,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_jsonl, sha256_text, write_jsonl
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.questions import Question, read_exam
-from jmedlora_utils.figures import plotting
+from jmedlora_utils.figures import style
 from tests import synthetic_study
 
 RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-small_lora", "en-large_lora", "en-large_full")]
@@ -148,12 +148,12 @@ def test_choices_asked_in_another_order_are_compared_by_their_text() -> None:
 
 
 def test_the_figure_has_a_bar_for_each_choice_and_answer() -> None:
-    plotting.use_style()
+    style.use_style()
     panel = Explorer(made_up(system="青い薬", other="黒い薬"))
     ax = panel.figure().axes[0]
     widths = sorted(round(p.get_width(), 2) for p in ax.patches)
     assert len(widths) == 10 and widths[-2:] == [1.0, 1.0]
-    gold = [t.get_text() for t in ax.get_yticklabels() if t.get_color() == plotting.PALETTE["blue"]]
+    gold = [t.get_text() for t in ax.get_yticklabels() if t.get_color() == style.PALETTE["blue"]]
     assert len(gold) == 1 and gold[0].startswith("b  青い薬")
     assert "b 1.00" in panel.alt()
 
@@ -161,7 +161,7 @@ def test_the_figure_has_a_bar_for_each_choice_and_answer() -> None:
 def test_the_panel_follows_its_menus_and_is_static_under_papermill(panel: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     from IPython.display import HTML
 
-    plotting.use_style()
+    style.use_style()
     monkeypatch.setenv("JMEDLORA_PROGRESS", "0")
     assert isinstance(panel.show(), HTML)
     monkeypatch.setenv("JMEDLORA_PROGRESS", "1")

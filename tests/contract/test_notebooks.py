@@ -16,7 +16,7 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import declared_parameters
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
-DRAWS = re.compile(r"\b(?:plotting|\w+_plots|plt|sns)\.\w+\(|\w+_figure\(|\.figure\(\)")
+DRAWS = re.compile(r"\b(?:\w+_plots|plt|sns)\.\w+\(|\w+_figure\(|\.figure\(\)")
 TABLE = re.compile(r"^\|\s*reads\s*\|\s*writes\s*\|\s*needs\s*\|\s*takes\s*\|", re.MULTILINE)
 
 

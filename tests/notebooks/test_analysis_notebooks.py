@@ -148,6 +148,6 @@ def test_analysis_needs_no_torch():
 
     code = (
         "import sys; from jmedlora_utils.analysis import findings, tables, views; "
-        "from jmedlora_utils.figures import plotting; sys.exit('torch' in sys.modules)"
+        "from jmedlora_utils.figures import exam_plots, metrics_plots, style, tuning_plots; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, check=False).returncode == 0

@@ -1,0 +1,233 @@
+"""Figures of tuned models: accuracy along tuning, gains by size and time, forgetting, losses, tokenizers, changed answers.
+
+Values and their intervals (`value`, `low`, `high`) are shares from 0 to 1 and are drawn in percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jmedlora_utils.figures.style import PALETTE, LineStyle, chance_line, legend_above, looks, new_figure, percent_axis, points
+
+FACTS = {
+    "taught": ("taught, trained phrasing", LineStyle(PALETTE["blue"], "o")),
+    "taught_held_out_phrasing": ("taught, held-out phrasing", LineStyle(PALETTE["sky"], "s")),
+    "untaught": ("untaught (control)", LineStyle(PALETTE["grey"], "D")),
+    "untaught_held_out_phrasing": ("untaught, held-out phrasing", LineStyle(PALETTE["black"], "d")),
+    "general": ("general exam", LineStyle(PALETTE["green"], "^")),
+}
+"""Groups of facts: name and look."""
+
+
+def accuracy_by_steps(
+    estimates: pd.DataFrame, styles: Mapping[str, LineStyle], chance: float | None = None, label: str = "Accuracy on taught facts (%)"
+) -> Figure:
+    """Score against tuning steps with intervals, one line per base; `estimates` has columns `base, steps, value, low, high`."""
+    figure, axes = new_figure(height=3.8)
+    _along_steps(axes[0, 0], estimates, "base", styles, chance, label)
+    legend_above(figure, axes[0, 0], columns=3)
+    return figure
+
+
+def forgetting(estimates: pd.DataFrame, chance: float | None = None) -> Figure:
+    """General-exam score against tuning steps, one line per run: what tuning costs outside its domain.
+
+    Args:
+        estimates: Columns `run, steps, value, low, high`.
+        chance: Chance level, 0 to 1; None draws no line.
+    """
+    figure, axes = new_figure(height=4.0)
+    _along_steps(axes[0, 0], estimates, "run", looks(estimates["run"]), chance, "Accuracy on the general exam (%)")
+    legend_above(figure, axes[0, 0], columns=3)
+    return figure
+
+
+def dot_intervals(
+    estimates: pd.DataFrame, chance: float | None = None, label: str = "Accuracy (%)", facts: Sequence[str] = tuple(FACTS)
+) -> Figure:
+    """Taught against untaught: one row per condition, one dot per group of facts, with intervals.
+
+    Args:
+        estimates: Columns `condition, facts, value, low, high`; conditions are drawn in their order.
+        chance: Chance level, 0 to 1; None draws no line.
+        label: Label of the x axis.
+        facts: Groups of facts to draw, from `FACTS`.
+    """
+    conditions = list(dict.fromkeys(estimates["condition"]))
+    figure, axes = new_figure(height=1.5 + 0.42 * len(conditions))
+    ax = axes[0, 0]
+    shown = _named(estimates[estimates["facts"].isin(facts)])
+    points(ax, shown, dict(FACTS.values()), x="value", y="condition", hue="facts", order=conditions, dodge=0.5, capsize=0.12)
+    chance_line(ax, chance, axis="x")
+    ax.set(xlabel=label, ylabel="")
+    percent_axis(ax, -2, 102, axis="x")
+    legend_above(figure, ax, columns=2)
+    return figure
+
+
+def story(lines: pd.DataFrame, gains: pd.DataFrame, styles: Mapping[str, LineStyle], chance: float) -> Figure:
+    """The study at a glance: groups of facts along tuning (above), and the gain of each base (below).
+
+    Args:
+        lines: One model; columns `facts` (keys of `FACTS`), `steps, value, low, high`.
+        gains: One row per base, smallest first; columns `base, value, low, high` (differences, -1 to 1).
+        styles: See `style.base_styles`.
+        chance: Chance level on taught facts, 0 to 1.
+    """
+    figure, axes = new_figure(height=5.6, rows=2, height_ratios=[2.1, 1])
+    above, below = axes[:, 0]
+    _along_steps(above, _named(lines), "facts", dict(FACTS.values()), chance, "Accuracy (%)")
+    points(below, gains, styles, x="value", y="base", hue="base", order=list(gains["base"])[::-1], capsize=0.2)
+    below.axvline(0, color=PALETTE["black"], linewidth=0.9)
+    below.set(xlabel="Gain on taught facts (points)", ylabel="")
+    legend_above(figure, above, columns=2)
+    return figure
+
+
+def gain_by_size(gains: pd.DataFrame, styles: Mapping[str, LineStyle], label: str = "Gain on taught facts (points)") -> Figure:
+    """Gain over the base against model size, with intervals; a Japanese-centric base stands beside the ladder.
+
+    Bases of the Japanese-centric kind are drawn 5 % to the right, so that equal sizes do not hide each other.
+
+    Args:
+        gains: One row per base; columns `base, size_params, centric, value, low, high` (differences, -1 to 1).
+        styles: See `style.base_styles`.
+        label: Label of the y axis.
+    """
+    figure, axes = new_figure()
+    ax = axes[0, 0]
+    ordered = gains.sort_values("size_params")
+    ladder = ordered[ordered["centric"] == "english"]
+    ax.plot(ladder["size_params"], 100 * ladder["value"], color="#B5B5B5", linewidth=1.3, zorder=1)
+    beside = ordered.assign(size=ordered["size_params"].mask(ordered["centric"] == "japanese", 1.05 * ordered["size_params"]))
+    points(ax, beside, styles, x="size", y="value", hue="base", native_scale=True, log_scale=(True, False), capsize=0.03)
+    sizes: list[float] = []
+    for size in sorted(gains["size_params"].unique()):
+        if not sizes or size > 1.2 * sizes[-1]:  # labels of nearly equal sizes would overprint each other
+            sizes.append(size)
+    ax.set_xticks(sizes, [size_label(s) for s in sizes])
+    ax.minorticks_off()
+    ax.axhline(0, color=PALETTE["black"], linewidth=0.9)
+    ax.set(xlabel="Parameters of the base model", ylabel=label)
+    ax.margins(x=0.12)
+    legend_above(figure, ax, columns=3)
+    return figure
+
+
+def size_label(parameters: float) -> str:
+    """`1234567` becomes `1.23M`."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if parameters >= size:
+            return f"{parameters / size:.3g}{unit}"
+    return f"{parameters:.0f}"
+
+
+def gain_by_minutes(prices: pd.DataFrame) -> Figure:
+    """Gain in Accuracy against minutes of tuning, one dot per run: what the time buys.
+
+    Args:
+        prices: Columns `run, minutes, value, low, high` (differences, -1 to 1).
+    """
+    figure, axes = new_figure(height=4.0)
+    ax = axes[0, 0]
+    caps = 0.02 * prices["minutes"].max()
+    points(ax, prices, looks(prices["run"]), x="minutes", y="value", hue="run", native_scale=True, capsize=caps)
+    ax.axhline(0, color=PALETTE["black"], linewidth=0.9)
+    ax.set(xlabel="Minutes of tuning", ylabel="Gain in Accuracy (points)")
+    ax.set_xlim(left=0)
+    legend_above(figure, ax, columns=3)
+    return figure
+
+
+def loss_curves(series: pd.DataFrame, label: str = "Training loss (nats per token)") -> Figure:
+    """Loss against steps, one line per run; with several seeds, their mean and their range.
+
+    Args:
+        series: Columns `run, seed, step, loss`.
+        label: Label of the y axis.
+    """
+    figure, axes = new_figure(height=4.0)
+    ax = axes[0, 0]
+    styles = looks(series["run"])
+    for run, style in styles.items():
+        own = series[series["run"] == run]
+        sns.lineplot(
+            own, x="step", y="loss", errorbar=("pi", 100), color=style.colour, linestyle=style.dashes, linewidth=1.5, label=run, ax=ax
+        )
+    ax.set(xlabel="Tuning step", ylabel=label)
+    ax.set_ylim(bottom=0)
+    legend_above(figure, ax, columns=3)
+    return figure
+
+
+def fertility(frame: pd.DataFrame) -> Figure:
+    """Tokens per character of each tokenizer, by language: what a language costs a model.
+
+    Args:
+        frame: Columns `tokenizer`, `language` (`ja` or `en`), `tokens_per_character`.
+    """
+    figure, axes = new_figure(height=1.6 + 0.55 * frame["tokenizer"].nunique())
+    ax = axes[0, 0]
+    names = {"en": "English text", "ja": "Japanese text"}
+    shown = frame.assign(language=frame["language"].map(names))
+    _bars(ax, shown, {"English text": "sky", "Japanese text": "vermilion"}, x="tokens_per_character", y="tokenizer", hue="language")
+    for bars in ax.containers:
+        ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=9.5)
+    ax.set(xlabel="Tokens per character (fewer is cheaper)", ylabel="")
+    ax.margins(x=0.12)
+    legend_above(figure, ax)
+    return figure
+
+
+def flip_bars(flipped: pd.DataFrame) -> Figure:
+    """Questions fixed and broken by tuning, in percent of the group.
+
+    Args:
+        flipped: One row per question; columns `facts` (keys of `FACTS`, or names of exams) and `flip` (`fixed`, `broken` or other).
+    """
+    there = flipped.assign(facts=flipped["facts"].astype(str))
+    groups = [g for g in FACTS if g in set(there["facts"])] or sorted(set(there["facts"]))
+    there = _named(there[there["facts"].isin(groups)])
+    shares = 100 * pd.crosstab(there["facts"], there["flip"], normalize="index").reindex(columns=["broken", "fixed"], fill_value=0.0)
+    shares["broken"] *= -1
+    figure, axes = new_figure(height=1.5 + 0.45 * len(groups))
+    ax = axes[0, 0]
+    order = [FACTS[g][0] if g in FACTS else g for g in groups]
+    long = shares.melt(value_name="share", ignore_index=False).reset_index()
+    _bars(ax, long, {"broken": "vermilion", "fixed": "blue"}, x="share", y="facts", hue="flip", order=order, dodge=False)
+    for bars in ax.containers:
+        ax.bar_label(bars, [f"{abs(b.get_width()):.0f}" if b.get_width() else "" for b in bars], padding=3, fontsize=9.5)
+    ax.axvline(0, color=PALETTE["black"], linewidth=0.9)
+    ax.margins(x=0.12)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    ax.set(xlabel="Share of questions (%)", ylabel="")
+    legend_above(figure, ax)
+    return figure
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(facts=frame["facts"].astype(str).map(lambda group: FACTS[group][0] if group in FACTS else group))
+
+
+def _along_steps(ax: Axes, estimates: pd.DataFrame, hue: str, styles: Mapping[str, LineStyle], chance: float | None, label: str) -> None:
+    """Lines over the steps that were asked, at equal distances, shifted a little so that intervals do not hide each other."""
+    lines = estimates.assign(steps=estimates["steps"].astype(int))
+    dodge = 0.04 * (lines[hue].nunique() - 1)
+    points(ax, lines, styles, lines=True, x="steps", y="value", hue=hue, dodge=dodge or False, capsize=0.04)
+    chance_line(ax, chance)
+    ax.set(xlabel="Tuning steps (0 = base model)", ylabel=label)
+    percent_axis(ax, high=103)
+
+
+def _bars(ax: Axes, frame: pd.DataFrame, colours: Mapping[str, str], **options: object) -> None:
+    """Horizontal bars; those in vermilion are hatched, so that the two kinds differ without colour."""
+    palette = {name: PALETTE[colour] for name, colour in colours.items() if name in set(frame[options["hue"]])}
+    sns.barplot(frame, ax=ax, hue_order=list(palette), palette=palette, saturation=1, errorbar=None, edgecolor="white", **options)
+    for name, bars in zip(palette, ax.containers, strict=True):
+        for bar in (*bars, *[handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True) if label == name]):
+            bar.set_hatch("//" if colours[name] == "vermilion" else "")

@@ -1,0 +1,183 @@
+"""The one look: fonts, minus signs, styles, and the data that the figures draw."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import matplotlib as mpl
+import pandas as pd
+import pytest
+
+from jmedlora_utils.analysis import metrics_study
+from jmedlora_utils.figures import exam_plots, metrics_plots, style, tuning_plots
+
+BASES = pd.DataFrame(
+    [("en-small", 2e5, "english"), ("en-medium", 8e5, "english"), ("en-large", 3e6, "english"), ("ja-medium", 8e5, "japanese")],
+    columns=["base", "size_params", "centric"],
+)
+
+
+@pytest.fixture(autouse=True)
+def look():
+    with mpl.rc_context():
+        style.use_style()
+        yield
+
+
+def estimates(**columns):
+    frame = pd.DataFrame(columns)
+    return frame.assign(low=frame["value"] - 0.1, high=frame["value"] + 0.1)
+
+
+def draw(figure):
+    figure.savefig(io.BytesIO(), dpi=40)
+    return figure.axes[0]
+
+
+def labels(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def heights(ax):
+    """The values of every line with a marker, in percent."""
+    values = [y for line in ax.lines if line.get_marker() not in ("None", "") for y in line.get_ydata()]
+    return sorted(round(float(y)) for y in values if not math.isnan(y))
+
+
+def test_japanese_glyphs_are_drawn():
+    frame = pd.DataFrame({"tokenizer": ["日本語の医療・鱗条病", "英語"], "language": ["ja", "ja"], "tokens_per_character": [0.5, 1.5]})
+    assert [t.get_text() for t in draw(tuning_plots.fertility(frame)).get_yticklabels()] == ["日本語の医療・鱗条病", "英語"]
+
+
+def test_a_missing_glyph_is_an_error():
+    style.use_style()  # pytest resets the warning filters between a fixture and its test
+    figure, axes = style.new_figure()
+    axes[0, 0].set_title("\U00012000")  # a cuneiform sign, in none of the fonts
+    with pytest.raises(UserWarning, match="missing from"):
+        draw(figure)
+
+
+def test_gains_by_size_show_every_base_in_points_with_ascii_minus_signs():
+    gains = estimates(base=["en-small", "en-large"], value=[-0.2, 0.3], size_params=[2e5, 3e6], centric=["english", "english"])
+    ax = draw(tuning_plots.gain_by_size(gains, style.base_styles(BASES)))
+    assert {-20, 30} <= set(heights(ax))
+    ticks = [t.get_text() for t in ax.get_yticklabels()]
+    assert any("-" in t for t in ticks) and not any("\u2212" in t for t in ticks)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["200k", "3M"]
+
+
+def test_every_base_has_its_own_look_and_language_its_own_dashes():
+    styles = style.base_styles(BASES)
+    assert len({(s.colour, s.marker) for s in styles.values()}) == len(BASES)
+    assert {b: s.dashes for b, s in styles.items()} == {"en-small": "-", "en-medium": "-", "en-large": "-", "ja-medium": "--"}
+
+
+def test_accuracy_by_steps_draws_values_and_intervals_in_percent():
+    frame = estimates(base=["en-small", "en-small", "en-large", "en-large"], steps=[0, 100, 0, 100], value=[0.2, 0.4, 0.2, 0.8])
+    figure = tuning_plots.accuracy_by_steps(frame, style.base_styles(BASES), chance=0.18)
+    ax = draw(figure)
+    assert heights(ax) == [20, 20, 40, 80]
+    drawn = {round(float(y)) for line in ax.lines for y in line.get_ydata() if not math.isnan(y)}
+    assert {10, 30, 50, 70, 90, 18} <= drawn, "ends of the intervals and the chance line"
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "100"]
+    assert ax.get_ylim() == (0, 103)
+    assert labels(figure) == ["en-small", "en-large", "chance"]
+
+
+def test_a_series_keeps_its_look_in_every_figure():
+    frame = estimates(base=["ja-medium", "ja-medium"], steps=[0, 100], value=[0.2, 0.4])
+    ax = draw(tuning_plots.accuracy_by_steps(frame, style.base_styles(BASES)))
+    line = next(line for line in ax.lines if len(line.get_ydata()) == 2 and line.get_marker() == "D")
+    assert mpl.colors.to_hex(line.get_color()).upper() == style.JAPANESE_REDS[0] and line.get_linestyle() == "--"
+
+
+def test_an_interval_that_rounding_turned_round_does_not_break_a_figure():
+    frame = pd.DataFrame({"run": ["a"], "steps": [0], "value": [0.5], "low": [0.5 + 1e-12], "high": [0.5]})
+    assert heights(draw(tuning_plots.forgetting(frame, chance=0.2))) == [50]
+
+
+def test_groups_of_facts_have_fixed_names():
+    facts = list(tuning_plots.FACTS)
+    frame = estimates(condition=["base"] * len(facts), facts=facts, value=[0.2] * (len(facts) - 1) + [0.9])
+    figure = tuning_plots.dot_intervals(frame, 0.2)
+    draw(figure)
+    assert labels(figure) == [*(name for name, _ in tuning_plots.FACTS.values()), "chance"]
+
+
+def test_loss_curves_draw_the_mean_over_seeds():
+    series = pd.DataFrame({"run": ["a"] * 4, "seed": [1, 1, 2, 2], "step": [1, 2, 1, 2], "loss": [3.0, 1.0, 1.0, 1.0]})
+    ax = draw(tuning_plots.loss_curves(series))
+    assert list(ax.lines[0].get_ydata()) == [2.0, 1.0]
+
+
+def test_flip_bars_count_in_percent_of_the_group():
+    flipped = pd.DataFrame({"facts": ["taught"] * 4 + ["untaught"] * 2, "flip": ["fixed", "fixed", "broken", "x", "fixed", "broken"]})
+    figure = tuning_plots.flip_bars(flipped)
+    ax = draw(figure)
+    assert sorted(round(bar.get_width()) for bars in ax.containers for bar in bars) == [-50, -25, 50, 50]
+    assert {bar.get_hatch() for bar in ax.containers[0]} == {"//"}, "the two kinds differ without colour"
+    assert labels(figure) == ["broken", "fixed"]
+
+
+def test_minutes_start_at_zero():
+    frame = estimates(run=["a", "b"], minutes=[1.0, 2.0], value=[0.2, 0.4])
+    ax = draw(tuning_plots.gain_by_minutes(frame))
+    assert ax.get_xlim()[0] == 0 and {20, 40} <= set(heights(ax))
+
+
+def test_the_story_shows_groups_of_facts_and_the_gain_of_each_base():
+    lines = estimates(facts=["taught", "taught", "untaught", "untaught"], steps=[0, 80, 0, 80], value=[0.2, 0.9, 0.2, 0.2])
+    gains = estimates(base=["en-small", "ja-medium"], value=[0.3, 0.1])
+    figure = tuning_plots.story(lines, gains, style.base_styles(BASES), 0.175)
+    assert [t.get_text() for t in draw(figure).get_xticklabels()] == ["0", "80"]
+    assert [t.get_text() for t in figure.axes[1].get_yticklabels()] == ["ja-medium", "en-small"]
+    assert labels(figure) == ["taught, trained phrasing", "untaught (control)", "chance"]
+
+
+def test_published_scores_stand_in_one_panel_per_family_and_rows_without_a_number_in_none():
+    frame = pd.DataFrame({"family": ["a", "a", "b", "c"], "system": ["x", "y", "x", "z"], "percent": [10.0, 20.0, 30.0, float("nan")]})
+    figure = exam_plots.published_scores(frame, {"a": "First", "b": "Second", "c": "Third"})
+    draw(figure)
+    assert [ax.get_title(loc="right") for ax in figure.axes] == ["First", "Second"]
+    assert [sorted(ax.collections[0].get_offsets()[:, 0]) for ax in figure.axes] == [[10.0, 20.0], [30.0]]
+
+
+def test_an_examination_without_marks_is_drawn_without_a_bar():
+    card = pd.DataFrame(
+        {"system": ["x", "y"] * 2, "year": [2018, 2018, 2031, 2031], "required": [100, 120, 90, 80], "general": [200, 210, 220, 190]}
+    )
+    figure = exam_plots.points_against_marks(card)
+    left = draw(figure)
+    assert {90, 100, 80, 120} <= set(heights(left))
+    assert [float(bar.get_segments()[0][0][1]) for bar in left.collections] == [160]
+    assert labels(figure) == ["x", "y", "mark"]
+
+
+NEEDED = pd.DataFrame(
+    [(0.01, "unpaired", None, 34_000), (0.05, "unpaired", None, 1400), (0.01, "paired", 0.1, 7800), (0.05, "paired", 0.1, 300)],
+    columns=["difference", "design", "discordant", "n"],
+)
+
+
+@pytest.mark.parametrize(
+    ("plot", "table"),
+    [
+        (metrics_plots.blind_levels, "levels"),
+        (metrics_plots.winners, "picks"),
+        (metrics_plots.damage_curves, "damage"),
+        (metrics_plots.credit_table, "changes"),
+        (lambda exam: metrics_plots.points_by_accuracy(exam, {"gpt4": "GPT-4"}), "exam"),
+        (metrics_plots.passing_curves, "passing"),
+        (lambda _: metrics_plots.questions_needed(NEEDED, {"IgakuQA": 1158}), "levels"),
+    ],
+)
+def test_figures_of_the_metrics_draw_the_committed_evidence_without_a_title(plot, table):
+    figure = plot(metrics_study.read().tables[table])
+    draw(figure)
+    assert all(ax.get_title() == "" and ax.has_data() for ax in figure.axes)
+
+
+@pytest.mark.parametrize(("n", "label"), [(159_000, "159k"), (1_960_000, "1.96M"), (7e9, "7B"), (12, "12")])
+def test_sizes_are_short(n, label):
+    assert tuning_plots.size_label(n) == label
