@@ -19,44 +19,50 @@ BOOK_STAMP := $(VENV)/.book-$(shell cat pyproject.toml constraints.txt | cksum |
 # A Python of your own choice: make PYTHON=/path/to/python3.12 ...; else the first of python3.11, python3.12 and python3.13.
 export PYTHON TORCH_INDEX
 
+# One argument of a shell command, whatever it holds.
+quoted = '$(subst ','\'',$(1))'
+
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test book example plan fetch exams export cards lab pins clean
+.PHONY: help reproduce test test-all book example plan fetch exams export cards lab pins clean
 
 help:  ## list the commands
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 	@echo "  PRESET=$(PRESET) (one of $(patsubst notebooks/presets/%.yaml,%,$(wildcard notebooks/presets/*.yaml))) JOBS=$(JOBS) TORCH_INDEX=$(TORCH_INDEX)"
 	@echo "  PROFILE=slurm runs the notebooks as jobs of a cluster"
 
 reproduce: $(STAMP)  ## run a preset through every notebook and build the book
-	@$(BIN)/python -m jmedlora_utils reproduce --preset $(PRESET) --jobs $(JOBS) $(if $(PROFILE),--profile $(PROFILE)) --install-seconds "$$(cat $(STAMP))"
+	@$(BIN)/python -m jmedlora_utils reproduce --preset $(call quoted,$(PRESET)) --jobs $(call quoted,$(JOBS)) $(if $(PROFILE),--profile $(call quoted,$(PROFILE))) --install-seconds "$$(cat $(STAMP))"
 	@echo 0 > $(STAMP)
 
-test: $(STAMP)  ## everything that CI checks
+test: $(STAMP)  ## everything that CI checks, but the long tests
 	@bash .ci/checks
+
+test-all: $(STAMP)  ## the long tests too
+	@bash .ci/checks all
 
 # The book of committed evidence needs no torch: the full installation serves where it is there, else the book's own packages.
 book: $(or $(wildcard $(STAMP)),$(BOOK_STAMP))  ## build the book from committed evidence; with PRESET=, from that preset's last run
-	@$(BIN)/python -m jmedlora_utils book --jobs $(JOBS) $(if $(filter file,$(origin PRESET)),,--preset $(PRESET))
+	@$(BIN)/python -m jmedlora_utils book --jobs $(call quoted,$(JOBS)) $(if $(filter file,$(origin PRESET)),,--preset $(call quoted,$(PRESET)))
 
 example: $(or $(wildcard $(STAMP)),$(BOOK_STAMP))  ## fetch the examination of the question on the method page, before make book
 	@$(BIN)/python -m jmedlora_utils exams --example
 
 plan: $(STAMP)  ## print what a preset would run, and what it takes on a card (CARD=24, 48, 80 or 141)
-	@$(BIN)/python -m jmedlora_utils plan --preset $(PRESET)
+	@$(BIN)/python -m jmedlora_utils plan --preset $(call quoted,$(PRESET))
 	@echo
-	@$(BIN)/python -m jmedlora_utils.models.planner --preset $(PRESET) $(if $(CARD),--card $(CARD))
+	@$(BIN)/python -m jmedlora_utils.models.planner --preset $(call quoted,$(PRESET)) $(if $(CARD),--card $(call quoted,$(CARD)))
 
 fetch: $(STAMP)  ## download the models and examinations of a preset, for jobs without a network
-	@$(BIN)/python -m jmedlora_utils fetch --preset $(PRESET)
+	@$(BIN)/python -m jmedlora_utils fetch --preset $(call quoted,$(PRESET))
 
 exams: $(STAMP)  ## fetch the examination questions and verify them (a cluster's login node, CI)
 	@$(BIN)/python -m jmedlora_utils exams
 
 export: $(STAMP)  ## copy an adapter with its model card (ADAPTER=folder OUT=folder; MERGE=1 for a whole model, DTYPE=float32)
-	@$(BIN)/python -m jmedlora_utils export --adapter $(ADAPTER) --out $(OUT) $(if $(BASE),--base $(BASE)) $(if $(MERGE),--merge) $(if $(DTYPE),--dtype $(DTYPE))
+	@$(BIN)/python -m jmedlora_utils export --adapter $(call quoted,$(ADAPTER)) --out $(call quoted,$(OUT)) $(if $(BASE),--base $(call quoted,$(BASE))) $(if $(MERGE),--merge) $(if $(DTYPE),--dtype $(call quoted,$(DTYPE)))
 
 cards: $(STAMP)  ## write a model card into every adapter of a preset
-	@$(BIN)/python -m jmedlora_utils cards --preset $(PRESET)
+	@$(BIN)/python -m jmedlora_utils cards --preset $(call quoted,$(PRESET))
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3" >/dev/null

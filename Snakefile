@@ -12,7 +12,7 @@ import sys
 from jmedlora_utils.core import paths
 from jmedlora_utils.workflow.runner import plan
 
-PRESET = config.get("preset", "mini")
+PRESET = str(config.get("preset", "mini"))
 STEPS = plan(PRESET)
 
 

@@ -8,22 +8,18 @@ import time
 from pathlib import Path
 
 from jmedlora_utils.book import builder, fragments
-from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.errors import exit_status
 from jmedlora_utils.core.presets import load_preset, preset_names
 from jmedlora_utils.data import fetch
 from jmedlora_utils.models import hub
 from jmedlora_utils.workflow import export, model_card, runner
-from jmedlora_utils.workflow.checks import check_preset
+from jmedlora_utils.workflow.checks import load_checked
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        return int(options.run(options) or 0)
-    except JmedloraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,13 +37,13 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", "execute one notebook of a preset", _run)
     run.add_argument("--output", required=True, help="stem of the executed copy, for example 20_tune_lora__en-large")
     run.add_argument("--seed", type=int, help="seed of its workspace; leave it out for analysis over all seeds")
-    run.add_argument("--threads", type=int, help="processor threads of the notebook")
+    run.add_argument("--threads", type=_count, help="processor threads of the notebook")
     reproduce = command("reproduce", "run a preset, build the book, print the times", _reproduce)
-    reproduce.add_argument("--jobs", type=int, default=2, help="notebooks side by side")
+    reproduce.add_argument("--jobs", type=_count, default=2, help="notebooks side by side")
     reproduce.add_argument("--profile", default="", help="run on a cluster: a folder of profiles/, for example slurm, or one of your own")
     reproduce.add_argument("--install-seconds", type=float, default=0.0, help="what the installation took, for the table of times")
     build = command("book", "build the book of a preset's last run, or of committed evidence where no preset is named", _book)
-    build.add_argument("--jobs", type=int, default=2, help="analysis notebooks side by side, for committed evidence")
+    build.add_argument("--jobs", type=_count, default=2, help="analysis notebooks side by side, for committed evidence")
     for added in (reproduce, build):
         added.add_argument("--html", type=Path, default=builder.HTML, help="folder of the built book; new, empty or an earlier build")
         added.add_argument("--strict", action="store_true", help="refuse a book with warnings, as the project's own checks do")
@@ -59,16 +55,20 @@ def _parser() -> argparse.ArgumentParser:
     give.add_argument("--out", type=Path, required=True, help="the folder to make")
     give.add_argument("--base", default="", help="where its base lies now, if elsewhere: a folder or name@commit")
     give.add_argument("--merge", action="store_true", help="write a whole model: the adapter merged into the unquantised base")
-    give.add_argument("--dtype", default="", help="of the merged weights: float32, bfloat16 or float16; default: as the base is stored")
+    give.add_argument("--dtype", default="", choices=list(export.BYTES), help="of the merged weights; default: as the base is stored")
     command("cards", "write a model card into every adapter of a preset", _cards)
     command("tidy", "sort and tidy the bibliography", _tidy, preset=False)
     return parser
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
 def _plan(options: argparse.Namespace) -> None:
-    preset = load_preset(options.preset)
-    check_preset(preset)
-    print(runner.matrix(preset))
+    print(runner.matrix(load_checked(options.preset)))
 
 
 def _run(options: argparse.Namespace) -> None:

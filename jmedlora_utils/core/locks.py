@@ -23,10 +23,14 @@ def alone(lock: Path, what: str) -> Iterator[int]:
         it ends too.
 
     Raises:
-        JmedloraError: Another process holds the lock.
+        JmedloraError: Another process holds the lock, or the folder cannot be written.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    except OSError as error:
+        raise JmedloraError(f"{lock.parent}: cannot be written ({error.strerror}); choose a folder that can") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
+import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from jmedlora_utils.core import paths
-from jmedlora_utils.core.presets import load_preset, require_device
+from jmedlora_utils.core.presets import assignments, compare_parameters, load_preset, require_device
 from jmedlora_utils.core.records import device_name, package_versions
 
 T = TypeVar("T")
+INJECTED = "# Parameters"
+RUNNER = "JMEDLORA_RUNNER"  # process id of the step whose kernel this is
 
 
-def start(preset: str, seed: int | None = None, card: bool = False) -> paths.Workspace:
-    """Opens a notebook: quiet libraries, the device checked where a model runs in it.
+def start(preset: str, seed: int | None = None, run_name: str | None = None, card: bool = False) -> paths.Workspace:
+    """Opens a notebook: quiet libraries, parameters and names checked, the device checked where a model runs in it.
 
     Args:
         preset: Name of the preset; an unknown one is refused.
         seed: Seed of the workspace; None for analysis over all seeds, which uses the first.
+        run_name: Name of the run, where the notebook has one.
         card: Whether the notebook runs a model, and so needs the GPU that the preset may ask for.
 
     Returns:
         The folders this notebook reads and writes.
 
     Raises:
-        JmedloraError: The preset is unknown, or the notebook needs a GPU that is not there.
+        JmedloraError: papermill was given a parameter that the notebook does not declare, the preset is unknown, the run's name cannot
+            be used, or the notebook needs a GPU that is not there.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -35,10 +42,36 @@ def start(preset: str, seed: int | None = None, card: bool = False) -> paths.Wor
     warnings.filterwarnings("ignore", category=FutureWarning)
     # On a CPU with AVX512-BF16 it says at import that an optional kernel is not there; `models.loading` does not use that kernel.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    end_with_parent()
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    check_injected(shell.user_ns.get("In", []) if shell else [])
     settings = load_preset(preset)
+    if run_name is not None:
+        paths.check_name(run_name, "parameter run_name")
     if card:
         require_device(settings.device)
     return paths.Workspace(preset, settings.seeds[0] if seed is None else seed)
+
+
+def check_injected(cells: Sequence[str]) -> None:
+    """Refuses parameters that papermill injected and the notebook does not declare; papermill itself only warns.
+
+    Args:
+        cells: Sources of the cells that ran, in order. papermill's own opens with `INJECTED` and follows the parameters cell.
+
+    Raises:
+        JmedloraError: Names the parameter and the nearest declared name.
+    """
+    place = next((number for number, cell in enumerate(cells) if cell.startswith(INJECTED)), 0)
+    declaring = next((cell for cell in reversed(cells[:place]) if cell.strip()), "")
+    if declaring:
+        compare_parameters("this notebook", assignments(declaring, "parameters"), assignments(cells[place], "papermill"), "papermill")
+
+
+def end_with_parent() -> None:
+    """Makes the kernel of a running preset end when the process that started it is killed, so that no notebook runs on unseen (Linux)."""
+    if sys.platform == "linux" and os.environ.get(RUNNER) == str(os.getppid()):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def quiet() -> bool:

@@ -48,12 +48,12 @@ def check_name(name: object, what: str) -> str:
         what: What bears the name, as the error calls it: `run_name`, `preset`.
 
     Raises:
-        JmedloraError: It has other characters, or is no text.
+        JmedloraError: It has other characters or more than 100, or is no text.
     """
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > 100:
         raise JmedloraError(
-            f"{what} {name!r}: a name has letters, digits, '.', '-' and single '_' between them, and starts with a letter or a digit; "
-            "choose another name"
+            f"{what} {name!r:.110}: a name has letters, digits, '.', '-' and single '_' between them, at most 100, and starts with a "
+            "letter or a digit; choose another name"
         )
     return name
 

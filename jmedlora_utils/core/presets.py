@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import ast
-import difflib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BeforeValidator, Field
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.paths import check_name
+from jmedlora_utils.core.records import read_json, read_text
+from jmedlora_utils.core.settings import Checked, near
 
-DEVICES = ("any", "cuda")
-PRESET_KEYS = ("extends", "about", "device", "seeds", "prepare", "defaults", "runs", "analyse", "show")
-GIVEN = ("preset", "seed", "run_name")
 TUNE_NOTEBOOK = "20_tune_lora"
 EVALUATE_NOTEBOOK = "30_evaluate_exam"
+
+Block = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]  # an empty block of YAML is None
+
+
+class _Run(Checked):
+    tune: dict[str, Any] | None = Field(default_factory=dict)
+    evaluate: Block = Field(default_factory=dict)
+
+
+class _Defaults(Checked):
+    tune: Block = Field(default_factory=dict)
+    evaluate: Block = Field(default_factory=dict)
+
+
+class _File(Checked):
+    """What a preset's YAML file may hold."""
+
+    extends: str = ""
+    about: str = ""
+    device: Literal["any", "cuda"] = "any"
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[1], min_length=1)
+    prepare: dict[str, Block] = Field(default_factory=dict)
+    defaults: Annotated[_Defaults, BeforeValidator(lambda value: value or {})] = Field(default_factory=_Defaults)
+    runs: dict[str, Annotated[_Run, BeforeValidator(lambda value: {} if value is None else value)]] = Field(default_factory=dict)
+    analyse: dict[str, Block] = Field(default_factory=dict)
+    show: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +87,7 @@ class Preset:
 
     Attributes:
         device: `any`, or `cuda` where every run needs a GPU.
-        prepare: Notebook stem to parameters, in order; each runs once a seed. An entry `stem__part` runs the same
+        prepare: Notebook stem to parameters, in order; each runs once per seed. An entry `stem__part` runs the same
             notebook for one part (one base), so that parts run side by side; `stem` alone then sums them up.
         analyse: Notebook stem to parameters; each runs once over all seeds.
         show: Run whose executed notebooks 20 and 30 stand in the book.
@@ -100,12 +125,11 @@ class Preset:
         return {base for entry, given in self.prepare.items() for base in (declared_parameters(_stem(entry)) | given).get("bases", [])}
 
     def _evaluations(self, run: Run, seed: int, named: dict[str, Any], ready: tuple[str, ...]) -> list[Job]:
-        """Notebook 30 of a run. With `num_shards`, one job a shard, and then the unsplit notebook, which finds all answers made."""
+        """Notebook 30 of a run. With `num_shards`, one job per shard, and then the unsplit notebook, which finds all answers made."""
         output, parameters = f"{EVALUATE_NOTEBOOK}__{run.name}", named | run.evaluate
         shards = parameters.pop("num_shards", 1)
-        split = {"num_shards": shards}
         parts = [
-            Job(EVALUATE_NOTEBOOK, f"{output}__shard{i}", seed, parameters | split | {"shard_index": i}, ready)
+            Job(EVALUATE_NOTEBOOK, f"{output}__shard{i}", seed, parameters | {"num_shards": shards, "shard_index": i}, ready)
             for i in range(shards if shards > 1 else 0)
         ]
         return [*parts, Job(EVALUATE_NOTEBOOK, output, seed, parameters, (*ready, *(part.output for part in parts)))]
@@ -127,87 +151,76 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> Preset:
-    """Reads `notebooks/presets/<name>.yaml` and checks every key and parameter in it.
+    """Reads `notebooks/presets/<name>.yaml` and checks every key, name and parameter in it.
 
     A preset may extend another: mappings merge, anything else replaces.
 
     Raises:
         JmedloraError: The preset, a key, a notebook or a parameter is unknown, or a value is not allowed.
     """
-    raw = _read_preset(paths.check_name(name, "preset"))
     where = f"preset {name!r}"
-    for key in ("prepare", "defaults", "runs", "analyse"):
-        if not isinstance(raw.get(key) or {}, dict):
-            raise JmedloraError(f"{where}: {key} must be a mapping, found {raw[key]!r:.60}")
-    for key in ("about", "show"):
-        if not isinstance(raw.get(key, ""), str):
-            raise JmedloraError(f"{where}: {key} must be a text, found {raw[key]!r:.60}")
-    if raw.get("device", "any") not in DEVICES:
-        raise JmedloraError(f"{where}: device {raw['device']!r} is not one of {', '.join(DEVICES)}")
-    seeds = raw.get("seeds", [1])
-    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds) or len(set(seeds)) != len(seeds):
-        raise JmedloraError(f"{where}: seeds must be a list of different whole numbers, found {seeds!r}")
-    defaults = _blocks(raw.get("defaults") or {}, f"{where}, defaults")
-    if unknown := set(defaults) - {"tune", "evaluate"}:
-        raise JmedloraError(f"{where}: defaults has no key {sorted(unknown)[0]!r}; it knows tune and evaluate")
+    file = _File.read(_read_preset(name), where)
+    if len(set(file.seeds)) != len(file.seeds):
+        raise JmedloraError(f"{where}: seeds must differ, found {file.seeds}")
     runs = []
-    for run_name, run in _blocks(raw.get("runs") or {}, f"{where}, runs").items():
-        run = _blocks({} if run is None else run, f"{where}, run {run_name!r}")
-        paths.check_name(run_name, f"{where}, run")
-        if unknown := set(run) - {"tune", "evaluate"}:
-            raise JmedloraError(f"{where}, run {run_name!r}: no key {sorted(unknown)[0]!r}; a run has tune and evaluate")
-        tune = None if run.get("tune", {}) is None else (defaults.get("tune") or {}) | (run.get("tune") or {})
-        runs.append(Run(run_name, tune, (defaults.get("evaluate") or {}) | (run.get("evaluate") or {})))
-    prepare = _blocks({k: v or {} for k, v in (raw.get("prepare") or {}).items()}, f"{where}, prepare")
-    analyse = _blocks({k: v or {} for k, v in (raw.get("analyse") or {}).items()}, f"{where}, analyse", given=("seed", "run_name"))
+    for run_name, run in file.runs.items():
+        check_name(run_name, f"{where}, run")
+        tune = None if run.tune is None else file.defaults.tune | run.tune
+        runs.append(Run(run_name, tune, file.defaults.evaluate | run.evaluate))
+        for notebook, block in ((TUNE_NOTEBOOK, tune or {}), (EVALUATE_NOTEBOOK, runs[-1].evaluate)):
+            _refuse_reserved(f"{where}, {notebook}__{run_name}", block, ("preset", "seed", "run_name"))
+    for entry, block in file.prepare.items():
+        _refuse_reserved(f"{where}, {entry}", block, ("preset", "seed"))
+        for part in entry.split("__")[1:]:
+            check_name(part, f"{where}, {entry}")
     preset = Preset(
         name=name,
-        about=raw.get("about", ""),
-        device=raw.get("device", "any"),
-        seeds=tuple(seeds),
-        prepare=dict(sorted(prepare.items(), key=lambda item: (_stem(item[0]), item[0] == _stem(item[0]), item[0]))),
+        about=file.about,
+        device=file.device,
+        seeds=tuple(file.seeds),
+        prepare=dict(sorted(file.prepare.items(), key=lambda item: (_stem(item[0]), item[0] == _stem(item[0]), item[0]))),
         runs=tuple(runs),
-        analyse=analyse,
-        show=raw.get("show", runs[0].name if runs else ""),
+        analyse=file.analyse,
+        show=file.show or (runs[0].name if runs else ""),
     )
-    if preset.show and preset.show not in {r.name for r in preset.runs}:
+    if preset.show and preset.show not in file.runs:
         raise JmedloraError(f"{where}: show names the run {preset.show!r}, which it does not have")
+    shards = [(run.name, run.evaluate.get("num_shards", 1)) for run in runs]
+    if wrong := [(run, number) for run, number in shards if type(number) is not int or number < 1]:
+        raise JmedloraError(f"{where}, run {wrong[0][0]!r}: num_shards is {wrong[0][1]!r}; it must be a whole number of at least 1")
     for job in preset.jobs():
         check_parameters(job.notebook, job.parameters, where=f"{where}, {job.output}")
+    for base in sorted(preset.bases_made()):
+        check_name(base, f"{where}, bases")
     return preset
 
 
-def _blocks(blocks: Any, where: str, given: Sequence[str] = GIVEN) -> dict[str, dict[str, Any]]:
-    """Mappings of parameters; those that the preset itself gives are refused inside them."""
-    if not isinstance(blocks, dict):
-        raise JmedloraError(f"{where}: it must be a mapping, found {blocks!r:.60}")
-    for name, block in blocks.items():
-        if not isinstance(name, str) or not isinstance(block or {}, dict):
-            raise JmedloraError(f"{where}: {name!r} must be a name with a mapping of parameters, found {block!r:.60}")
-        for key in block or {}:
-            if key in given:
-                raise JmedloraError(f"{where}, {name}: {key!r} comes from the preset itself; remove the line")
-    return blocks
+def check_parameters(stem: str, parameters: Mapping[str, Any], where: str = "papermill") -> None:
+    """Refuses a parameter that the notebook does not declare, or whose type differs from its default; see `compare_parameters`."""
+    compare_parameters(f"notebook {stem}", declared_parameters(stem), parameters, where)
 
 
-def check_parameters(stem: str, parameters: dict[str, Any], where: str = "papermill") -> None:
-    """Refuses a parameter that the notebook does not declare, or whose type differs from its default.
+def compare_parameters(notebook: str, declared: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
+    """Refuses what papermill accepts in silence: a misspelt parameter, or one of another type.
 
-    papermill accepts a misspelt parameter and exits 0, so this runs before it.
+    Args:
+        notebook: The notebook as the error names it.
+        declared: Its parameters and their defaults.
+        given: What it is to run with.
+        where: Who gave them.
 
     Raises:
         JmedloraError: Names the parameter, the notebook and the nearest declared name.
     """
-    declared = declared_parameters(stem)
-    for key, value in parameters.items():
+    for key, value in given.items():
         if key not in declared:
-            raise JmedloraError(f"{where}: notebook {stem} has no parameter {key!r}{_hint(key, declared)}")
+            raise JmedloraError(f"{where}: {notebook} has no parameter {key!r}{near(key, declared)}")
         default = declared[key]
-        number = isinstance(default, float) and type(value) is int
-        if type(value) is not type(default) and not number:
-            raise JmedloraError(
-                f"{where}: parameter {key!r} of notebook {stem} takes {type(default).__name__} (default {default!r}), got {value!r}"
-            )
+        kinds = {type(item) for item in default} or {str} if isinstance(default, list) else set()
+        fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+        if not fits or (len(kinds) == 1 and any(type(item) not in kinds for item in value)):
+            kind = f"list of {kinds.pop().__name__}" if len(kinds) == 1 else type(default).__name__
+            raise JmedloraError(f"{where}: parameter {key!r} of {notebook} takes {kind} (default {default!r}), got {value!r}")
 
 
 @cache
@@ -217,20 +230,29 @@ def declared_parameters(stem: str) -> dict[str, Any]:
     Raises:
         JmedloraError: No such notebook, no parameters cell, or a default that is no flat literal.
     """
-    path = paths.NOTEBOOKS / f"{stem}.ipynb"
+    where = paths.relative(paths.NOTEBOOKS / f"{stem}.ipynb")
     cells = [source for source, tags in notebook_cells(stem) if "parameters" in tags]
     if len(cells) != 1:
-        raise JmedloraError(f"{paths.relative(path)}: {len(cells)} cells are tagged 'parameters', exactly one must be")
+        raise JmedloraError(f"{where}: {len(cells)} cells are tagged 'parameters', exactly one must be")
+    return assignments(cells[0], where)
+
+
+def assignments(source: str, where: str) -> dict[str, Any]:
+    """Names and values of a cell that holds nothing but assignments of literals.
+
+    Raises:
+        JmedloraError: The cell holds anything else; papermill could not replace it.
+    """
     found: dict[str, Any] = {}
-    for node in ast.parse(cells[0]).body:
+    for node in ast.parse(source).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         value = getattr(node, "value", None)
         if not isinstance(target, ast.Name) or value is None:
-            raise JmedloraError(f"{paths.relative(path)}: the parameters cell holds more than assignments: {ast.unparse(node)!r}")
+            raise JmedloraError(f"{where}: the parameters cell holds more than assignments: {ast.unparse(node)!r}")
         try:
             found[target.id] = ast.literal_eval(value)
         except ValueError as error:
-            raise JmedloraError(f"{paths.relative(path)}: parameter {target.id!r} is no literal; papermill cannot replace it") from error
+            raise JmedloraError(f"{where}: parameter {target.id!r} is no literal; papermill cannot replace it") from error
     return found
 
 
@@ -244,12 +266,8 @@ def notebook_cells(stem: str) -> list[tuple[str, list[str]]]:
     """
     path = paths.NOTEBOOKS / f"{stem}.ipynb"
     if not path.is_file():
-        raise JmedloraError(f"no notebook {stem!r}{_hint(stem, (p.stem for p in paths.NOTEBOOKS.glob('*.ipynb')))}")
-    try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except json.JSONDecodeError as error:
-        raise JmedloraError(f"{paths.relative(path)}:{error.lineno}: not valid JSON ({error.msg})") from error
-    return [("".join(c["source"]), c["metadata"].get("tags", [])) for c in cells if c["cell_type"] == "code"]
+        raise JmedloraError(f"no notebook {stem!r}{near(stem, (p.stem for p in paths.NOTEBOOKS.glob('*.ipynb')))}")
+    return [("".join(c["source"]), c["metadata"].get("tags", [])) for c in read_json(path)["cells"] if c["cell_type"] == "code"]
 
 
 def require_device(device: str) -> None:
@@ -269,28 +287,29 @@ def require_device(device: str) -> None:
 
 
 def _read_preset(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    path = paths.PRESETS / f"{name}.yaml"
+    path = paths.PRESETS / f"{check_name(name, 'preset')}.yaml"
     if not path.is_file():
-        raise JmedloraError(f"no preset {name!r}{_hint(name, preset_names())}")
+        raise JmedloraError(f"no preset {name!r}{near(name, preset_names())}")
     if name in seen:
         raise JmedloraError(f"preset {name!r} extends itself: {' -> '.join((*seen, name))}")
+    where = paths.relative(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except UnicodeDecodeError as error:
-        raise JmedloraError(f"{paths.relative(path)}: not in UTF-8; save it in that encoding") from error
+        raw = yaml.safe_load(read_text(path)) or {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise JmedloraError(f"{paths.relative(path)}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+        raise JmedloraError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', error)}); correct the line") from error
     if not isinstance(raw, dict):
-        raise JmedloraError(f"{paths.relative(path)}: a preset is a mapping of {', '.join(PRESET_KEYS)}; found {raw!r:.60}")
-    if unknown := set(raw) - set(PRESET_KEYS):
-        key = sorted(map(str, unknown))[0]
-        raise JmedloraError(f"{paths.relative(path)}: no key {key!r}{_hint(key, PRESET_KEYS)}")
+        raise JmedloraError(f"{where}: a preset is a mapping of {', '.join(_File.model_fields)}; found {type(raw).__name__}")
+    _File.read(raw, where)
     if parent := raw.pop("extends", None):
-        paths.check_name(parent, f"{paths.relative(path)}: extends")
         raw = _merge(_read_preset(parent, (*seen, name)), raw)
     return raw
+
+
+def _refuse_reserved(where: str, block: Mapping[str, Any], reserved: tuple[str, ...]) -> None:
+    if found := [key for key in reserved if key in block]:
+        raise JmedloraError(f"{where}: {found[0]!r} comes from the preset itself; remove the line")
 
 
 def _stem(entry: str) -> str:
@@ -303,9 +322,3 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
-
-
-def _hint(word: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

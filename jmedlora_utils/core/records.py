@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -12,13 +11,18 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.identity import installed_version
+from jmedlora_utils.core.settings import explain
 
 SCHEMA_VERSION = 1
 KINDS = ("prepare", "pretrain", "tune", "evaluate", "score", "benchmark")
@@ -38,8 +42,7 @@ PACKAGES = (
 )
 
 
-class RecordError(JmedloraError):
-    """A record or a JSONL file that cannot be read or written as asked."""
+RecordError = JmedloraError
 
 
 @dataclass
@@ -61,6 +64,8 @@ class Record:
         peak_memory_bytes: Peak memory of the device, or of the process on a CPU.
         status: One of `STATUSES`.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     kind: str
     name: str
@@ -84,9 +89,9 @@ class Record:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise RecordError(f"record {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
+            raise JmedloraError(f"record {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
         if self.status not in STATUSES:
-            raise RecordError(f"record {self.name!r}: status {self.status!r} is not one of {', '.join(STATUSES)}")
+            raise JmedloraError(f"record {self.name!r}: status {self.status!r} is not one of {', '.join(STATUSES)}")
         self.versions = self.versions or package_versions()
         self.device = self.device or device_name()
         self.created = self.created or datetime.now(UTC).isoformat(timespec="seconds")
@@ -109,30 +114,27 @@ def read_record(path: Path) -> Record:
     """Reads one record.
 
     Raises:
-        RecordError: The file is not JSON, has unknown or missing fields, or another schema version.
+        JmedloraError: The file is not JSON, has unknown, missing or wrong fields, or another schema version.
     """
+    raw = read_json(path)
+    if isinstance(raw, dict) and raw.get("schema_version") not in (None, SCHEMA_VERSION):
+        raise JmedloraError(f"{path}: schema version {raw['schema_version']}, this code reads {SCHEMA_VERSION}; run its step again")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); delete the file and run its step again") from error
-    if not isinstance(raw, dict):
-        raise RecordError(f"{path}: a record is a JSON object; delete the file and run its step again")
-    known = {f.name for f in fields(Record)}
-    required = {"kind", "name", "preset", "seed", "schema_version"}
-    if unknown := set(raw) - known:
-        raise RecordError(f"{path}: unknown field {sorted(unknown)[0]!r}; it was written by another version of jmedlora")
-    if missing := required - set(raw):
-        raise RecordError(f"{path}: field {sorted(missing)[0]!r} is missing; run its step again")
-    if raw["schema_version"] != SCHEMA_VERSION:
-        raise RecordError(f"{path}: schema version {raw['schema_version']}, this code reads {SCHEMA_VERSION}; run its step again")
-    return Record(**raw)
+        return _adapter().validate_python(raw)
+    except ValidationError as error:
+        raise JmedloraError(f"{path}: {explain(error, Record.__dataclass_fields__)}; delete the file and run its step again") from error
+
+
+@cache
+def _adapter() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)
 
 
 def load_records(folders: Path | Sequence[Path], kind: str | None = None, allow_smoke: bool = False) -> list[Record]:
     """Reads the finished records below the folders, sorted by path.
 
     Raises:
-        RecordError: A record is malformed, is a smoke run (unless allowed), or none is found.
+        JmedloraError: A record is malformed, is a smoke run (unless allowed), or none is found.
     """
     folders = [folders] if isinstance(folders, Path) else list(folders)
     files = sorted(p for folder in folders for p in folder.rglob("*.json") if p.parent.name == "records")
@@ -140,10 +142,10 @@ def load_records(folders: Path | Sequence[Path], kind: str | None = None, allow_
     found = [r for r in found if (kind is None or r.kind == kind) and r.status == "done"]
     if not found:
         where = ", ".join(paths.relative(f) for f in folders)
-        raise RecordError(f"no finished {kind or 'run'} record below {where}; run `make reproduce` first")
+        raise JmedloraError(f"no finished {kind or 'run'} record below {where}; run `make reproduce` first")
     smoke = [r.name for r in found if r.preset == "smoke"]
     if smoke and not allow_smoke:
-        raise RecordError(f"{smoke[0]}: smoke runs test the code and are no evidence; point the analysis at another preset")
+        raise JmedloraError(f"{smoke[0]}: smoke runs test the code and are no evidence; point the analysis at another preset")
     return found
 
 
@@ -162,8 +164,8 @@ def write_text(path: Path, text: str) -> Path:
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        mend = "free some space or choose another folder; nothing was changed"
-        raise RecordError(f"{path}: could not be written ({error.strerror}); {mend}") from error
+        fix = "free some space or choose another folder; nothing was changed"
+        raise JmedloraError(f"{path}: could not be written ({error.strerror}); {fix}") from error
     return path
 
 
@@ -176,25 +178,56 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Reads one JSON object a line; blank lines are skipped.
 
     Raises:
-        RecordError: The file is missing or a line is not a JSON object; names the file and the line.
+        JmedloraError: The file is missing or a line is not a JSON object; names the file and the line.
     """
     return [row for _, row in iter_jsonl(path)]
 
 
 def iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields `(line number, object)`; see `read_jsonl`."""
-    if not path.is_file():
-        raise RecordError(f"{path}: no such file")
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise RecordError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}); mend or remove the line") from error
+            raise JmedloraError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}); fix or remove the line") from error
         if not isinstance(row, dict):
-            raise RecordError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}; mend or remove the line")
+            raise JmedloraError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}; fix or remove the line")
         yield number, row
+
+
+def read_json(path: Path) -> Any:
+    """Reads one JSON file.
+
+    Raises:
+        JmedloraError: The file is missing, not UTF-8 or not JSON; names the file and the line.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise JmedloraError(
+            f"{path}:{error.lineno}: not valid JSON ({error.msg}); fix the line, or delete the file and make it again"
+        ) from error
+
+
+def read_text(path: Path) -> str:
+    """Reads a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        JmedloraError: The file is missing, cannot be read, or is in another encoding; names the line.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise JmedloraError(f"{path}: no such file") from error
+    except OSError as error:
+        raise JmedloraError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise JmedloraError(f"{path}:{line}: not UTF-8; save the file as UTF-8 (from Shift_JIS: iconv -f CP932 -t UTF-8)") from error
 
 
 def sha256_file(path: Path) -> str:
@@ -213,13 +246,7 @@ def sha256_text(text: str) -> str:
 
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that shape results, and of Python."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return {"python": platform.python_version()} | {name: installed_version(name) for name in PACKAGES}
 
 
 def git_state() -> tuple[str, bool]:

@@ -28,7 +28,7 @@ class Checked(BaseModel):
             JmedloraError: A field is unknown, missing, of the wrong type or out of range; names the first one and what it takes.
         """
         try:
-            return cls.model_validate(dict(values))
+            return cls.model_validate(values)
         except ValidationError as error:
             raise JmedloraError(f"{where}: {explain(error, cls.model_fields)}") from error
 
@@ -36,7 +36,9 @@ class Checked(BaseModel):
 def explain(error: ValidationError, known: Iterable[str]) -> str:
     """The first fault of a validation in one line: the field, what is wrong and, for an unknown one, the nearest known name."""
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
+    field = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    if first["loc"][-1:] == ("[key]",):
+        return f"the key {first['input']!r} is no text; put it in quotes"
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"no field {field!r}{near(field, known)}"
     if first["type"] in ("missing", "missing_argument"):

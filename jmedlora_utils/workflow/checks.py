@@ -9,11 +9,11 @@ from typing import Any
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, Run, declared_parameters
-from jmedlora_utils.data import exam_files
+from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, Run, declared_parameters, load_preset
+from jmedlora_utils.data import exam_files, invented_world
 from jmedlora_utils.evaluation import variants
 from jmedlora_utils.evaluation.settings import EvalSettings
-from jmedlora_utils.models import planner, registry
+from jmedlora_utils.models import planner, pretraining, registry
 from jmedlora_utils.tuning import launch
 from jmedlora_utils.tuning.settings import TuneSettings
 
@@ -22,12 +22,15 @@ LEAST = {"num_processes": 1, "examples": 0}
 PREPARE_EXAMS = "11_prepare_exams"
 
 
-def check_preset(preset: Preset) -> None:
-    """Refuses what would fail only after the first notebooks have run.
+def load_checked(name: str) -> Preset:
+    """A preset whose runs can start: refuses what would fail only after the first notebooks have run.
 
     Raises:
-        JmedloraError: Names the preset, the run and the parameter.
+        JmedloraError: See `load_preset`; names the preset, the run and the parameter.
     """
+    preset = load_preset(name)
+    for entry, given in preset.prepare.items():
+        _check_preparation(entry, declared_parameters(entry.split("__")[0]) | given, f"preset {preset.name!r}, {entry}")
     for run in preset.runs:
         where = f"preset {preset.name!r}, run {run.name!r}"
         tuned = _settings(TuneSettings, TUNE_NOTEBOOK, run.tune, f"{where}, tune") if run.tune is not None else None
@@ -37,26 +40,27 @@ def check_preset(preset: Preset) -> None:
         for exam in asked.exams:
             _check_exam(exam, preset, where)
         _check_adapter(run, tuned, asked, preset, where)
-    for entry, given in preset.prepare.items():
-        unknown = set(given.get("exams", ())) - set(exam_files.EXAMS)
-        if entry.startswith(PREPARE_EXAMS) and unknown:
-            raise JmedloraError(
-                f"preset {preset.name!r}, {entry}: exams names {min(map(str, unknown))!r}; known: {', '.join(exam_files.EXAMS)}"
-            )
+    return preset
+
+
+def _check_preparation(entry: str, given: dict[str, Any], where: str) -> None:
+    unknown = set(given.get("exams", ())) - set(exam_files.EXAMS)
+    if entry.startswith(PREPARE_EXAMS) and unknown:
+        raise JmedloraError(f"{where}: exams names {min(unknown)!r}; known: {', '.join(exam_files.EXAMS)}")
+    if "source" in given:
+        _named(lambda: invented_world.require_source(given["source"]), where)
+    if "ladder" in given:
+        for base in given["bases"]:
+            _named(lambda base=base: pretraining.base_settings(given["ladder"], base), where)
 
 
 def _settings(kind: type[Any], notebook: str, given: dict[str, Any], where: str) -> Any:
     """The settings that the notebook would make of its parameters."""
     known = {field.name for field in fields(kind)} - {"seed"}
-    declared = declared_parameters(notebook)
-    values = declared | given
+    values = declared_parameters(notebook) | given
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise JmedloraError(f"{where}: {name} is {value}; it takes a finite number")
-        if isinstance(value, list):
-            kinds = {type(item) for item in declared[name]} or {str}
-            if wrong := [item for item in value if type(item) not in kinds]:
-                raise JmedloraError(f"{where}: {name} holds {wrong[0]!r}; it takes {kinds.pop().__name__} values")
     for name, least in LEAST.items():
         if values.get(name, least) < least:
             raise JmedloraError(f"{where}: {name} is {values[name]}; it must be {least} or more")
@@ -98,6 +102,8 @@ def _check_adapter(run: Run, tuned: TuneSettings | None, asked: EvalSettings, pr
     """A run that asks its own adapter, or another run's of the preset, asks only steps that are kept."""
     owner = next((other for other in preset.runs if other.name == asked.adapter and other.tune is not None), None)
     if owner is None:
+        if asked.adapter:
+            _named(lambda: registry.resolve(asked.adapter), f"{where}, evaluate: adapter")
         return
     settings = tuned if owner is run else _settings(TuneSettings, TUNE_NOTEBOOK, owner.tune or {}, where)
     kept = {0, *settings.kept_steps()}

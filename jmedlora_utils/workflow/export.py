@@ -36,6 +36,8 @@ def export(adapter: str, out: Path, base: str = "", merge: bool = False, dtype: 
         JmedloraError: The folder exists, the disk is too small, there is nothing to merge, or the merged weights are not finite.
         JmedloraError: Checkpoint or base cannot be used.
     """
+    if dtype and not merge:
+        raise JmedloraError(f"dtype {dtype!r} is of merged weights; add --merge, or leave out --dtype to copy the adapter as it is")
     tuned = model_card.read_checkpoint(Path(adapter).expanduser())
     whole, out = tuned.settings["method"] == "full", out.expanduser().resolve()
     if out.exists():

@@ -240,7 +240,9 @@ def _data(tuned: Tuned) -> str:
             generator = config.get("generation", {}).get("generator", "a language model")
             if generator.startswith(("/", "~", ".")):
                 generator = Path(generator).name  # the card is for others, a path of this machine is not
-            lines.append(f"Question-answer pairs that {code(generator)} wrote from the user's own articles. Neither is part of this folder.")
+            lines.append(
+                f"Question-answer pairs that {code(generator)} wrote from the user's own articles. Neither is part of this folder."
+            )
         else:
             lines.append("Question-answer pairs of an invented world: its diseases and drugs do not exist.")
     if tuned.tuning is not None:

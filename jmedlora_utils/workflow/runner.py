@@ -1,4 +1,4 @@
-"""Runs the notebooks of a preset: job cards for Snakemake, one papermill run a job, and the times they took."""
+"""Runs the notebooks of a preset: job cards for Snakemake, one papermill run per job, and the times they took."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from typing import Any
 from jmedlora_utils.core import identity, paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.locks import alone
-from jmedlora_utils.core.presets import Job, Preset, check_parameters, load_preset, notebook_cells, require_device
+from jmedlora_utils.core.notebook import RUNNER
+from jmedlora_utils.core.presets import Job, Preset, check_parameters, declared_parameters, load_preset, notebook_cells, require_device
 from jmedlora_utils.core.records import git_state, sha256_file, sha256_text, write_text
 from jmedlora_utils.data import fetch
 from jmedlora_utils.models import registry
-from jmedlora_utils.workflow.checks import check_preset
+from jmedlora_utils.workflow.checks import load_checked
 
 HEARTBEAT_SECONDS = 20
 PROFILES = paths.ROOT / "profiles"
-# Notebooks that read published examinations where they lie on this machine: they run again once an examination has come.
-READS_EXAMINATIONS = ("11_prepare_exams", "30_evaluate_exam", "31_score_published", "41_metrics", "43_errors", "50_explore")
+READ_EXAMINATIONS = ("31_", "41_", "43_", "50_")  # analysis of published examinations; see `_reads_examinations`
 # What a step may take on a cluster: host memory in MB, and minutes. A step that is stopped by them goes on where it stopped when it
 # is tried again, with more memory and the same time (Snakefile).
 GPU_STEPS = {
@@ -46,7 +46,7 @@ class Step:
     Attributes:
         job: What papermill runs.
         card: JSON file with the parameters and the hashes of the code; rewritten only when one of them changes,
-            so its age says whether the executed copy is stale.
+            so its modification time says whether the executed copy is stale.
         target: The executed notebook.
         log: What the notebook printed.
         after: Executed notebooks that must exist before.
@@ -102,26 +102,34 @@ def plan(preset_name: str) -> list[Step]:
     Raises:
         JmedloraError: The preset or one of its parameters is not known; nothing has been written then.
     """
-    preset = load_preset(preset_name)
-    check_preset(preset)
-    found = steps(preset)
+    found = steps(load_checked(preset_name))
     for step in found:
         write_card(step)
     return found
 
 
 def write_card(step: Step) -> None:
-    """Brings a step's job card up to date; a card that says the same already keeps its age."""
+    """Brings a step's job card up to date; rewritten only on change, because its modification time marks the step as stale."""
     card = {
         "notebook": step.job.notebook,
         "parameters": step.job.parameters,
         "notebook_sha256": _notebook_hash(step.job.notebook),
-        "examinations": fetch.here() if step.job.notebook in READS_EXAMINATIONS else {},
+        "examinations": fetch.here() if _reads_examinations(step.job) else {},
         "package_sha256": _package_hash(step.job.notebook),
     }
     text = json.dumps(card, ensure_ascii=False, indent=1) + "\n"
     if not step.card.is_file() or step.card.read_text(encoding="utf-8") != text:
         write_text(step.card, text)
+
+
+def _reads_examinations(job: Job) -> bool:
+    """Whether the step reads published examinations, so that it must run again once they have come to this machine."""
+    given = declared_parameters(job.notebook) | job.parameters
+    if job.notebook.startswith("10_"):
+        return given.get("source") == "articles"
+    if job.notebook.startswith("11_"):
+        return set(given.get("exams", [])) != {"mini"}
+    return job.notebook.startswith(READ_EXAMINATIONS)
 
 
 def is_stale(step: Step) -> bool:
@@ -137,7 +145,7 @@ def find_step(preset_name: str, output: str, seed: int | None) -> Step:
     Raises:
         JmedloraError: The preset has no such step.
     """
-    every = steps(load_preset(preset_name))
+    every = steps(load_checked(preset_name))
     for step in every:
         if (step.job.output, step.job.seed) == (output, seed):
             return step
@@ -169,6 +177,7 @@ def run_step(step: Step, threads: int | None = None) -> float:
     write_card(step)
     _prepare_environment(threads or step.threads)
     start = time.perf_counter()
+    # A lock of its own: after a kill of what started it, this step goes on, and a second call must not run it beside itself.
     with alone(step.card.with_name(f".{step.job.output}.lock"), step.label), _log_to(step.log), _heartbeat(step, start):
         try:
             papermill.execute_notebook(
@@ -200,10 +209,7 @@ def reproduce(preset_name: str, jobs: int, profile: str = "") -> None:
         JmedloraError: The preset, a parameter or the device is not as it must be.
         JmedloraError: A notebook failed, the profile is not there, or another run of the same preset is under way.
     """
-    preset = load_preset(preset_name)
-    check_preset(preset)
-    if jobs < 1:
-        raise JmedloraError(f"jobs is {jobs}; it takes the number of notebooks side by side, 1 or more")
+    preset = load_checked(preset_name)
     where = _cluster(profile) if profile else _this_machine(preset, jobs)
     commit, dirty = git_state()
     os.environ["JMEDLORA_GIT_COMMIT"] = commit
@@ -310,6 +316,7 @@ def _prepare_environment(threads: int) -> None:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
     os.environ["JMEDLORA_PROGRESS"] = "0"
+    os.environ[RUNNER] = str(os.getpid())
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, not one in the user's home
     if "SLURM_JOB_ID" in os.environ:
         # A compute node has no network: models come from the cache that `make fetch` filled, at once or not at all.
@@ -356,7 +363,7 @@ def _last_line(path: Path) -> str:
 
 def _failure(step: Step, error: Exception, failed: Path) -> str:
     where = f"full output in {paths.relative(failed)} and {paths.relative(step.log)}"
-    again = "mend it and run the same command again; finished steps are not repeated"
+    again = "fix it and run the same command again; finished steps are not repeated"
     cell = getattr(error, "exec_count", None)
     if cell is None:
         return f"{step.label}: the kernel died (out of memory?); {where}; {again}"

@@ -62,7 +62,7 @@ def test_pins_are_exact_and_have_no_local_suffix() -> None:
     assert pins()["torch"] == "2.13.0"
 
 
-def test_trap_17_the_book_stack_is_held_together() -> None:
+def test_the_book_stack_is_held_together() -> None:
     assert pins()["jupyter-book"].startswith("1.")
     assert pins()["sphinx"].startswith("7.")
 
@@ -192,10 +192,10 @@ def test_the_bibliography_is_tidy_and_complete() -> None:
     assert cited <= set(keys), f"not in references.bib: {sorted(cited - set(keys))}"
 
 
-def test_traps_5_to_9_are_guarded_in_the_settings() -> None:
+def test_the_builder_runs_no_notebook_and_shows_no_library_chatter() -> None:
     settings = yaml.safe_load((paths.ROOT / "_config.yml").read_text(encoding="utf-8"))
     assert settings["execute"]["execute_notebooks"] == "off"
-    assert settings["execute"]["stderr_output"] == "remove-warn"
+    assert settings["execute"]["stderr_output"] == "remove"
     assert {".*/**", "**/.*/**"} <= set(settings["exclude_patterns"])
     assert settings["only_build_toc_files"] is True
     assert settings["repository"]["url"] == "" or settings["repository"]["url"].startswith("https://github.com/")
@@ -226,8 +226,8 @@ def test_the_question_of_the_book_needs_no_torch(tmp_path: Path) -> None:
     """On a machine without an environment, `make example` installs what `make book` needs and nothing else."""
     command = ["make", "--dry-run", f"VENV={tmp_path / 'venv'}", "example"]
     done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True)
-    assert "'.[book]'" in done.stdout and "exams --example" in done.stdout
-    assert "torch" not in done.stdout.replace("without torch", "") and "[dev]" not in done.stdout
+    assert ".ci/install" in done.stdout and "venv book" in done.stdout and "exams --example" in done.stdout
+    assert "venv dev" not in done.stdout
 
 
 def _module(path: Path) -> str:

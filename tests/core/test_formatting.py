@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from html.parser import HTMLParser
 
@@ -38,6 +39,32 @@ def rendered(markdown: str) -> Page:
 
 def words(text: str) -> list[str]:
     return re.sub(r"[\x00-\x08\x0e-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text).split()
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (formatting.percent(1 / 3), "33.3"),
+        (formatting.percent(1 / 3, 0.1, 0.5), "33.3 [10.0, 50.0]"),
+        (formatting.percent(0.05, -0.01, 0.11, signed=True), "+5.0 [-1.0, +11.0]"),
+        (formatting.p_value(0.0004), "< 0.001"),
+        (formatting.p_value(0.0304), "0.030"),
+        (formatting.p_value(math.nan), ""),
+        (formatting.nfkc("Ａ１　ｱ"), "A1 ア"),
+    ],
+)
+def test_values_read_as_printed(shown: str, expected: str) -> None:
+    assert shown == expected
+
+
+def test_a_table_aligns_numbers_right_and_leaves_missing_cells_empty() -> None:
+    frame = pd.DataFrame({"run": ["a|b", None], "score": ["33.3 [10.0, 50.0]", "not run"], "n": [8, 9]})
+    _, rule, first, second = formatting.markdown(frame, {"run": "Run", "score": "Score", "n": "n"}).splitlines()
+    left, *right = rule.strip("|").split("|")
+    assert left.startswith(":") and all(cell.endswith(":") and not cell.startswith(":") for cell in right)
+    assert "a\\|b" in first and "None" not in second
+    numbered = formatting.numbered(frame, "tab-a", "What is seen.", foot="Foot.")
+    assert numbered.startswith(":::{table} What is seen.\n:name: tab-a\n\n|") and numbered.endswith(":::\n\nFoot.\n")
 
 
 @pytest.mark.parametrize("text", HOSTILE)

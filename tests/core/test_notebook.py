@@ -1,4 +1,7 @@
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +41,7 @@ def test_start_refuses_a_misspelt_preset() -> None:
         notebook.start("smokee", 1)
 
 
-def test_trap_13_no_progress_bar_under_papermill(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_progress_bar_under_papermill(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("JMEDLORA_PROGRESS", "0")
     assert list(notebook.progress(range(3), "rows")) == [0, 1, 2]
     assert capfd.readouterr().err == ""
@@ -54,3 +57,36 @@ def test_the_closing_card_shows_versions_and_files_but_no_folder_of_this_machine
     assert "numpy" in card
     assert str(paths.ROOT) not in card
     assert str(tmp_path) not in card
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["", "towns = 6", "# Parameters\ntowns = 8\n"], ""),
+        (["", "towns = 6", "import os", "town = 3"], ""),  # a cell of the reader's own, no parameter of papermill
+        (["", "towns = 6", "# Parameters\ntown = 6\n"], "papermill: this notebook has no parameter 'town'; did you mean 'towns'?"),
+        (["", "towns = 6", '# Parameters\ntowns = "six"\n'], "parameter 'towns' of this notebook takes int"),
+        (["", "years = [2018]", '# Parameters\nyears = ["all"]\n'], "takes list of int"),
+        ([], ""),
+    ],
+)
+def test_what_papermill_injects_must_be_declared(cells: list[str], said: str) -> None:
+    if said:
+        with pytest.raises(JmedloraError, match=re.escape(said)):
+            notebook.check_injected(cells)
+    else:
+        notebook.check_injected(cells)
+
+
+def test_papermill_by_hand_with_a_misspelt_parameter_is_refused_by_the_notebook(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "papermill", str(paths.NOTEBOOKS / "11_prepare_exams.ipynb"), str(tmp_path / "out.ipynb")]
+    done = subprocess.run(
+        [*command, "-p", "exam", "mini", "-k", "python3"], cwd=paths.NOTEBOOKS, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode != 0 and "has no parameter 'exam'; did you mean 'exams'?" in done.stderr
+
+
+def test_a_run_name_that_leaves_the_workspace_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notebook, "load_preset", preset)
+    with pytest.raises(JmedloraError, match=r"parameter run_name '\.\./\.\./x': a name has letters"):
+        notebook.start("mini", 1, "../../x")

@@ -39,7 +39,7 @@ def test_relative_never_shows_a_folder_of_this_machine(tmp_path: Path) -> None:
     assert paths.relative(tmp_path / "a.json") == "a.json"
 
 
-def test_trap_10_paths_do_not_depend_on_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_paths_do_not_depend_on_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert (paths.ROOT / "pyproject.toml").is_file()
     assert paths.PACKAGE_DATA.is_dir()

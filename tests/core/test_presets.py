@@ -1,3 +1,5 @@
+"""Presets: the order of jobs, and every mistake refused with its place before anything runs."""
+
 from pathlib import Path
 
 import pytest
@@ -7,40 +9,38 @@ from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
 
 COMMON = 'preset = "mini"  # preset\nseed = 1  # seed\n'
+RUN = COMMON + 'run_name = ""  # run\nbase = ""  # base\n'
 
 
 @pytest.fixture
-def notebooks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Dummy notebooks 10, 19, 20, 30 and 40 in a folder of their own; returns the folder of the presets."""
-    folder = tmp_path / "presets"
-    folder.mkdir()
+    (tmp_path / "presets").mkdir()
     monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(paths, "PRESETS", folder)
+    monkeypatch.setattr(paths, "PRESETS", tmp_path / "presets")
     presets.declared_parameters.cache_clear()
     write_notebook(tmp_path / "10_prepare.ipynb", COMMON)
     write_notebook(tmp_path / "19_pretrain.ipynb", COMMON + 'bases = ["en"]  # bases\n')
-    write_notebook(
-        tmp_path / "20_tune_lora.ipynb", COMMON + 'run_name = ""  # run\nbase = ""  # base\nrank = 4  # rank\nrate = 1e-3  # rate\n'
-    )
-    write_notebook(tmp_path / "30_evaluate_exam.ipynb", COMMON + 'run_name = ""  # run\nbase = ""  # base\nshots = [0]  # shots\n')
+    write_notebook(tmp_path / "20_tune_lora.ipynb", RUN + "rank = 4  # rank\nrate = 1e-3  # rate\n")
+    write_notebook(tmp_path / "30_evaluate_exam.ipynb", RUN + "shots = [0]  # shots\nshard_index = 0  # shard\nnum_shards = 1  # shards\n")
     write_notebook(tmp_path / "40_findings.ipynb", 'preset = "mini"  # preset\n')
-    yield folder
+    yield tmp_path / "presets"
     presets.declared_parameters.cache_clear()
 
 
-def save(presets: Path, text: str, name: str = "mini") -> None:
-    (presets / f"{name}.yaml").write_text(text, encoding="utf-8")
+def save(folder: Path, text: str, name: str = "mini") -> None:
+    (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
-def test_a_preset_becomes_jobs_in_order(notebooks: Path) -> None:
+def test_a_preset_becomes_jobs_in_order(folder: Path) -> None:
     save(
-        notebooks,
+        folder,
         """
 about: a test
 seeds: [1, 2]
-prepare: {10_prepare: {}, 19_pretrain__en: {bases: [en]}, 19_pretrain__ja: {bases: [ja]}, 19_pretrain: {}}
+prepare: {10_prepare: , 19_pretrain__en: {bases: [en]}, 19_pretrain__ja: {bases: [ja]}, 19_pretrain: {}}
 defaults: {tune: {rank: 8, base: en}, evaluate: {base: en}}
-runs: {a: {tune: {rank: 16}}, only: {tune: null}, b: {tune: {base: ja}, evaluate: {base: ja}}}
+runs: {a: {tune: {rank: 16}}, only: {tune: null}, 病院.b-1_x: {tune: {base: ja}, evaluate: {base: ja}}}
 analyse: {40_findings: {}}
 """,
     )
@@ -49,8 +49,8 @@ analyse: {40_findings: {}}
     assert len(jobs) == 2 * (4 + 2 + 1 + 2) + 1
     assert jobs["20_tune_lora__a", 1].parameters == {"preset": "mini", "seed": 1, "run_name": "a", "rank": 16, "base": "en"}
     assert "20_tune_lora__only" not in {output for output, _ in jobs}
-    assert jobs["20_tune_lora__b", 2].after == ("10_prepare", "19_pretrain__ja")
-    assert jobs["30_evaluate_exam__b", 2].after == ("10_prepare", "19_pretrain__ja", "20_tune_lora__b")
+    assert jobs["20_tune_lora__病院.b-1_x", 2].after == ("10_prepare", "19_pretrain__ja")
+    assert jobs["30_evaluate_exam__病院.b-1_x", 2].after == ("10_prepare", "19_pretrain__ja", "20_tune_lora__病院.b-1_x")
     assert set(jobs["19_pretrain", 1].after) == {"10_prepare", "19_pretrain__en", "19_pretrain__ja"}
     assert jobs["40_findings", None].parameters == {"preset": "mini"}
     done: set[str] = set()
@@ -59,89 +59,16 @@ analyse: {40_findings: {}}
         done.add(job.output)
 
 
-def test_a_preset_extends_another(notebooks: Path) -> None:
-    save(notebooks, "seeds: [1]\ndefaults: {tune: {rank: 8}}\nruns: {a: {tune: {rate: 0.5}}}\n")
-    save(notebooks, "extends: mini\nseeds: [1, 2, 3]\ndefaults: {tune: {rank: 2}}\n", "more")
-    preset = presets.load_preset("more")
-    assert preset.seeds == (1, 2, 3)
-    assert preset.runs[0].tune == {"rank": 2, "rate": 0.5}
+def test_a_preset_states_only_what_differs_from_the_one_it_extends(folder: Path) -> None:
+    save(folder, "seeds: [3]\ndefaults: {tune: {rank: 8, rate: 1}}\nruns: {a: {}}\nshow: a\n", "parent")
+    save(folder, "extends: parent\nseeds: [1, 2]\ndefaults: {tune: {rank: 16}}\nruns: {b: {}}\n")
+    preset = presets.load_preset("mini")
+    assert (preset.seeds, preset.show, [run.name for run in preset.runs]) == ((1, 2), "a", ["a", "b"])
+    assert preset.runs[0].tune == {"rank": 16, "rate": 1}
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("runs: {a: {tune: {rnak: 8}}}", r"20_tune_lora__a: notebook 20_tune_lora has no parameter 'rnak'; did you mean 'rank'"),
-        ("runs: {a: {tune: {rank: '8'}}}", r"parameter 'rank' of notebook 20_tune_lora takes int \(default 4\), got '8'"),
-        ("runs: {a: {tune: {rank: true}}}", r"'rank'.* takes int"),
-        ("runs: {a: {evaluate: {shots: 1}}}", r"'shots' of notebook 30_evaluate_exam takes list"),
-        ("runs: {a: {tun: {}}}", r"run 'a': no key 'tun'"),
-        ("defaults: {tuning: {}}", r"defaults has no key 'tuning'"),
-        ("sedes: [1]", r"mini\.yaml: no key 'sedes'; did you mean 'seeds'"),
-        ("seeds: [1, 1]", r"seeds must be a list of different whole numbers"),
-        ("seeds: 3", r"seeds must be a list"),
-        ("device: gpu", r"device 'gpu' is not one of any, cuda"),
-        ("show: b\nruns: {a: {}}", r"show names the run 'b'"),
-        ("prepare: {10_prepar: {}}", r"no notebook '10_prepar'; did you mean '10_prepare'"),
-        ("seeds: [1\nruns: {}", r"mini\.yaml:\d+: not valid YAML"),
-        ("extends: mini", r"extends itself"),
-    ],
-)
-def test_a_bad_preset_is_refused_with_place_and_mend(notebooks: Path, text: str, said: str) -> None:
-    save(notebooks, text)
-    with pytest.raises(JmedloraError, match=said):
-        presets.load_preset("mini")
-
-
-def test_a_misspelt_preset_names_the_nearest(notebooks: Path) -> None:
-    save(notebooks, "")
-    with pytest.raises(JmedloraError, match="no preset 'mnii'; did you mean 'mini'"):
-        presets.load_preset("mnii")
-
-
-def test_a_whole_number_serves_where_a_fraction_is_declared(notebooks: Path) -> None:
-    presets.check_parameters("20_tune_lora", {"rate": 1})
-    with pytest.raises(JmedloraError, match=r"'rate'.*takes float"):
-        presets.check_parameters("20_tune_lora", {"rate": "1e-3"})
-
-
-def test_trap_3_an_undeclared_parameter_is_refused(notebooks: Path) -> None:
-    with pytest.raises(JmedloraError, match="papermill: notebook 20_tune_lora has no parameter 'learning_rate'; known: base, preset"):
-        presets.check_parameters("20_tune_lora", {"learning_rate": 1e-3})
-
-
-def test_trap_4_every_declared_parameter_is_seen_whatever_its_annotation(notebooks: Path) -> None:
-    write_notebook(paths.NOTEBOOKS / "50_typed.ipynb", "limit: int | None = None  # limit\nrate: float = 1e-3  # rate\n")
-    assert presets.declared_parameters("50_typed") == {"limit": None, "rate": 1e-3}
-
-
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [("a = 1 + b", "parameter 'a' is no literal"), ("print(1)", "more than assignments"), ("a: int", "more than assign")],
-)
-def test_a_parameters_cell_holds_flat_literals_only(notebooks: Path, source: str, said: str) -> None:
-    write_notebook(paths.NOTEBOOKS / "50_odd.ipynb", source)
-    with pytest.raises(JmedloraError, match=said):
-        presets.declared_parameters("50_odd")
-
-
-def test_a_notebook_that_is_not_json_is_named_with_its_line(notebooks: Path) -> None:
-    (paths.NOTEBOOKS / "50_broken.ipynb").write_text('{"cells": [\n,]}', encoding="utf-8")
-    with pytest.raises(JmedloraError, match=r"50_broken\.ipynb:2: not valid JSON"):
-        presets.declared_parameters("50_broken")
-
-
-def test_a_preset_for_cards_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    presets.require_device("any")
-    with pytest.raises(JmedloraError, match="needs a CUDA GPU and torch sees none; use PRESET=mini"):
-        presets.require_device("cuda")
-
-
-def test_an_evaluation_in_shards_is_a_job_a_shard_and_one_that_sums_up(notebooks: Path) -> None:
-    declared = COMMON + 'run_name = ""  # run\nbase = ""  # base\nshard_index = 0  # shard\nnum_shards = 1  # shards\n'
-    write_notebook(notebooks.parent / "30_evaluate_exam.ipynb", declared)
-    save(notebooks, "prepare: {10_prepare: {}}\nruns: {a: {evaluate: {num_shards: 2}}, b: {evaluate: {num_shards: 1}}}\n")
+def test_an_evaluation_in_shards_is_a_job_per_shard_and_one_that_sums_up(folder: Path) -> None:
+    save(folder, "prepare: {10_prepare: {}}\nruns: {a: {evaluate: {num_shards: 2}}, b: {evaluate: {num_shards: 1}}}\n")
     asked = {job.output: job for job in presets.load_preset("mini").jobs() if job.notebook == presets.EVALUATE_NOTEBOOK}
     assert list(asked) == [f"30_evaluate_exam__{name}" for name in ("a__shard0", "a__shard1", "a", "b")]
     first, second, whole, plain = asked.values()
@@ -149,3 +76,97 @@ def test_an_evaluation_in_shards_is_a_job_a_shard_and_one_that_sums_up(notebooks
     assert "20_tune_lora__a" in first.after and "30_evaluate_exam__a__shard0" not in second.after
     assert {first.output, second.output} < set(whole.after) and "num_shards" not in whole.parameters
     assert plain.after == ("10_prepare", "20_tune_lora__b")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rums: {}", "mini.yaml: no field 'rums'; did you mean 'runs'?"),
+        ("[a, b]", "a preset is a mapping"),
+        ("runs: [a, b]", "'runs': Input should be a valid dictionary"),
+        ("runs: {a: 3}", "'runs.a'"),
+        ("runs: {a: {tune: [1]}}", "'runs.a.tune'"),
+        ("runs: {1: {}}", "the key 1 is no text; put it in quotes"),
+        ("runs: {a: {tunes: {}}}", "no field 'runs.a.tunes'"),
+        ("defaults: {tunes: {}}", "no field 'defaults.tunes'"),
+        ("prepare: {10_prepare: [1]}", "'prepare.10_prepare'"),
+        ("prepare: {11_prepare: {}}", "no notebook '11_prepare'; did you mean '10_prepare'?"),
+        ("device: tpu", "'device': Input should be 'any' or 'cuda'"),
+        ("seeds: []", "'seeds'"),
+        ("seeds: [1, 1]", "seeds must differ"),
+        ("seeds: [-1]", "'seeds.0'"),
+        ("seeds: 3", "'seeds'"),
+        ("runs: {a: {}}\nshow: b", "show names the run 'b'"),
+        ("extends: mini", "extends itself: mini -> mini"),
+        ("extends: minj", "no preset 'minj'; did you mean 'mini'?"),
+        ("extends: ../mini", "preset '../mini': a name has letters"),
+        ("seeds: [1]\nruns: {a", ":2: not valid YAML"),
+        ("runs: {a: {tune: {rnak: 8}}}", "20_tune_lora__a: notebook 20_tune_lora has no parameter 'rnak'; did you mean 'rank'?"),
+        ("runs: {a: {tune: {rank: 8.5}}}", "parameter 'rank' of notebook 20_tune_lora takes int"),
+        ("runs: {a: {tune: {rank: true}}}", "takes int"),
+        ("runs: {a: {evaluate: {shots: [one]}}}", "takes list of int"),
+        ("runs: {a: {evaluate: {shots: 1}}}", "takes list of int"),
+        ("runs: {a: {evaluate: {num_shards: 0}}}", "num_shards is 0"),
+        ("runs: {a: {evaluate: {num_shards: two}}}", "num_shards is 'two'"),
+        ("runs: {a: {tune: {run_name: b}}}", "'run_name' comes from the preset itself"),
+        ("runs: {a: {evaluate: {seed: 2}}}", "'seed' comes from the preset itself"),
+        ("prepare: {10_prepare: {preset: paper}}", "'preset' comes from the preset itself"),
+        ("prepare: {19_pretrain: {bases: [../x]}}", "bases '../x': a name has letters"),
+        ("prepare: {19_pretrain__a b: {}}", "19_pretrain__a b 'a b': a name has letters"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_place(folder: Path, text: str, said: str) -> None:
+    save(folder, text)
+    with pytest.raises(JmedloraError) as error:
+        presets.load_preset("mini")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "utf-16"])
+def test_a_preset_in_another_encoding_is_named_with_its_line(folder: Path, encoding: str) -> None:
+    (folder / "mini.yaml").write_text("seeds: [1]\nabout: 病院の記事\n", encoding=encoding)
+    with pytest.raises(JmedloraError, match=r"mini\.yaml:[12]: not UTF-8; save the file as UTF-8"):
+        presets.load_preset("mini")
+
+
+NAMES = {
+    "a$(touch PWN)": False, "../../x": False, "a b": False, "a__b": False, ".a": False, "-a": False, "_a": False, "a_": False,
+    "a/b": False, "a..b": True, "a;b": False, "a'b": False, "a\nb": False, "": False, "a" * 101: False, "a" * 100: True,
+    "病院1": True, "Llama-2-70b_qlora": True, "v0.1": True, "7": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "good"), NAMES.items())
+def test_names_can_stand_in_files_commands_and_pages(folder: Path, name: str, good: bool) -> None:
+    save(folder, f"runs: {{{name!r}: {{}}}}" if "\n" not in name else 'runs: {"a\\nb": {}}')
+    if good:
+        assert presets.load_preset("mini").runs[0].name == name
+        return
+    for called in (lambda: presets.load_preset("mini"), lambda: presets.load_preset(name)):
+        with pytest.raises(JmedloraError, match="a name has letters, digits"):
+            called()
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ("rank = 4 + x", "parameter 'rank' is no literal"),
+        ("import os", "the parameters cell holds more than assignments"),
+        (None, "0 cells are tagged 'parameters'"),
+    ],
+)
+def test_a_parameters_cell_holds_flat_literals_only(folder: Path, cells: str | None, said: str) -> None:
+    path = folder.parent / "50_own.ipynb"
+    write_notebook(path, cells or "")
+    if cells is None:
+        path.write_text(path.read_text().replace('"parameters"', '"other"'))
+    with pytest.raises(JmedloraError, match=said):
+        presets.declared_parameters("50_own")
+
+
+def test_a_preset_for_gpus_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    presets.require_device("any")
+    with pytest.raises(JmedloraError, match="needs a CUDA GPU and torch sees none; use PRESET=mini"):
+        presets.require_device("cuda")

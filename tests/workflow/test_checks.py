@@ -42,31 +42,19 @@ def test_a_sound_preset_is_planned(presets: Path, capsys: pytest.CaptureFixture[
         (run().replace("save_steps: [10]", "save_steps: [11]"), "save_steps [11] must lie between 1 and max_steps (10)"),
         (run(evaluate="steps_: [1]"), "no parameter 'steps_'"),
         (run().replace("steps: [0, 10]", "steps: [0, 7]"), "steps names 7, and tuning keeps 0, 10; add it to save_steps"),
-        (run().replace("steps: [0, 10]", "steps: [a]"), "steps holds 'a'; it takes int values"),
+        (run().replace("steps: [0, 10]", "steps: [a]"), "parameter 'steps' of notebook 30_evaluate_exam takes list of int"),
         (run(evaluate="exams: [mini_trained, igakuka]"), "no exam 'igakuka'"),
         (run(evaluate="exams: [igakuqa_1999]"), "no exam 'igakuqa_1999'"),
         (run(evaluate="shots: [-1]"), "shots is [-1]"),
         (run().replace("base: en-small, max", "base: en-smal, max"), "no base 'en-smal'"),
         (run(prepare="prepare: {11_prepare_exams: {exams: [maxi]}, 19_pretrain_mini_bases: {bases: [en-small]}}\n"), "exams names 'maxi'"),
-        (run("seed: 3"), "run 'a', tune: 'seed' comes from the preset itself"),
+        (run("seed: 3"), "20_tune_lora__a: 'seed' comes from the preset itself"),
+        (run(evaluate="preset: mini"), "30_evaluate_exam__a: 'preset' comes from the preset itself"),
+        (run().replace("adapter: a", "adapter: b"), "adapter: no model 'b'"),
+        (run(prepare="prepare: {10_prepare_instructions: {source: world}}\n"), "10_prepare_instructions: source is 'world'"),
+        (run(prepare="prepare: {19_pretrain_mini_bases: {ladder: smok}}\n"), "19_pretrain_mini_bases: no ladder 'smok'"),
+        (run(prepare="prepare: {19_pretrain_mini_bases: {bases: [en-huge]}}\n"), "has no base 'en-huge'"),
         (run("run_name: ../../x"), "'run_name' comes from the preset itself"),
-        ("runs: {'a$(touch PWN)': {}}\n", "a name has letters, digits"),
-        ("runs: {../../x: {}}\n", "a name has letters, digits"),
-        ("runs: {a b: {}}\n", "a name has letters, digits"),
-        ("runs: {a__b: {}}\n", "a name has letters, digits"),
-        ("runs: {-a: {}}\n", "a name has letters, digits"),
-        ("runs: {1: {}}\n", "must be a name"),
-        ("runs: [a, b]\n", "runs must be a mapping"),
-        ("runs: {a: 3}\n", "must be a name with a mapping of parameters, found 3"),
-        ("runs: {a: {tune: 3}}\n", "'tune' must be a name with a mapping"),
-        ("prepare: [10_prepare_instructions]\n", "prepare must be a mapping"),
-        ("- a\n- b\n", "a preset is a mapping"),
-        ("3: 4\n", "no key '3'"),
-        ("seeds: [1, 1]\n", "seeds must be a list of different whole numbers"),
-        ("seeds: []\n", "seeds must be a list of different whole numbers"),
-        ("about: [x]\n", "about must be a text"),
-        ("extends: ../mini\n", "a name has letters, digits"),
-        ("runs: {a: {\n", "not valid YAML"),
     ],
 )
 def test_what_a_plan_can_know_it_refuses_in_one_line_and_nothing_is_written(
@@ -78,29 +66,6 @@ def test_what_a_plan_can_know_it_refuses_in_one_line_and_nothing_is_written(
     assert error.startswith("error: ") and error.count("\n") == 1
     assert said in error
     assert not (presets / "runs").exists()
-
-
-@pytest.mark.parametrize("name", ["a$(touch PWN)", "../own", "a b", "", ".own", "own_"])
-def test_a_preset_of_a_bad_name_is_refused(presets: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    assert main(["reproduce", "--preset", name]) == 1
-    assert "a name has letters, digits" in capsys.readouterr().err
-
-
-def test_a_name_may_have_letters_of_any_script() -> None:
-    assert paths.check_name("病院-1.0_循環器", "run") == "病院-1.0_循環器"
-
-
-@pytest.mark.parametrize("jobs", ["0", "-1"])
-def test_a_number_of_jobs_below_one_is_refused(presets: Path, capsys: pytest.CaptureFixture[str], jobs: str) -> None:
-    (presets / "own.yaml").write_text(run(), encoding="utf-8")
-    assert main(["reproduce", "--preset", "own", "--jobs", jobs]) == 1
-    assert f"jobs is {jobs}; it takes the number of notebooks side by side, 1 or more" in capsys.readouterr().err
-
-
-def test_a_preset_in_another_encoding_is_refused_by_name(presets: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (presets / "own.yaml").write_bytes("about: 病院\n".encode("cp932"))
-    assert main(["plan", "--preset", "own"]) == 1
-    assert "own.yaml: not in UTF-8" in capsys.readouterr().err
 
 
 BAD_TUNING = {

@@ -52,6 +52,7 @@ def test_the_paper_preset_asks_a_cluster_for_cards_memory_and_time_and_a_second_
     assert again.returncode == 0 and len(fake.submitted()) == len(every), again.stdout + again.stderr
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_tried_again_with_more_memory(project: Project, tmp_path: Path) -> None:
     shutil.copytree(PROFILE, project.root / "profiles" / "slurm")
     fake = slurm.FakeSlurm(tmp_path / "fake", "mini")
@@ -89,7 +90,7 @@ def test_the_machine_that_submits_needs_no_card(monkeypatch: pytest.MonkeyPatch,
     asked = []
     for variable, content in (("JMEDLORA_RUNS", str(tmp_path)), ("JMEDLORA_GIT_COMMIT", "none"), ("JMEDLORA_GIT_DIRTY", "0")):
         monkeypatch.setenv(variable, content)
-    monkeypatch.setattr(subprocess, "run", lambda command, check: asked.append(command) or subprocess.CompletedProcess(command, 0))
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: asked.append(command) or subprocess.CompletedProcess(command, 0))
     runner.reproduce("paper", 1, "slurm")
     assert asked[0][asked[0].index("--profile") + 1] == str(PROFILE)
     assert "--cores" not in asked[0]

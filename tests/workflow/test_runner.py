@@ -3,14 +3,19 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import Project, write_notebook
 
+from jmedlora_utils.__main__ import main
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.locks import alone
+from jmedlora_utils.data import fetch
 from jmedlora_utils.workflow import runner
+
+RUN = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\nbase = "en"  # base\nrank = 4  # rank\n'
 
 
 @pytest.fixture
@@ -69,13 +74,12 @@ def test_a_card_is_rewritten_only_when_something_changed(here: Project) -> None:
     assert changed == {"20_tune_lora__a"}
 
 
-def test_trap_2_a_change_of_the_package_makes_its_notebooks_stale(here: Project) -> None:
+def test_a_change_of_the_package_makes_its_notebooks_stale(here: Project) -> None:
     """Only the notebooks that reach the changed module through their imports."""
     package = here.root / "jmedlora_utils"
     (package / "core" / "deep.py").write_text("VALUE = 1\n")
     (package / "data" / "shallow.py").write_text("def value():\n    from jmedlora_utils.core.deep import VALUE\n    return VALUE\n")
-    common = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\nbase = "en"  # base\n'
-    write_notebook(here.notebooks / "30_evaluate_exam.ipynb", common, "from jmedlora_utils.data import shallow")
+    write_notebook(here.notebooks / "30_evaluate_exam.ipynb", RUN, "from jmedlora_utils.data import shallow")
     presets.declared_parameters.cache_clear()
     runner.plan("mini")
     before = cards(here)
@@ -83,6 +87,26 @@ def test_trap_2_a_change_of_the_package_makes_its_notebooks_stale(here: Project)
     runner.plan("mini")
     after = cards(here)
     assert {name for name in before if before[name] != after[name]} == {"30_evaluate_exam__a"}
+
+
+def test_examinations_that_arrive_make_only_the_steps_that_read_them_stale(
+    here: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = sorted(fetch.sums())[0]
+    monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
+    common = 'preset = "mini"  # preset\nseed = 1  # seed\n'
+    write_notebook(here.notebooks / "11_prepare_exams.ipynb", common + 'bases = ["en"]  # bases\nexams = ["mini"]  # exams\n')
+    for exams, stale in (("[mini]", {"41_metrics"}), ("[mini, jjsimqa]", {"11_prepare_exams", "41_metrics"})):
+        here.preset.write_text(f"prepare: {{11_prepare_exams: {{exams: {exams}}}}}\nruns: {{a: {{}}}}\nanalyse: {{41_metrics: {{}}}}\n")
+        seen = []
+        for present in (False, True):
+            (tmp_path / name).unlink(missing_ok=True)
+            if present:
+                (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / name).write_text("questions")
+            runner.plan("mini")
+            seen.append(cards(here))
+        assert {step for step in seen[0] if seen[0][step] != seen[1][step]} == stale
 
 
 def test_a_bad_preset_writes_nothing(here: Project) -> None:
@@ -99,10 +123,13 @@ def test_an_unknown_step_is_refused_with_what_there_is(here: Project) -> None:
         runner.find_step("mini", "20_tune_lora__b", 1)
 
 
-def test_two_runs_of_one_preset_do_not_mix(here: Project) -> None:
-    said = "runs/mini: a run of this preset: another process is at work on it"
-    with alone(here.root / "runs" / "mini" / ".lock", "the first"), pytest.raises(JmedloraError, match=said):
-        runner.reproduce("mini", jobs=1)
+def test_a_step_at_work_elsewhere_is_not_run_beside_it(here: Project) -> None:
+    step = runner.plan("mini")[0]
+    with (
+        alone(step.card.with_name(f".{step.job.output}.lock"), "test"),
+        pytest.raises(JmedloraError, match="another process is at work on it"),
+    ):
+        runner.run_step(step)
 
 
 def test_the_matrix_names_runs_and_parameters(here: Project) -> None:
@@ -148,6 +175,43 @@ def test_a_preset_runs_once_resumes_after_a_failure_and_does_nothing_twice(proje
     assert "The book: " in third.stdout
 
 
+@pytest.mark.parametrize("command", ["reproduce", "plan", "run"])
+def test_no_name_runs_as_a_command_of_the_shell(project: Project, command: str) -> None:
+    name = "a$(touch PWN)"
+    project.preset.with_name(f"{name}.yaml").write_text("runs: {a: {}}")
+    project.preset.write_text(f"runs: {{{name!r}: {{}}}}")
+    options = ["--output", "20_tune_lora__a", "--seed", "1"] if command == "run" else []
+    for preset in ("mini", name):
+        done = project.run("jmedlora_utils", command, "--preset", preset, *options)
+        assert done.returncode == 1 and "a name has letters, digits" in done.stderr
+    assert not list(project.root.rglob("PWN"))
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5"])
+def test_a_number_of_jobs_is_a_whole_number_of_at_least_one(jobs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", "--preset", "smoke", f"--jobs={jobs}"])
+    assert ended.value.code == 2 and "is no whole number of at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_of_runs_that_cannot_be_written_is_named(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / "closed"))
+    with pytest.raises(JmedloraError, match="cannot be written"):
+        runner.reproduce("smoke", 1)
+
+
+def test_runs_below_a_file_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / "file"))
+    monkeypatch.setenv("JMEDLORA_GIT_COMMIT", "none")
+    for command in (["reproduce", "--preset", "smoke"], ["run", "--preset", "smoke", "--output", "11_prepare_exams", "--seed", "1"]):
+        assert main(command) == 1
+        assert "(Not a directory)" in (said := capsys.readouterr().err) or ": Not a directory" in said
+        assert said.startswith("error: ") and said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("preset", "text", "said"),
     [
@@ -171,6 +235,7 @@ def test_the_runner_refuses_an_undeclared_parameter(project: Project) -> None:
     assert not (project.root / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_notebook_run_alone_is_not_run_again_by_reproduce(project: Project) -> None:
     alone = project.run("jmedlora_utils", "run", "--preset", "mini", "--output", "10_prepare_instructions", "--seed", "1")
     assert "1 of 3 notebooks" in alone.stdout
@@ -180,29 +245,85 @@ def test_a_notebook_run_alone_is_not_run_again_by_reproduce(project: Project) ->
     assert "3 of 3 notebooks" in rest.stdout
 
 
-def test_a_killed_run_goes_on_and_nothing_runs_twice_at_once(project: Project) -> None:
-    """SIGKILL in the middle of a notebook, first of the command alone: what it started lives on and keeps others away."""
-    common = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\nbase = "en"  # base\nrank = 4  # rank\n'
-    wait = (
-        "import pathlib, time\nmark = pathlib.Path('../begun')\nif not mark.exists():\n    mark.touch()\n    time.sleep(600)\nprint(rank)"
-    )
-    write_notebook(project.notebooks / "20_tune_lora.ipynb", common, wait)
+WAIT = """import pathlib, time
+from jmedlora_utils.core import notebook
+notebook.end_with_parent()
+mark = pathlib.Path('../begun')
+with mark.open('a') as file:
+    file.write('x')
+if mark.stat().st_size == 1:
+    time.sleep(600)
+print(rank)"""
+
+
+def begun(project: Project) -> subprocess.Popen[bytes]:
+    """`reproduce`, in the middle of a notebook that waits the first time it runs."""
+    write_notebook(project.notebooks / "20_tune_lora.ipynb", RUN, WAIT)
     command = [sys.executable, "-m", "jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1"]
     environment = os.environ | {"PYTHONPATH": str(project.root)}
-    with subprocess.Popen(
-        command, cwd=project.root, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as run:
-        until = time.monotonic() + 240
-        while not (project.root / "begun").exists() and run.poll() is None and time.monotonic() < until:
-            time.sleep(0.2)
-        assert (project.root / "begun").exists()
-        os.kill(run.pid, 9)
-        run.wait()
-        second = project.run("jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1")
-        assert second.returncode == 1 and "another process is at work on it" in second.stderr
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    run = subprocess.Popen(command, cwd=project.root, env=environment, start_new_session=True, **quiet)
+    wait_for(lambda: (project.root / "begun").exists() and (project.root / "begun").stat().st_size)
+    return run
+
+
+def wait_for(condition, seconds: float = 240) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "timed out"
+        time.sleep(0.2)
+
+
+def kernels_of(project: Project) -> list[int]:
+    """Process ids of the kernels that work in this project."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            here = (process / "cwd").resolve() == project.notebooks and b"ipykernel" in (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        found += [int(process.name)] if here else []
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(project: Project) -> None:
+    """SIGKILL of the whole run in the middle of a notebook; the next call needs no unlocking."""
+    with begun(project) as run:
         os.killpg(run.pid, 9)
     assert not (project.root / "runs/mini/seed1/notebooks/20_tune_lora__a.ipynb").exists()
     again = project.run("jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "start  10_prepare_instructions" not in again.stdout
     assert "3 of 3 notebooks" in again.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs /proc")
+def test_after_a_kill_of_the_command_alone_nothing_runs_twice_at_once(project: Project) -> None:
+    """Snakemake and the step live on, so a second call is refused; a step that is killed takes its kernel with it."""
+    run = begun(project)
+    os.kill(run.pid, 9)
+    run.wait()
+    second = project.run("jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1")
+    assert second.returncode == 1
+    assert second.stderr == "error: runs/mini: a run of this preset: another process is at work on it; wait for it to end, or stop it\n"
+    assert (project.root / "begun").read_text() == "x" and len(kernels_of(project)) == 1
+    step = project.run("jmedlora_utils", "run", "--preset", "mini", "--output", "20_tune_lora__a", "--seed", "1")
+    assert step.returncode == 1 and "20_tune_lora__a (seed 1): another process is at work on it" in step.stderr
+
+    parent = int((Path("/proc") / str(kernels_of(project)[0]) / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    os.kill(parent, 9)
+    wait_for(lambda: not kernels_of(project), 10)
+    lock = project.root / "runs" / "mini" / ".lock"
+    wait_for(lambda: _free(lock), 60)  # Snakemake ends after its failed job
+    again = project.run("jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (project.root / "begun").read_text() == "xx"
+
+
+def _free(lock: Path) -> bool:
+    try:
+        with alone(lock, "preset"):
+            return True
+    except JmedloraError:
+        return False
