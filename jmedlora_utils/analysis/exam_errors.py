@@ -300,4 +300,7 @@ def prohibited_sentence(prohibited: pd.DataFrame) -> str:
         name = "as often, within the interval" if share.covers(blind) else "less often" if share.high < blind else "more often"
         groups[name].append(str(system))
     said = "; ".join(f"{name}: {', '.join(systems)}" for name, systems in groups.items() if systems)
-    return f"Of the wrong answers that blind picks would give to these questions, {formatting.percent(blind)} % are prohibited. Beside that, {said}."
+    return (
+        f"Of the wrong answers that blind picks would give to these questions, {formatting.percent(blind)} % are prohibited. "
+        f"Beside that, {said}."
+    )

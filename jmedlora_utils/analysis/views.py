@@ -437,7 +437,8 @@ def story_caption(study: Study) -> str:
         f"The miniature at a glance. Above: the largest English-centric base before tuning (step 0) and along LoRA tuning "
         f"(`{largest(study)}`). Taught facts go from {at['taught'][0]} % to {at['taught'][1]} % at the late step, in words that tuning "
         f"never used to {at['taught_held_out_phrasing'][1]} %. Untaught facts, the control, end at {at['untaught'][1]} %, where guessing "
-        f"earns {formatting.percent(chance(study, 'untaught'))} %. The general exam goes from {at['general'][0]} % to {at['general'][1]} %. "
+        f"earns {formatting.percent(chance(study, 'untaught'))} %. "
+        f"The general exam goes from {at['general'][0]} % to {at['general'][1]} %. "
         f"Below: the gain on taught facts of each base, in points: {each}. Bars are 95 % intervals over questions and {_seeds(study)}."
     )
 
@@ -507,7 +508,8 @@ def seen_forgetting(study: Study) -> str:
     start = frame.loc[frame["steps"] == 0, "value"]
     most, least = last.iloc[0], last.iloc[-1]
     return (
-        f"Before tuning every model of the figure has {formatting.percent(start.min())} % or more. At the last step most is lost by `{most['run']}` "
+        f"Before tuning every model of the figure has {formatting.percent(start.min())} % or more. "
+        f"At the last step most is lost by `{most['run']}` "
         f"({formatting.percent(most['value'])} % left) and least by `{least['run']}` ({formatting.percent(least['value'])} %)."
     )
 
@@ -927,4 +929,5 @@ def example_card(table: pd.DataFrame, flip: str) -> str:
     said = table.attrs
     answers = f"Before tuning: 「{formatting.escape(said['response_before'])}」. After: 「{formatting.escape(said['response_after'])}」."
     heads = {"letter": "", "choice": "choice", "gold": "", "before": "distance before", "after": "distance after"}
-    return f"**{flip.capitalize()}** ({said['exam']}): {formatting.escape(said['text'])}\n\n{answers}\n\n{formatting.markdown(table, heads, ['choice'])}\n"
+    question = f"**{flip.capitalize()}** ({said['exam']}): {formatting.escape(said['text'])}"
+    return f"{question}\n\n{answers}\n\n{formatting.markdown(table, heads, ['choice'])}\n"

@@ -21,7 +21,6 @@ from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.records import read_record
 from jmedlora_utils.data import fetch, igakuqa, prompts
 from jmedlora_utils.data.questions import Question
-from jmedlora_utils.figures import style, tuning_plots
 
 EXAMPLE = (2018, "112C11")
 RESPONSES = ("{gold}", "{gold}です。", "{gold}ではない。", "{wrong}ではなく{gold}", "{letter}")
@@ -53,6 +52,8 @@ def story(folder: Path) -> str:
     if (found := _study(tables.evidence_folder(MINI))) is None:
         return NO_EVIDENCE
     study = found[0]
+    from jmedlora_utils.figures import style, tuning_plots  # seaborn takes two seconds to load, and every notebook starts here
+
     style.use_style()
     figure = tuning_plots.story(views.story_frame(study), views.gains_frame(study), style.base_styles(study.outcomes), views.chance(study))
     folder.mkdir(parents=True, exist_ok=True)

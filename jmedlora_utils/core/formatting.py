@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # What Markdown, MyST or HTML would read as markup; and characters that hide or reorder text, or that no file can hold.
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-=.!|~^$:%@<>&\"'])")
@@ -65,9 +66,10 @@ def markdown(frame: pd.DataFrame, columns: dict[str, str] | None = None, foreign
     """
     frame = frame.assign(**{column: frame[column].map(escape) for column in foreign})
     columns = columns or {str(c): str(c) for c in frame.columns}
-    shown = frame[list(columns)].rename(columns=columns).map(_cell).astype(str)
-    right = [pd.api.types.is_numeric_dtype(frame[c]) or _holds_numbers(frame[c]) for c in columns]
-    return shown.to_markdown(index=False, colalign=["right" if r else "left" for r in right], disable_numparse=True)
+    right = [frame[c].dtype.kind in "iuf" or _holds_numbers(frame[c]) for c in columns]
+    rows = [[_cell(value) for value in row] for row in frame[list(columns)].itertuples(index=False)]
+    rule = ["---:" if r else ":---" for r in right]
+    return "\n".join([_row(columns.values()), _row(rule, "|"), *map(_row, rows)])
 
 
 def numbered(
@@ -90,6 +92,11 @@ def numbered(
     """
     table = f":::{{table}} {caption}\n:name: {name}\n\n{markdown(frame, columns, foreign)}\n:::\n"
     return f"{table}\n{foot}\n" if foot else table
+
+
+def _row(cells: Iterable[str], between: str = " | ") -> str:
+    """One line of a pipe table; without padding, so that a changed cell changes one line."""
+    return between.join(cells).join(("|", "|") if between == "|" else ("| ", " |"))
 
 
 def _holds_numbers(column: pd.Series) -> bool:

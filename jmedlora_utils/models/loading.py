@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -128,7 +129,9 @@ def load_base(
         model = AutoModelForCausalLM.from_pretrained(entry.location, **options)
     except (*BROKEN, SafetensorError) as error:
         raise _load_error("model", entry.name, error) from error
-    if not all(torch.isfinite(p).all() for p in model.parameters() if p.is_floating_point()):
+    # Under FSDP only the main process has read the weights at this point.
+    whole = os.environ.get("ACCELERATE_USE_FSDP") != "true"
+    if whole and not all(torch.isfinite(p).all() for p in model.parameters() if p.is_floating_point()):
         raise JmedloraError(f"model {entry.name!r}: its weights hold values that are no finite numbers; copy the folder again")
     if quantisation == "nf4":
         keep_4bit_layout(model)

@@ -28,6 +28,7 @@ def check() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_tiny_check_runs_both_cases_within_the_tolerance_on_a_bare_image(check: ModuleType, tmp_path: Path):
     missing = (
         "pandas",

@@ -22,6 +22,7 @@ def script(monkeypatch) -> Any:
     return module
 
 
+@pytest.mark.slow
 def test_the_arms_do_the_same_work(script, tmp_path) -> None:
     bench = script.Bench(tmp_path, "plain_ja")
     assert bench.source.startswith("invented") and len(bench.rows) == 16

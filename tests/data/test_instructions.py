@@ -374,6 +374,7 @@ def transformers_serve(model: Path, log: Path):
         process.wait(30)
 
 
+@pytest.mark.slow
 def test_transformers_serve_with_a_tiny_llama(tmp_path):
     pytest.importorskip("fastapi", reason="transformers serve needs fastapi and uvicorn (the dev extra)")
     pytest.importorskip("uvicorn", reason="transformers serve needs fastapi and uvicorn (the dev extra)")

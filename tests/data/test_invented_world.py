@@ -300,6 +300,7 @@ def test_unknown_source_is_refused():
 
 
 @pytest.mark.skipif("JMEDLORA_DATA" not in os.environ, reason="JMEDLORA_DATA is not set: no real exam texts to compare names with")
+@pytest.mark.slow
 def test_no_invented_medical_name_occurs_in_the_real_exams():
     text = "".join(p.read_text(encoding="utf-8") for p in sorted(paths.exam_data_dir().rglob("*.json*")))
     for seed in range(20):

@@ -92,6 +92,7 @@ evaluator.evaluate(replace(ASK, shard_index=1, num_shards=2), "base", paths.Work
 """
 
 
+@pytest.mark.slow
 def test_a_killed_shard_goes_on_and_the_union_is_the_same(home, fresh) -> None:
     evaluator.evaluate(replace(ASK, shard_index=0, num_shards=2), "base", fresh)
     environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1", "JMEDLORA_PROGRESS": "0"}

@@ -101,6 +101,7 @@ print(sum(p.numel() for p in model.parameters()), tokenizer("薬").input_ids[0])
 FETCH = "from jmedlora_utils.models import hub; print(*hub.fetch('mini'))"
 
 
+@pytest.mark.slow
 def test_fetched_models_load_on_a_machine_without_a_network(project: Project, tmp_path: Path) -> None:
     """`hub.fetch` from a hub on this machine; then the package's own loader, offline and with no hub there."""
     base = tiny.make_checkpoint(tmp_path / "base", hidden=32)

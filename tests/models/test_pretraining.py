@@ -162,6 +162,7 @@ def test_other_settings_train_anew_and_the_same_settings_give_the_same_weights(w
 
 
 @pytest.mark.parametrize("architecture", pretraining.ARCHITECTURES)
+@pytest.mark.slow
 def test_killed_and_started_again_a_base_ends_with_the_same_weights(tmp_path, architecture):
     """SIGKILL after a state was saved; the loss series and the weights equal those of an uninterrupted run."""
 

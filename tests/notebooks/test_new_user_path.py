@@ -131,6 +131,7 @@ def test_the_commands_for_single_notebooks_name_all_of_the_preset(monkeypatch: p
 
 @pytest.mark.skipif(not os.environ.get("JMEDLORA_DATA"), reason="JMEDLORA_DATA names no copy of the public exams")
 @pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+@pytest.mark.slow
 def test_from_own_articles_to_the_exam_card_as_printed(copy: Copy, server: Scripted, tmp_path: Path) -> None:
     mine = {
         "/data/articles": str(write_articles(tmp_path / "articles")),

@@ -15,6 +15,7 @@ from tests.executed import execute
 BASES = ["en-small", "ja-medium"]
 
 
+@pytest.mark.slow
 def test_world_then_bases_and_twice_the_same(tmp_path, monkeypatch) -> None:
     """A part trains its base alone, the whole notebook trains only what is missing, and another run writes the same records."""
     records = []

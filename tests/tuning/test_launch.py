@@ -59,6 +59,7 @@ def test_two_processes_equal_one_with_doubled_accumulation(tmp_path, monkeypatch
         training.tune(plan, "two", workspace)
 
 
+@pytest.mark.slow
 def test_fsdp_with_nf4_gives_the_losses_of_one_process(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
     plan = replace(TWO, method="qlora", optimizer="paged_adamw_32bit", save_steps=(), gradient_checkpointing=True)
@@ -86,6 +87,7 @@ sys.exit(training.main())
 
 
 @pytest.mark.parametrize(("config", "method"), [("ddp", "lora"), ("fsdp2_nf4", "qlora")])
+@pytest.mark.slow
 def test_trap_45_killed_processes_started_again_end_the_same(tmp_path, monkeypatch, config: str, method: str) -> None:
     plan = replace(TWO, method=method, dropout=0.2, max_steps=7, save_steps=(), checkpoint_every=3)
     straight = launch.tune(plan, "run", tiny.make_workspace(tmp_path / "straight", monkeypatch, "llama"), 2, config)
@@ -112,6 +114,7 @@ def test_trap_45_killed_processes_started_again_end_the_same(tmp_path, monkeypat
     assert resumed.metrics["weights_sha256"] == straight.metrics["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_an_error_of_the_processes_is_the_error_of_the_notebook(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
     with pytest.raises(JmedloraError, match=r"run: the 2 processes ended with status \d+: record r\d+ has \d+ tokens, max_length is 5"):
@@ -120,7 +123,10 @@ def test_an_error_of_the_processes_is_the_error_of_the_notebook(tmp_path, monkey
 
 def test_a_second_process_on_the_same_run_is_refused(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
-    with run_folder.alone(workspace.adapters / "run"), pytest.raises(JmedloraError, match="another process is training this run"):
+    with (
+        run_folder.alone(workspace.adapters / "run"),
+        pytest.raises(JmedloraError, match="the training run run: another process is at work on it"),
+    ):
         training.tune(TWO, "run", workspace)
 
 
@@ -189,6 +195,7 @@ def test_an_interrupted_notebook_stops_its_processes(tmp_path, monkeypatch) -> N
     assert started[0].poll() is not None and os.path.exists(tmp_path / "log")
 
 
+@pytest.mark.slow
 def test_notebook_20_tunes_in_two_processes(tmp_path, monkeypatch) -> None:
     from tests.executed import execute
 

@@ -189,6 +189,7 @@ training.tune(replace(KILL_SETTINGS, packing=True), "run", paths.Workspace("smok
 """
 
 
+@pytest.mark.slow
 def test_trap_45_a_packed_run_killed_and_started_again_ends_the_same(tmp_path, monkeypatch) -> None:
     plan = replace(KILL_SETTINGS, packing=True)
     straight = training.tune(plan, "run", tiny.make_workspace(tmp_path / "straight", monkeypatch, "llama"))

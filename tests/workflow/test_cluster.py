@@ -32,6 +32,7 @@ def value(arguments: list[str], option: str) -> str:
     return arguments[arguments.index(option) + 1]
 
 
+@pytest.mark.slow
 def test_the_paper_preset_asks_a_cluster_for_cards_memory_and_time_and_a_second_run_submits_nothing(tmp_path: Path) -> None:
     fake = slurm.FakeSlurm(tmp_path / "fake", "paper")
     done = snakemake(tmp_path, "paper", fake.environment)

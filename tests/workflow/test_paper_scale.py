@@ -84,6 +84,7 @@ def copy(tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(not os.environ.get("JMEDLORA_DATA"), reason="JMEDLORA_DATA names no copy of the public exams")
 @pytest.mark.timeout(2400)
+@pytest.mark.slow
 def test_the_paper_preset_runs_to_its_book_on_tiny_checkpoints_of_the_same_architectures(copy: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(copy), "JMEDLORA_MODELS": str(copy / "models.yaml"), "HF_HUB_OFFLINE": "1"}
     environment = {k: v for k, v in environment.items() if k not in ("JMEDLORA_RUNS", "HF_TOKEN")}
