@@ -69,7 +69,8 @@ def verdicts() -> str:
         return NO_EVIDENCE
     study, judged, changed = found
     shown = views.glance_table(judged, changed)
-    columns = {c: views.HEADINGS.get(c, c) for c in shown.columns}
+    order = ["claim", "verdict", *(c for c in shown.columns if c not in ("claim", "verdict"))]  # a phone shows the first columns
+    columns = {c: views.HEADINGS.get(c, c) for c in order}
     line = provenance.evidence_line("40_findings", ("outcomes", "published/claims.csv"), {"preset": MINI, "source": "committed"})
     caption = "The claims: what was published, and what the miniature says."
     return formatting.numbered(shown, "tab-story", caption, columns, study.source_line()) + "\n" + line
