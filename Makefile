@@ -41,11 +41,12 @@ test-all: $(STAMP)  ## the long tests too
 	@bash .ci/checks all
 
 # The book of committed evidence needs no torch: the full installation serves where it is there, else the book's own packages.
-book: $(or $(wildcard $(STAMP)),$(BOOK_STAMP))  ## build the book from committed evidence; with PRESET=, from that preset's last run
-	@$(BIN)/python -m jmedlora_utils book --jobs $(call quoted,$(JOBS)) $(if $(filter file,$(origin PRESET)),,--preset $(call quoted,$(PRESET)))
+book: $(or $(wildcard $(STAMP)),$(BOOK_STAMP))  ## build the book from committed evidence; with PRESET=, from that preset's last run; STRICT=1 refuses warnings
+	@$(BIN)/python -m jmedlora_utils book --jobs $(call quoted,$(JOBS)) $(if $(filter file,$(origin PRESET)),,--preset $(call quoted,$(PRESET))) $(if $(STRICT),--strict)
 
-example: $(or $(wildcard $(STAMP)),$(BOOK_STAMP))  ## fetch the examination of the question on the method page, before make book
+example: $(or $(wildcard $(STAMP)),$(BOOK_STAMP))  ## fetch the examination of the question on the method page, and build the book
 	@$(BIN)/python -m jmedlora_utils exams --example
+	@$(BIN)/python -m jmedlora_utils book --jobs $(call quoted,$(JOBS)) $(if $(STRICT),--strict)
 
 plan: $(STAMP)  ## print what a preset would run, and what it takes on a card (CARD=24, 48, 80 or 141)
 	@$(BIN)/python -m jmedlora_utils plan --preset $(call quoted,$(PRESET))

@@ -125,8 +125,11 @@ def test_the_package_imports_without_torch() -> None:
     assert sources.keys() - set(modules) == {f"tuning.{name}" for name in ("fused_lora", "live_bytes", "response_trainer")}
     code = f"""
 import importlib, sys
-for name in ("torch", "transformers", "peft", "bitsandbytes", "accelerate"):
-    sys.modules[name] = None
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "transformers", "peft", "bitsandbytes", "accelerate"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Absent())
 for name in {modules!r}:
     importlib.import_module("jmedlora_utils." + name)
 """

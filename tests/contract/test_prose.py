@@ -94,6 +94,11 @@ def test_the_contract_reads_captions_alternative_texts_and_printed_sentences() -
     assert text.count("points") == 2
 
 
+def test_every_test_that_the_page_of_promises_names_is_there() -> None:
+    named = set(re.findall(r"`(tests/[\w/.]*)`", (paths.BOOK / "promises.md").read_text(encoding="utf-8")))
+    assert named and not [name for name in named if not (paths.ROOT / name).exists()]
+
+
 def test_the_method_page_states_no_score() -> None:
     assert not re.search(r"\d\s?%", (paths.BOOK / "method.md").read_text(encoding="utf-8"))
 
