@@ -12,7 +12,7 @@ from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import Record, load_records, write_text
 from jmedlora_utils.data import fetch, igakuqa
 from jmedlora_utils.data.questions import Question, exclusion, read_exam
-from jmedlora_utils.evaluation import exam_prompts, results
+from jmedlora_utils.evaluation import evaluator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,7 @@ def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
         workspace = paths.Workspace(preset, seed)
         for record in _sittings(workspace):
             system = "{run_name}, step {step}, {shots}-shot".format(**record.config) + (f", seed {seed}" if len(wanted) > 1 else "")
-            asked, responses = results.asked_questions(record, workspace)
+            asked, responses = evaluator.asked_questions(record, workspace)
             answers = dict(zip((q.id for q in asked), responses, strict=True))
             questions = whole_examination(record.config["exam"], workspace)
             sat |= {(q.year, q.id): q for q in questions}
@@ -120,7 +120,7 @@ def _base_of(after: Record, records: Sequence[Record], workspace: paths.Workspac
 
 
 def _marked(record: Record, workspace: paths.Workspace) -> dict[str, tuple[Question, exam_card.Marked]]:
-    asked, responses = results.asked_questions(record, workspace)
+    asked, responses = evaluator.asked_questions(record, workspace)
     marks = exam_card.mark_responses(asked, dict(zip((q.id for q in asked), responses, strict=True)))
     return {q.id: (q, marks[q.id]) for q in asked}
 
@@ -144,7 +144,7 @@ def whole_examination(exam: str, workspace: paths.Workspace) -> list[Question]:
     prepared = workspace.data / "exams" / f"{exam}_full.jsonl"
     if prepared.is_file():
         return read_exam(prepared)
-    years = sorted({q.year for q in exam_prompts.load_exam(exam, workspace)[0] if q.year is not None})
+    years = sorted({q.year for q in evaluator.load_exam(exam, workspace)[0] if q.year is not None})
     return igakuqa.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in years), years)
 
 

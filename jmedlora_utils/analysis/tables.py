@@ -152,7 +152,7 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
         seeds: Seeds to read; all of the preset's by default.
 
     Raises:
-        JmedloraError: A seed has no evaluation, or an answers file is missing or does not match its exam.
+        JmedloraError: A seed has no evaluation, an answers file is missing or does not match its exam, or shards wait to be put together.
     """
     settings = load_preset(preset)
     planned, left_out = evaluations(settings), 0
@@ -164,6 +164,7 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
             found = load_records(workspace.root, allow_smoke=True)
         except RecordError as error:
             raise JmedloraError(f"preset {preset!r}, seed {seed}: {error}") from error
+        _refuse_unjoined(workspace, planned)
         # The same weights loaded in another way are compared on notebook 30's own page; here they would count twice.
         found = [r for r in found if not r.config.get("variant_of")]
         named = [r for r in found if _is_named(r, settings, planned)]
@@ -201,6 +202,19 @@ def evaluations(preset: Preset) -> set[tuple[str, int, str, int]]:
     return found
 
 
+def _refuse_unjoined(workspace: paths.Workspace, planned: set[tuple[str, int, str, int]]) -> None:
+    """A study must not leave out, without a word, what its shards have answered."""
+    from jmedlora_utils.evaluation import evaluator, shards
+
+    stems = {evaluator.run_file(*asked) for asked in planned}
+    waiting = [stem for stem in shards.unjoined(workspace.answers) if stem.removesuffix("__likelihood") in stems]
+    if waiting:
+        raise JmedloraError(
+            f"{waiting[0]}: its shards are done, but not put together ({len(waiting)} such files in {paths.relative(workspace.answers)}); "
+            "run its notebook 30 once more, with the num_shards it had or without, which asks nothing"
+        )
+
+
 def _is_named(record: Record, preset: Preset, planned: set[tuple[str, int, str, int]]) -> bool:
     config = record.config
     if record.kind == "evaluate":
@@ -217,10 +231,10 @@ def _seconds_by_run(records: Sequence[Record], seeds: int) -> dict[str, float]:
 
 def _score(workspace: paths.Workspace, record: Record, records: Sequence[Record], exams: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The answers of one evaluation, scored: one row a question."""
-    from jmedlora_utils.evaluation import exam_prompts, metrics, results
+    from jmedlora_utils.evaluation import evaluator, metrics
 
     exam = record.config["exam"]
-    questions = results.exam_of(record, workspace)
+    questions = evaluator.exam_of(record, workspace)
     answers_file = workspace.answers / f"{record.name.removeprefix('30_evaluate__')}.jsonl"
     answers = {row["id"]: row["response"] for row in read_jsonl(answers_file)}
     asked = [q for q in questions if q.id in answers]
@@ -231,7 +245,7 @@ def _score(workspace: paths.Workspace, record: Record, records: Sequence[Record]
     table = question_frame(asked)
     if exam not in exams:
         # For reading, the choices stand as printed, whatever order a run asked them in.
-        exams[exam] = question_frame(exam_prompts.load_exam(exam, workspace)[0], texts=True).assign(seed=record.seed)
+        exams[exam] = question_frame(evaluator.load_exam(exam, workspace)[0], texts=True).assign(seed=record.seed)
     for column, (scorer, name) in METRICS.items():
         table[column] = scores.loc[scorer][name].reindex(table["id"]).to_numpy(float)
     read = scores.loc["strict"].reindex(table["id"])

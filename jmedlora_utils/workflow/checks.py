@@ -11,13 +11,14 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, Run, declared_parameters, load_preset
 from jmedlora_utils.data import exam_files, invented_world
+from jmedlora_utils.evaluation import variants
 from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import planner, pretraining, registry
 from jmedlora_utils.tuning import launch
 from jmedlora_utils.tuning.settings import TuneSettings
 
 # Parameters of the notebooks alone that have a smallest value.
-LEAST = {"num_processes": 1}
+LEAST = {"num_processes": 1, "examples": 0}
 PREPARE_EXAMS = "11_prepare_exams"
 
 
@@ -33,7 +34,7 @@ def load_checked(name: str) -> Preset:
     for run in preset.runs:
         where = f"preset {preset.name!r}, run {run.name!r}"
         tuned = _settings(TuneSettings, TUNE_NOTEBOOK, run.tune, f"{where}, tune") if run.tune is not None else None
-        asked = EvalSettings.of_notebook(declared_parameters(EVALUATE_NOTEBOOK) | run.evaluate, f"{where}, evaluate")
+        asked = _settings(EvalSettings, EVALUATE_NOTEBOOK, run.evaluate, f"{where}, evaluate")
         for settings in filter(None, (tuned, asked)):
             _check_base(settings.base, preset, where)
         for exam in asked.exams:
@@ -65,6 +66,8 @@ def _settings(kind: type[Any], notebook: str, given: dict[str, Any], where: str)
             raise JmedloraError(f"{where}: {name} is {values[name]}; it must be {least} or more")
     if values.get("launch_config"):
         _named(lambda: launch.is_sharded(values["launch_config"]), f"{where}, launch_config")
+    if unknown := set(values.get("compare", ())) - set(variants.VARIANTS):
+        raise JmedloraError(f"{where}: compare names {min(unknown)!r}; known: {', '.join(variants.VARIANTS)}")
     return _named(lambda: kind(**{name: value for name, value in values.items() if name in known}), where)
 
 

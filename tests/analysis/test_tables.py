@@ -265,6 +265,28 @@ def test_a_local_folder_of_unknown_language_is_shown_and_said(made, tmp_path):
         findings.language_pair(study.outcomes)
 
 
+def test_finished_shards_that_nobody_put_together_are_not_passed_over(made):
+    workspace = paths.Workspace("mini-seeds", 1)
+    stem = "en-small_lora__step0__mini_trained__0shot"
+    whole, record = workspace.answers / f"{stem}.jsonl", workspace.records / f"30_evaluate__{stem}.json"
+    rows, text = read_jsonl(whole), record.read_text(encoding="utf-8")
+    try:
+        record.unlink()
+        whole.unlink()
+        for i in (0, 1):
+            write_jsonl(workspace.answers / f"{stem}.shard{i}of2.jsonl", rows[i::2])
+        (workspace.answers / f"{stem}.shard0of2.json").write_text('{"keys": []}', encoding="utf-8")
+        assert len(tables.read_runs("mini-seeds", [1]).outcomes), "one shard is not done: what is there is read"
+        (workspace.answers / f"{stem}.shard1of2.json").write_text('{"keys": []}', encoding="utf-8")
+        with pytest.raises(JmedloraError, match=rf"{stem}: its shards are done, but not put together \(1 such"):
+            tables.read_runs("mini-seeds", [1])
+    finally:
+        write_jsonl(whole, rows)
+        record.write_text(text, encoding="utf-8")
+        for file in workspace.answers.glob("*.shard*"):
+            file.unlink()
+
+
 def test_chance_of_a_question_stands_in_its_row():
     one = Question("q1", "mini_trained", "ja", "?", ("a", "b", "c", "d", "e"), frozenset("a"), section="taught")
     two = Question("q2", "mini_trained", "ja", "2つ選べ", ("a", "b", "c", "d", "e"), frozenset("ab"), section="taught", n_select=2)
