@@ -296,7 +296,7 @@ def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace, 
         JmedloraError: Base, prompt or exam cannot be used, or another process evaluates this run.
     """
     paths.check_name(variant_of or run_name, "run_name")
-    with alone(workspace.logs / f".30_evaluate__{run_name}.lock", f"the evaluation of {run_name}"):
+    with alone(workspace.logs / f".30_evaluate__{run_name}__{settings.shard_index}.lock", f"the evaluation of {run_name}"):
         return _evaluate(settings, run_name, workspace, variant_of)
 
 

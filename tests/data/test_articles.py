@@ -36,7 +36,7 @@ def test_jsonl_with_titles_and_numeric_ids(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"id": "a", "text": "x"}\n{"id": "b", "text": ', r"articles\.jsonl:2: not valid JSON .* mend or remove the line"),
+        ('{"id": "a", "text": "x"}\n{"id": "b", "text": ', r"articles\.jsonl:2: not valid JSON .* fix or remove the line"),
         ('{"id": "a"}\n', r"articles\.jsonl:1: field 'text' is missing"),
         ('{"text": "x"}\n', r"articles\.jsonl:1: field 'id' is missing"),
         ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', r"articles\.jsonl:2: id 'a' stands in line 1 too"),
@@ -68,7 +68,7 @@ def test_folders_without_texts_and_other_encodings_say_so(tmp_path):
     with pytest.raises(JmedloraError, match=r"b\.txt: byte 0 is not UTF-8; .*CP932"):
         load_articles(tmp_path)
     (tmp_path / "c.jsonl").write_bytes("日本語".encode("cp932"))
-    with pytest.raises(JmedloraError, match=r"c\.jsonl: not UTF-8"):
+    with pytest.raises(JmedloraError, match=r"c\.jsonl:1: not UTF-8"):
         load_articles(tmp_path / "c.jsonl")
 
 

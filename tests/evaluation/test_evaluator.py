@@ -447,7 +447,7 @@ def test_an_adapter_of_the_hub_keeps_the_commit_that_was_asked_for(tmp_path, mon
 def test_two_evaluations_of_one_run_do_not_mix(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
     said = "the evaluation of twice: another process is at work on it; wait"
-    with alone(workspace.logs / ".30_evaluate__twice.lock", "the first"), pytest.raises(JmedloraError, match=said):
+    with alone(workspace.logs / ".30_evaluate__twice__0.lock", "the first"), pytest.raises(JmedloraError, match=said):
         evaluator.evaluate(EvalSettings(base="llama", exams=("mini_trained",), limit=2), "twice", workspace)
 
 

@@ -185,4 +185,4 @@ def test_too_small_a_disk_is_refused_before_a_download(monkeypatch: pytest.Monke
 
 
 def test_the_target_of_the_login_node_stands_in_the_makefile() -> None:
-    assert "-m jmedlora_utils fetch --preset $(PRESET)" in (paths.ROOT / "Makefile").read_text()
+    assert "-m jmedlora_utils fetch --preset $(call quoted,$(PRESET))" in (paths.ROOT / "Makefile").read_text()
