@@ -32,9 +32,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, set_
 from jmedlora_utils.core.records import Meter, Record, write_record
 from jmedlora_utils.models import loading, memory, planner, registry
 from jmedlora_utils.models.registry import Shape
-from jmedlora_utils.tuning import encoding, fused_lora, training
-from jmedlora_utils.tuning.live_bytes import LiveBytes, resident_bytes, resident_tensors
-from jmedlora_utils.tuning.response_trainer import OrderedRows, ResponseTrainer
+from jmedlora_utils.tuning import encoding, training
+from jmedlora_utils.tuning.trainer import OrderedRows, ResponseTrainer
+from tests.live_bytes import LiveBytes, resident_bytes, resident_tensors
 
 Result = TypeVar("Result")
 TOLERANCE = 0.10
@@ -178,7 +178,7 @@ def settings_of(case: Case, option: memory.Tuning, steps: int) -> training.TuneS
         rank=case.rank,
         alpha=case.alpha,
         dropout=case.dropout,
-        target_modules=case.targets,
+        target_modules=list(case.targets),
         learning_rate=case.learning_rate,
         schedule="constant",
         optimizer=option.optimizer,
@@ -292,7 +292,6 @@ def run_case(
     built = time.perf_counter() - start
     weights = resident_bytes(model)
     model = get_peft_model(model, lora_config(case, shape))
-    fused_lora.fuse(model)  # as `training.build_model` does
     model.train()
     with tempfile.TemporaryDirectory() as folder:
         seconds, peak = measured(model, lambda: train(case, option, model, steps, Path(folder), synchronise))

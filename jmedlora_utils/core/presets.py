@@ -165,8 +165,8 @@ def load_preset(name: str) -> Preset:
     runs = []
     for run_name, run in file.runs.items():
         check_name(run_name, f"{where}, run")
-        tune = None if run.tune is None else file.defaults.tune | run.tune
-        runs.append(Run(run_name, tune, file.defaults.evaluate | run.evaluate))
+        tune = None if run.tune is None else _with_defaults(file.defaults.tune, run.tune)
+        runs.append(Run(run_name, tune, _with_defaults(file.defaults.evaluate, run.evaluate)))
         for notebook, block in ((TUNE_NOTEBOOK, tune or {}), (EVALUATE_NOTEBOOK, runs[-1].evaluate)):
             _refuse_reserved(f"{where}, {notebook}__{run_name}", block, ("preset", "seed", "run_name"))
     for entry, block in file.prepare.items():
@@ -214,7 +214,8 @@ def compare_parameters(notebook: str, declared: Mapping[str, Any], given: Mappin
     """
     for key, value in given.items():
         if key not in declared:
-            raise JmedloraError(f"{where}: {notebook} has no parameter {key!r}{near(key, declared)}")
+            expert = f"; a setting that is rarely needed goes into expert: [{key}=...]" if "expert" in declared else ""
+            raise JmedloraError(f"{where}: {notebook} has no parameter {key!r}{near(key, declared)}{expert}")
         default = declared[key]
         kinds = {type(item) for item in default} or {str} if isinstance(default, list) else set()
         fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
@@ -310,6 +311,12 @@ def _read_preset(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
 def _refuse_reserved(where: str, block: Mapping[str, Any], reserved: tuple[str, ...]) -> None:
     if found := [key for key in reserved if key in block]:
         raise JmedloraError(f"{where}: {found[0]!r} comes from the preset itself; remove the line")
+
+
+def _with_defaults(defaults: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
+    """A run's parameters over the defaults; its `expert` list goes on where theirs ends, so that its settings win."""
+    lists = [given["expert"] for given in (defaults, block) if isinstance(given.get("expert"), list)]
+    return defaults | block | ({"expert": [*lists[0], *lists[1]]} if len(lists) == 2 else {})
 
 
 def _stem(entry: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -52,3 +53,25 @@ def near(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     found = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {found[0]!r}?" if found else f"; known: {', '.join(names)}"
+
+
+def with_expert(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The parameters of a notebook, and beside them those of its `expert` list, each written `name=value`; a later one wins.
+
+    A value is read as JSON where it is JSON (`0.3`, `true`, `["q_proj"]`), else as text.
+
+    Raises:
+        JmedloraError: An entry has another form, or names a parameter that the notebook has itself.
+    """
+    flat = {name: value for name, value in parameters.items() if name != "expert"}
+    for entry in parameters.get("expert", ()):
+        name, equals, value = (part.strip() for part in str(entry).partition("="))
+        if not equals or not name:
+            raise JmedloraError(f"{where}: expert holds {entry!r}; write it as name=value")
+        if name in parameters:
+            raise JmedloraError(f"{where}: expert names {name!r}, which is a parameter of its own; set it there")
+        try:
+            flat[name] = json.loads(value)
+        except json.JSONDecodeError:
+            flat[name] = value
+    return flat

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, RecordError, read_record
+from jmedlora_utils.core.settings import with_expert
 from jmedlora_utils.models import registry
+from jmedlora_utils.models.launch_config import read_launch_config
 from jmedlora_utils.models.memory import (
     Memory,
     Tuning,
@@ -31,7 +33,6 @@ from jmedlora_utils.models.memory import (
     tuning_memory,
 )
 from jmedlora_utils.models.registry import ModelEntry
-from jmedlora_utils.tuning import launch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,6 +186,7 @@ def tuning_of(parameters: dict[str, Any], base: ModelEntry) -> Tuning:
     """
     if base.shape is None:
         raise JmedloraError(f"{base.name}: its sizes are not known; only {', '.join(registry.ARCHITECTURES)} can be planned")
+    parameters = with_expert(parameters, base.name)
     method = parameters["method"]
     return Tuning(
         shape=base.shape,
@@ -197,9 +199,9 @@ def tuning_of(parameters: dict[str, Any], base: ModelEntry) -> Tuning:
         length=parameters["max_length"],
         checkpointing=parameters.get("gradient_checkpointing", False),
         accumulating=parameters.get("gradient_accumulation", 1) > 1,
-        dropout=parameters["dropout"],
-        mixed=parameters.get("dtype", "bfloat16") == "bfloat16",
-        weight_bytes=2 if parameters.get("dtype", "bfloat16") == "bfloat16" else 4,
+        dropout=parameters.get("dropout", 0.0),
+        mixed=parameters.get("dtype", "float32") == "bfloat16",
+        weight_bytes=2 if parameters.get("dtype", "float32") == "bfloat16" else 4,
     )
 
 
@@ -275,14 +277,15 @@ def generation_seconds(base: ModelEntry, quantisation: str, prompts: int, batch:
 def _plan_tuning(
     run: presets.Run, base: ModelEntry, card: int, rates: dict[tuple[str, str, int], float], flops: dict[tuple[str, int], float]
 ) -> PlannedRun:
-    parameters = presets.declared_parameters(presets.TUNE_NOTEBOOK) | (run.tune or {})
+    parameters = with_expert(presets.declared_parameters(presets.TUNE_NOTEBOOK) | (run.tune or {}), run.name)
     wanted = tuning_of(parameters, base)
     rows = parameters["batch_size"] * parameters.get("gradient_accumulation", 1)
     best: dict[int, str | None] = {}
     for key, kind in CARDS.items():
         option = fit_tuning(wanted, rows, kind.usable())
         best[key] = in_words(option) if option else _several(wanted, kind)
-    sharded = parameters["launch_config"] and launch.is_sharded(parameters["launch_config"])
+    launch_config = parameters.get("launch_config")
+    sharded = bool(launch_config) and read_launch_config(launch_config).sharded
     need = sharded_total(wanted, parameters["num_processes"]) if sharded else tuning_memory(wanted).total
     # Of one process: several read as many tokens side by side.
     tokens = parameters["max_steps"] * rows * min(TOKENS_PER_RECORD, parameters["max_length"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,9 @@ def read_instructions(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, row in iter_jsonl(path):
         for field in ("instruction", "output"):
-            if not isinstance(row.get(field), str) or not row[field].strip():
-                raise JmedloraError(f"{path}:{number}: field {field!r} is missing, empty or no text; mend or remove the line")
+            _text(row, field, f"{path}:{number}")
         if not isinstance(row.get("input", ""), str):
-            raise JmedloraError(f"{path}:{number}: field 'input' is no text; mend or remove the line")
+            raise JmedloraError(f"{path}:{number}: field 'input' is no text; fix or remove the line")
         rows.append({"id": row.get("id", f"line {number}"), "input": "", **row})
     if not rows:
         raise JmedloraError(f"{path}: holds no instruction record; run notebook 10 first")
@@ -79,14 +78,16 @@ def read_articles(path: Path) -> list[str]:
     Raises:
         JmedloraError: `text` is missing or empty; names file and line.
     """
-    texts = []
-    for number, row in iter_jsonl(path):
-        if not isinstance(row.get("text"), str) or not row["text"].strip():
-            raise JmedloraError(f"{path}:{number}: field 'text' is missing, empty or no text; mend or remove the line")
-        texts.append(row["text"])
+    texts = [_text(row, "text", f"{path}:{number}") for number, row in iter_jsonl(path)]
     if not texts:
         raise JmedloraError(f"{path}: holds no article; run notebook 10 first")
     return texts
+
+
+def _text(row: dict[str, Any], field: str, where: str) -> str:
+    if not isinstance(row.get(field), str) or not row[field].strip():
+        raise JmedloraError(f"{where}: field {field!r} is missing, empty or no text; fix or remove the line")
+    return row[field]
 
 
 def encode_records(
@@ -151,7 +152,7 @@ def encode_articles(texts: Sequence[str], tokenizer: Any, max_length: int) -> tu
 def data_order(lengths: Sequence[int], steps: int, batch: int, seed: int, grouped: bool = True) -> list[int]:
     """Row numbers of a whole run, `steps * batch` of them, as a function of the seed alone.
 
-    Every epoch is a fresh shuffle; within windows of 50 batches rows of like length stand together, so that little is
+    Every epoch is a fresh shuffle; within windows of 50 batches rows of similar length stand together, so that little is
     padded, and the batches of a window are shuffled. Rows left over at the end of an epoch open the next one.
 
     Args:
@@ -159,7 +160,7 @@ def data_order(lengths: Sequence[int], steps: int, batch: int, seed: int, groupe
         steps: Optimizer steps.
         batch: Rows of one optimizer step, over all processes and accumulation.
         seed: Seed of the order.
-        grouped: Whether rows of like length stand together.
+        grouped: Whether rows of similar length stand together.
     """
     rng = random.Random(seed)
     order: list[int] = []
@@ -169,7 +170,8 @@ def data_order(lengths: Sequence[int], steps: int, batch: int, seed: int, groupe
             epoch = list(range(len(lengths)))
             rng.shuffle(epoch)
             pool.extend(epoch)
-        window, pool = _cut(pool, min(WINDOW_BATCHES, len(pool) // batch) * batch)
+        size = min(WINDOW_BATCHES, len(pool) // batch) * batch
+        window, pool = pool[:size], pool[size:]
         if grouped:
             window.sort(key=lambda i: -lengths[i])
             batches = [window[i : i + batch] for i in range(0, len(window), batch)]
@@ -179,9 +181,8 @@ def data_order(lengths: Sequence[int], steps: int, batch: int, seed: int, groupe
     return order[: steps * batch]
 
 
-def padding_share(lengths: Iterable[int], batch: int) -> float:
-    """Share of a batch's cells that are padding, over batches of consecutive rows."""
-    lengths = list(lengths)
+def padding_share(lengths: Sequence[int], batch: int) -> float:
+    """Share of padding in batches of consecutive rows, 0 to 1."""
     groups = [lengths[i : i + batch] for i in range(0, len(lengths), batch)]
     cells = sum(max(g) * len(g) for g in groups)
     return 1 - sum(lengths) / cells if cells else 0.0
@@ -211,11 +212,3 @@ class Collator:
             positions.extend(range(i * width + row.n_prompt - 1, i * width + len(row.ids) - 1))
             labels.extend(row.ids[row.n_prompt :])
         return {"input_ids": input_ids, "positions": torch.tensor(positions), "labels": torch.tensor(labels)}
-
-    def padding_share(self, lengths: Sequence[int], batch: int) -> float:
-        """See `padding_share`."""
-        return padding_share(lengths, batch)
-
-
-def _cut(items: list[int], n: int) -> tuple[list[int], list[int]]:
-    return items[:n], items[n:]

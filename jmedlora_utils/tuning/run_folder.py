@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from jmedlora_utils.models.registry import ModelEntry
 from jmedlora_utils.tuning import processes
 from jmedlora_utils.tuning.settings import TuneSettings
 
-RESUME_FILES = ("optimizer.pt", "optimizer.bin", "pytorch_model_fsdp.bin", "scheduler.pt", "trainer_state.json", "rng_state*.pth")
-# Settings that do not shape the result.
-PASSING = ("report_to", "device", "checkpoint_every")
+MARKER = "run.json"
+OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")
+RESUME_FILES = (*OPTIMIZER_FILES, "pytorch_model_fsdp.bin", "scheduler.pt", "trainer_state.json", "rng_state*.pth")
 
 
 def kept_checkpoints(folder: Path) -> dict[int, Path]:
@@ -33,14 +32,30 @@ def kept_checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def resumable_checkpoints(folder: Path) -> dict[int, Path]:
+    """Those of them that training can go on from: a finished run has none."""
+    return {step: path for step, path in kept_checkpoints(folder).items() if any((path / name).is_file() for name in OPTIMIZER_FILES)}
+
+
 def weights_sha256(folder: Path) -> str:
     """SHA-256 over the weight files of a checkpoint or an adapter; those of torch count where there are none of safetensors."""
     files = sorted(folder.glob("*.safetensors")) or sorted({*folder.glob("adapter_model*.bin"), *folder.glob("pytorch_model*.bin")})
     return sha256_text("".join(map(sha256_file, files)))
 
 
+def identity_of(settings: TuneSettings, base: ModelEntry, files: Sequence[Path]) -> dict[str, Any]:
+    """What makes two runs the same run: settings, data, base, processes, and the code and libraries that train."""
+    return {
+        "settings": settings.shaping(),
+        "data": {path.name: sha256_file(path) for path in files},
+        "base": loading.fingerprint(base),
+        "processes": {"count": processes.count(), "sharded": processes.sharded()},
+        "produced_by": produced_by("tuning.training"),
+    }
+
+
 def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record | None:
-    """The record of this very run if it is finished: same settings, data, base and code, all kept checkpoints there and unchanged.
+    """The record of this very run if it is finished: same identity, all kept checkpoints there and with the weights it names.
 
     Raises:
         JmedloraError: All is the same but the number of processes.
@@ -48,18 +63,19 @@ def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Recor
     stored = stored_identity(folder)
     if stored is None:
         return None
+    same_but_processes = stored != identity and stored | {"processes": identity["processes"]} == identity
     kept = kept_checkpoints(folder)
-    there = {str(step) for step in kept}
-    if stored | {"processes": identity["processes"]} == identity != stored and there:
-        made, now = stored["processes"], identity["processes"]
+    if same_but_processes and kept:
+        made, now = (_in_words(found["processes"]) for found in (stored, identity))
         raise JmedloraError(
-            f"{folder.name}: its checkpoints were made by {_in_words(made)}, this run has {_in_words(now)}; the rows of a step and the "
-            f"optimizer's state would not fit. Start it with num_processes={made['count']} again, or give it another run_name"
+            f"{folder.name}: its checkpoints were made by {made}, this run has {now}; the rows of a step and the optimizer's state would "
+            f"not fit. Start it with num_processes={stored['processes']['count']} again, or give it another run_name"
         )
     if stored != identity or not record_path.is_file():
         return None
     record = read_record(record_path)
-    intact = all(step in there and weights_sha256(kept[int(step)]) == digest for step, digest in record.metrics["weights_sha256"].items())
+    sums = {str(step): weights_sha256(path) for step, path in kept.items()}
+    intact = all(sums.get(step) == digest for step, digest in record.metrics["weights_sha256"].items())
     return record if record.status == "done" and intact else None
 
 
@@ -68,27 +84,13 @@ def _in_words(made_by: dict[str, Any]) -> str:
     return f"{count} process{'es' if count > 1 else ''}{' under FSDP' if made_by['sharded'] else ''}"
 
 
-def identity_of(settings: TuneSettings, base: ModelEntry, files: Sequence[Path]) -> dict[str, Any]:
-    """What makes two runs the same run."""
-    config = json.loads(json.dumps(asdict(settings)))
-    return {
-        "settings": {k: v for k, v in config.items() if k not in PASSING},
-        "data": {path.name: sha256_file(path) for path in files},
-        "base": loading.fingerprint(base),
-        "processes": {"count": processes.count(), "sharded": processes.sharded()},
-        "produced_by": produced_by("tuning.training"),
-    }
-
-
 def stored_identity(folder: Path) -> dict[str, Any] | None:
-    """What the run in this folder said of itself; settings that are younger than it have their defaults."""
-    marker = folder / "run.json"
-    if not marker.is_file():
+    """The identity that the run in this folder was started with; None where there is none, or none that can be read."""
+    try:
+        stored = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
         return None
-    stored = json.loads(marker.read_text(encoding="utf-8"))
-    defaults = {f.name: f.default for f in fields(TuneSettings) if f.default is not MISSING and f.name not in PASSING}
-    stored["settings"] = json.loads(json.dumps(defaults)) | stored.get("settings", {})
-    return {"processes": {"count": 1, "sharded": False}} | stored
+    return stored if isinstance(stored, dict) and isinstance(stored.get("processes"), dict) else None
 
 
 @contextmanager
@@ -106,17 +108,22 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def begin(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record | None:
-    """The record of a finished run, or None with the folder made this run's: what another run left is moved aside, never deleted."""
+    """The record of a finished run, or None with the folder made this run's.
+
+    What another run left there, or a finished run whose weights are gone or changed, is moved to `.superseded/` with its record, never
+    deleted.
+    """
     if done := finished(folder, record_path, identity):
         return done
-    marker = folder / "run.json"
-    if folder.exists() and stored_identity(folder) != identity:
+    if folder.exists() and (stored_identity(folder) != identity or record_path.is_file()):
         aside = folder.parent / ".superseded"
         aside.mkdir(exist_ok=True)
-        number = sum(p.name.startswith(f"{folder.name}.") for p in aside.iterdir())
-        folder.rename(aside / f"{folder.name}.{number}")
-    if not marker.is_file():
-        write_text(marker, json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
+        aside /= f"{folder.name}.{sum(p.name.startswith(f'{folder.name}.') for p in aside.iterdir())}"
+        folder.rename(aside)
+        if record_path.is_file():
+            record_path.rename(aside / record_path.name)
+    if not (folder / MARKER).is_file():
+        write_text(folder / MARKER, json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
     return None
 
 

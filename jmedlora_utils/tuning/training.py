@@ -13,60 +13,91 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Meter, Record, write_record
+from jmedlora_utils.core.settings import Checked
 from jmedlora_utils.data import prompts
 from jmedlora_utils.models import loading
 from jmedlora_utils.models.registry import ModelEntry
-from jmedlora_utils.tuning import attention, encoding, packing, processes, run_folder
+from jmedlora_utils.tuning import adapters, encoding, processes, run_folder
 from jmedlora_utils.tuning.run_folder import kept_checkpoints, weights_sha256
 from jmedlora_utils.tuning.settings import TuneSettings
 
-OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")
+
+class Job(Checked):
+    """A tuning run as one process hands it to others."""
+
+    settings: TuneSettings
+    run_name: str
+    preset: str
+    seed: int
 
 
-def tune(
-    settings: TuneSettings,
-    run_name: str,
-    workspace: paths.Workspace,
-    train_file: Path | None = None,
-    articles_file: Path | None = None,
-) -> Record:
-    """Tunes one base; a finished run is not trained again, a killed one goes on from its last checkpoint.
+def tune(settings: TuneSettings, run_name: str, workspace: paths.Workspace) -> Record:
+    """Tunes one base in this process; a finished run is not trained again, a killed one goes on from its last checkpoint.
 
     Writes `adapters/<run_name>/checkpoint-<step>/` (peft format; whole models for `full`) for each kept step, and the
-    record `20_tune__<run_name>`. A folder left by a run with other settings or data is moved to `adapters/.superseded/`.
+    record `20_tune__<run_name>`. A folder left by a run with other settings, data or code is moved to `adapters/.superseded/`.
 
     Args:
         settings: What to train.
         run_name: Name of the run.
-        workspace: Where bases, data, adapters and records lie.
-        train_file: Instruction records; `data/instructions/train.jsonl` of the workspace by default.
-        articles_file: Articles for `pretrain_on`; `data/articles.jsonl` of the workspace by default.
+        workspace: Where bases, data (`data/instructions/train.jsonl`, `data/articles.jsonl`), adapters and records lie.
 
     Raises:
-        JmedloraError: The run cannot be right: step 0 differs from the base, the loss is no number.
-        JmedloraError, records.RecordError: Data or base cannot be used.
+        JmedloraError: Settings, data or base cannot be used, step 0 differs from the base, or the loss is not finite.
     """
     paths.check_name(run_name, "run_name")
-    train_file = train_file or workspace.data / "instructions" / "train.jsonl"
-    articles_file = articles_file or workspace.data / "articles.jsonl"
+    if processes.sharded():
+        settings.check_sharded()
+        if settings.gradient_checkpointing and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING") != "true":
+            raise JmedloraError(
+                "gradient_checkpointing: FSDP does its own; give `accelerate launch` --fsdp_activation_checkpointing true, as `launch` does"
+            )
     folder = workspace.adapters / run_name
     record_path = workspace.records / f"20_tune__{run_name}.json"
     base = loading.find_base(settings.base, workspace)
-    records = encoding.read_instructions(train_file)
-    identity = run_folder.identity_of(settings, base, [train_file, *([articles_file] if settings.pretrain_on else [])])
+    records = encoding.read_instructions(_train_file(workspace))
+    identity = run_folder.identity_of(settings, base, _data_files(settings, workspace))
     with run_folder.alone(folder):
         if done := processes.from_main(lambda: run_folder.begin(folder, record_path, identity)):
             return done
-        record = _train(settings, run_name, workspace, base, records, articles_file, folder, identity)
+        record = _train(settings, run_name, workspace, base, records, identity)
         processes.from_main(lambda: _finish(workspace, folder, record))
     return record
+
+
+def find_finished(settings: TuneSettings, run_name: str, workspace: paths.Workspace, made_by: dict[str, Any]) -> Record | None:
+    """The record of this very run if it is finished, with nothing loaded but hashes.
+
+    Args:
+        settings: What to train.
+        run_name: Name of the run.
+        workspace: As for `tune`.
+        made_by: The processes that train it: their `count`, and whether the weights are `sharded` among them.
+
+    Raises:
+        JmedloraError: Another number of processes trained it.
+    """
+    base = loading.find_base(settings.base, workspace)
+    identity = run_folder.identity_of(settings, base, _data_files(settings, workspace)) | {"processes": made_by}
+    return run_folder.finished(workspace.adapters / run_name, workspace.records / f"20_tune__{run_name}.json", identity)
+
+
+def _train_file(workspace: paths.Workspace) -> Path:
+    return workspace.data / "instructions" / "train.jsonl"
+
+
+def _data_files(settings: TuneSettings, workspace: paths.Workspace) -> list[Path]:
+    files = [_train_file(workspace), *([workspace.data / "articles.jsonl"] if settings.pretrain_on else [])]
+    if missing := [path for path in files if not path.is_file()]:
+        raise JmedloraError(f"{paths.relative(missing[0])}: no such file; run notebook 10 first")
+    return files
 
 
 def _train(
@@ -75,36 +106,39 @@ def _train(
     workspace: paths.Workspace,
     base: ModelEntry,
     records: Sequence[dict[str, Any]],
-    articles_file: Path,
-    folder: Path,
     identity: dict[str, Any],
 ) -> Record:
     meter = Meter()
     from transformers import set_seed
 
+    folder = workspace.adapters / run_name
     metrics: dict[str, Any] = {}
     if settings.pretrain_on:
         with meter.stage("pretrain"):
-            base, metrics["pretrain_series"] = _pretrain(settings, base, articles_file, folder)
+            base, metrics["pretrain_series"] = _pretrain(settings, base, workspace.data / "articles.jsonl", folder)
     with meter.stage("load"):
         tokenizer = loading.load_tokenizer(base)
         rows, audit = encoding.encode_records(records, tokenizer, settings.template, settings.max_length, settings.too_long)
         set_seed(settings.seed)
-        model = build_model(settings, base)
-        metrics["step0_max_difference"] = step_zero_difference(model, rows[0].ids)
+        model = adapters.build_model(settings, base)
+        metrics["step0_max_difference"] = adapters.step_zero_difference(model, rows[0].ids)
     if metrics["step0_max_difference"] != 0.0:
         raise JmedloraError(
             f"{run_name}: at step 0 the adapted model differs from its base by {metrics['step0_max_difference']:.2e}; it must not"
         )
     parameters = loading.count_parameters(model)
-    targets = lora_target_names(model)
+    targets = adapters.adapted_layers(model)
     with meter.stage("train"):
         outcome = fit(settings, model, tokenizer, rows, folder)
-    metrics |= {"series": outcome.series, "final_loss": _tail_mean(outcome.series)}
     meter.timing |= {"train_seconds": outcome.seconds, "tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1)}
-    metrics["padding_share"] = round(outcome.padding_share, 4)
-    metrics["epochs"] = round(settings.max_steps * outcome.step_rows / len(rows), 4)
-    metrics["weights_sha256"] = {str(step): weights_sha256(path) for step, path in kept_checkpoints(folder).items()}
+    last_tenth = outcome.series[-max(1, len(outcome.series) // 10) :]
+    metrics |= {
+        "series": outcome.series,
+        "final_loss": sum(row["loss"] for row in last_tenth) / len(last_tenth),
+        "padding_share": round(outcome.padding_share, 4),
+        "epochs": round(settings.max_steps * outcome.step_rows / len(rows), 4),
+        "weights_sha256": {str(step): weights_sha256(path) for step, path in kept_checkpoints(folder).items()},
+    }
     template = prompts.template_facts(settings.template, tokenizer)
     return Record(
         kind="tune",
@@ -129,111 +163,11 @@ def _train(
     )
 
 
-def build_model(settings: TuneSettings, base: ModelEntry) -> Any:
-    """Loads the base and puts the adapter on it; call after the seed is set, since the adapter's start is random.
-
-    Raises:
-        JmedloraError: The attention kernel asked for cannot run here.
-    """
-    from transformers import AutoConfig
-
-    mixed = settings.method == "full" and settings.dtype == "bfloat16"
-    device = processes.local_device(settings.device)
-    model_config = AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
-    on_cpu = settings.device == "cpu" or processes.sharded()  # sharded weights are tried on the CPU before they are divided
-    model, _ = loading.load_base(
-        base,
-        quantisation="nf4" if settings.method == "qlora" else "none",
-        dtype="float32" if mixed else settings.dtype,
-        device=device,
-        attention=attention.choose(settings.attn_implementation, settings.dtype, model_config, on_cpu),
-        quant_storage="bfloat16" if processes.sharded() else "uint8",
-    )
-    if settings.method == "full":
-        return model.requires_grad_(True)
-    from peft import get_peft_model
-
-    # peft's prepare_model_for_kbit_training is left out: it casts embeddings, head and norms to float32, and with them every activation.
-    tuned = get_peft_model(model, lora_config(settings, base, model))
-    if not processes.sharded():  # FSDP gathers a layer's weights when it is called, and the fused pass does not call B
-        from jmedlora_utils.tuning import fused_lora
-
-        fused_lora.fuse(tuned)
-    return tuned
-
-
-def lora_config(settings: TuneSettings, base: ModelEntry, model: Any) -> Any:
-    """The peft configuration of the adapter."""
-    from peft import LoraConfig
-
-    embeddings: list[str] = []
-    if settings.train_embeddings:
-        wanted = (model.get_input_embeddings(), model.get_output_embeddings())
-        embeddings = [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if any(module is w for w in wanted)]
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        bias="none",
-        target_modules=list(settings.target_modules) or loading.lora_targets(base, model),
-        modules_to_save=embeddings or None,
-        ensure_weight_tying=bool(embeddings) and bool(model.config.tie_word_embeddings),
-    )
-
-
-def preview(settings: TuneSettings, workspace: paths.Workspace) -> tuple[dict[str, Any], dict[str, int]]:
-    """What will be trained, without loading a weight: the peft configuration (empty for `full`) and parameter counts.
-
-    Returns:
-        The configuration, and `total` (the base's own) and `trainable`.
-    """
-    import torch
-    from accelerate import init_empty_weights
-    from peft import get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    base = loading.find_base(settings.base, workspace)
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False), dtype=torch.float32
-        )
-        model.tie_weights()
-        total = loading.count_parameters(model)["total"]
-        if settings.method == "full":
-            return {}, {"total": total, "trainable": total}
-        adapted = get_peft_model(model, lora_config(settings, base, model))
-    chosen = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "bias", "task_type")
-    config = adapted.peft_config["default"].to_dict()
-    shown = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items() if k in chosen}
-    return shown, {"total": total, "trainable": loading.count_parameters(adapted)["trainable"]}
-
-
-def lora_target_names(model: Any) -> list[str]:
-    """Names of the layers that carry an adapter, without their place in the model; empty for a full model."""
-    if not hasattr(model, "peft_config"):
-        return []
-    return sorted({name.rsplit(".", 1)[-1] for name in model.targeted_module_names})
-
-
-def step_zero_difference(model: Any, ids: Sequence[int]) -> float:
-    """Largest difference between the logits of the adapted model and of its base on one row; 0 before training.
-
-    LoRA's B starts at zero, so an untrained adapter must change nothing at all.
-    """
-    if not hasattr(model, "disable_adapter"):
-        return 0.0
-    import torch
-
-    was_training = model.training
-    model.eval()
-    row = torch.tensor([list(ids)], device=next(model.parameters()).device)
-    with torch.no_grad():
-        adapted = model(input_ids=row).logits
-        with model.disable_adapter():
-            plain = model(input_ids=row).logits
-    model.train(was_training)
-    return float((adapted.float() - plain.float()).abs().max())
+def _finish(workspace: paths.Workspace, folder: Path, record: Record) -> None:
+    """Writes the record, then drops what only resuming needs."""
+    write_record(workspace.records, record)
+    for checkpoint in kept_checkpoints(folder).values():
+        run_folder.strip(checkpoint)
 
 
 @dataclass(frozen=True)
@@ -241,7 +175,7 @@ class Outcome:
     """What a training loop leaves behind.
 
     Attributes:
-        series: One row a step: step, loss, learning rate, gradient norm.
+        series: One row per step: step, loss, learning rate, gradient norm.
         seconds: Of this session's training.
         tokens: Of this session's rows, padding not counted.
         step_rows: Rows of one optimizer step.
@@ -260,16 +194,13 @@ def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encod
 
     Raises:
         JmedloraError: The loss is not finite.
-        JmedloraError: Packing is asked for and this model would let packed records read each other.
     """
-    from jmedlora_utils.tuning.response_trainer import LossNotFinite, OrderedRows, ResponseTrainer, checkpoints
+    from jmedlora_utils.tuning.trainer import OrderedRows, ResponseTrainer
 
-    cpu = not processes.on_card(model)
-    arguments = training_arguments(settings, folder, cpu)
+    arguments = training_arguments(settings, folder, cpu=not processes.on_card(model))
     step_rows = settings.batch_size * settings.gradient_accumulation * arguments.world_size
     lengths = [len(row.ids) for row in rows]
     order = encoding.data_order(lengths, settings.max_steps, step_rows, settings.seed, settings.length_grouped)
-    collator = collator_for(settings, model, tokenizer, rows)
     trainer = ResponseTrainer(
         model=model,
         args=arguments,
@@ -277,37 +208,21 @@ def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encod
         processing_class=tokenizer,
         keep_steps=settings.kept_steps(),
         checkpoint_every=settings.checkpoint_every,
-        collator=collator,
+        collator=encoding.Collator(tokenizer.pad_token_id),
     )
-    done = {step: path for step, path in checkpoints(folder).items() if any((path / name).is_file() for name in OPTIMIZER_FILES)}
+    done = run_folder.resumable_checkpoints(folder)
     start = max(done, default=0)
     began = time.perf_counter()
     try:
         trainer.train(resume_from_checkpoint=str(done[start]) if done else None)
-    except LossNotFinite as error:
-        raise JmedloraError(str(error)) from error
     finally:
         trainer.detach()
     seconds = round(time.perf_counter() - began, 3)
-    keys = ("loss", "learning_rate", "grad_norm")
-    series = [{"step": row["step"]} | {k: row[k] for k in keys} for row in trainer.state.log_history if "loss" in row]
+    keys = ("step", "loss", "learning_rate", "grad_norm")
+    series = [{key: row[key] for key in keys} for row in trainer.state.log_history if "loss" in row]
     tokens = sum(lengths[i] for i in order[start * step_rows :])
-    padding = collator.padding_share([lengths[i] for i in order], settings.batch_size)
+    padding = encoding.padding_share([lengths[i] for i in order], settings.batch_size)
     return Outcome(series, seconds, tokens, step_rows, padding)
-
-
-def collator_for(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encoding.Row]) -> Any:
-    """Makes batches of records: padded, or packed if this model keeps packed records apart.
-
-    Raises:
-        JmedloraError: It does not.
-    """
-    if not settings.packing:
-        return encoding.Collator(tokenizer.pad_token_id)
-    packing.check(model, rows[0].ids, rows[-1].ids)
-    flash = model.config._attn_implementation == attention.FLASH
-    hidden = model.get_input_embeddings().weight.shape[1]
-    return packing.PackingCollator(tokenizer.pad_token_id, settings.max_length, hidden, one_row=flash)
 
 
 def training_arguments(settings: TuneSettings, folder: Path, cpu: bool) -> Any:
@@ -344,34 +259,6 @@ def training_arguments(settings: TuneSettings, folder: Path, cpu: bool) -> Any:
     return arguments
 
 
-def find_finished(
-    settings: TuneSettings, run_name: str, workspace: paths.Workspace, count: int = 1, sharded: bool = False
-) -> Record | None:
-    """The record of this very run if it is finished, with nothing loaded but hashes.
-
-    Args:
-        settings: What to train.
-        run_name: Name of the run.
-        workspace: As for `tune`.
-        count: Processes that trained it.
-        sharded: Whether weights were divided among them.
-
-    Raises:
-        JmedloraError: Another number of processes trained it.
-    """
-    files = [workspace.data / "instructions" / "train.jsonl", *([workspace.data / "articles.jsonl"] if settings.pretrain_on else [])]
-    identity = run_folder.identity_of(settings, loading.find_base(settings.base, workspace), files)
-    identity["processes"] = {"count": count, "sharded": sharded}
-    return run_folder.finished(workspace.adapters / run_name, workspace.records / f"20_tune__{run_name}.json", identity)
-
-
-def _finish(workspace: paths.Workspace, folder: Path, record: Record) -> None:
-    """Writes the record, then drops what only resuming needs."""
-    write_record(workspace.records, record)
-    for checkpoint in kept_checkpoints(folder).values():
-        run_folder.strip(checkpoint)
-
-
 def _pretrain(settings: TuneSettings, base: ModelEntry, articles_file: Path, folder: Path) -> tuple[ModelEntry, list[dict[str, float]]]:
     """Continued pretraining: every parameter, next-token loss on articles. Returns the new base and its loss series."""
     from transformers import set_seed
@@ -380,18 +267,17 @@ def _pretrain(settings: TuneSettings, base: ModelEntry, articles_file: Path, fol
     log = result / "pretrain_series.json"
     if log.is_file():
         return loading.find_base(str(result)), json.loads(log.read_text(encoding="utf-8"))
-    plan = replace(
-        settings,
+    plan = settings.changed(
         method="full",
         max_steps=settings.pretrain_steps,
         learning_rate=settings.pretrain_learning_rate,
         warmup_steps=min(settings.warmup_steps, settings.pretrain_steps),
-        save_steps=(),
+        save_steps=[],
         pretrain_on="",
         pretrain_steps=0,
     )
     set_seed(settings.seed)
-    model = build_model(plan, base)
+    model = adapters.build_model(plan, base)
     tokenizer = loading.load_tokenizer(base)
     rows, _ = encoding.encode_articles(encoding.read_articles(articles_file), tokenizer, settings.max_length)
     outcome = fit(plan, model, tokenizer, rows, work)
@@ -407,29 +293,19 @@ def _keep_pretrained(last: Path, series: list[dict[str, float]], result: Path) -
     run_folder.strip(result)
 
 
-def _tail_mean(series: Sequence[dict[str, float]]) -> float:
-    """Mean loss of the last tenth of the steps."""
-    tail = series[-max(1, len(series) // 10) :]
-    return sum(row["loss"] for row in tail) / len(tail)
-
-
-def read_job(path: Path) -> dict[str, Any]:
-    """A tuning job as `launch` writes it: settings (see `TuneSettings`), run_name, preset, seed.
+def read_job(path: Path) -> Job:
+    """Reads a tuning job as `launch` writes it.
 
     Raises:
-        JmedloraError: The file is not there, not JSON, or not of this form.
+        JmedloraError: The file is not there, not JSON, or a setting is wrong.
     """
-    wanted = {"settings": dict, "run_name": str, "preset": str, "seed": int}
     try:
-        job = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise JmedloraError(f"--settings {path}: it cannot be read as JSON ({error}); notebook 20 writes such a file") from error
-    wrong = [key for key, kind in wanted.items() if not isinstance(job, dict) or not isinstance(job.get(key), kind)]
-    if wrong:
-        raise JmedloraError(f"--settings {path}: {wrong[0]!r} is missing or no {wanted[wrong[0]].__name__}; notebook 20 writes such a file")
-    if unknown := set(job["settings"]) - {f.name for f in fields(TuneSettings)}:
-        raise JmedloraError(f"--settings {path}: no setting {sorted(unknown)[0]!r}; see TuneSettings")
-    return job
+    if not isinstance(raw, dict):
+        raise JmedloraError(f"--settings {path}: it must be a JSON object; notebook 20 writes such a file")
+    return Job.read(raw, f"--settings {path}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -439,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         job = read_job(chosen.settings)
-        record = tune(TuneSettings(**job["settings"]), job["run_name"], paths.Workspace(job["preset"], job["seed"]))
+        record = tune(job.settings, job.run_name, paths.Workspace(job.preset, job.seed))
     except JmedloraError as error:
         if processes.is_main():
             print(f"error: {error}", file=sys.stderr)

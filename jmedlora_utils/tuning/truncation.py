@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.questions import Question, read_exam
 from jmedlora_utils.models import loading
 from jmedlora_utils.tuning.encoding import encode_records
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass
@@ -136,44 +135,27 @@ def exam_records(questions: Iterable[Question], template: str) -> list[dict[str,
 
 
 def audit_frame(
-    tokenizers: Mapping[str, Any], data: Mapping[str, Sequence[Mapping[str, Any]]], template: str, max_length: int
-) -> pd.DataFrame:
-    """One row per tokenizer and set of records: `tokenizer`, `data` and the counts of `Losses`."""
-    import pandas as pd
-
-    rows = [
-        {"tokenizer": name, "data": what} | asdict(audit(records, tokenizer, template, max_length))
-        for name, tokenizer in tokenizers.items()
-        for what, records in data.items()
-    ]
-    return pd.DataFrame(rows)
-
-
-def workspace_frame(
     workspace: paths.Workspace, base: str, records: Sequence[Mapping[str, Any]], template: str, max_length: int
 ) -> pd.DataFrame:
-    """The audit of a run: its base's tokenizer and those of the workspace's bases, its records and the workspace's exams.
+    """The audit of a run: for its base's tokenizer and those of the workspace's bases, its records and the workspace's exams.
 
-    Bases with one and the same tokenizer share a row, and so do the parts of one exam.
+    Returns:
+        One row per tokenizer and set of records: `tokenizer`, `data` and the counts of `Losses`. Bases with one and the same tokenizer
+        share a row, and so do the parts of one exam.
     """
-    entries = [loading.find_base(base, workspace)]
-    entries += [loading.find_base(p.parent.name, workspace) for p in sorted(workspace.bases.glob("*/config.json"))]
-    by_vocabulary: dict[str, list[str]] = {}
-    loaded: dict[str, Any] = {}
-    for entry in entries:
+    found = [base, *sorted(p.parent.name for p in workspace.bases.glob("*/config.json"))]
+    tokenizers: dict[str, tuple[list[str], Any]] = {}
+    for entry in (loading.find_base(name, workspace) for name in dict.fromkeys(found)):
         tokenizer = loading.load_tokenizer(entry)
-        key = _vocabulary(tokenizer)
-        loaded.setdefault(key, tokenizer)
-        if entry.name not in by_vocabulary.setdefault(key, []):
-            by_vocabulary[key].append(entry.name)
-    tokenizers = {", ".join(names): loaded[key] for key, names in by_vocabulary.items()}
+        key = (tuple(sorted(tokenizer.get_vocab().items())), prompts.has_bos_habit(tokenizer), str(tokenizer.special_tokens_map))
+        tokenizers.setdefault(str(hash(key)), ([], tokenizer))[0].append(entry.name)
     data = {"instruction records": list(records)}
     for file in sorted((workspace.data / "exams").glob("*.jsonl")):
         data.setdefault(f"exam {file.stem.split('_')[0]}", []).extend(exam_records(read_exam(file), template))
-    return audit_frame(tokenizers, {what: found for what, found in data.items() if found}, template, max_length)
-
-
-def _vocabulary(tokenizer: Any) -> str:
-    words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    habit = prompts.has_bos_habit(tokenizer)
-    return str((hash(tuple(words)), habit, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token))
+    rows = [
+        {"tokenizer": ", ".join(names), "data": what} | asdict(audit(given, tokenizer, template, max_length))
+        for names, tokenizer in tokenizers.values()
+        for what, given in data.items()
+        if given
+    ]
+    return pd.DataFrame(rows)

@@ -14,11 +14,10 @@ from jmedlora_utils.data import exam_files, invented_world
 from jmedlora_utils.evaluation import variants
 from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import planner, pretraining, registry
-from jmedlora_utils.tuning import launch
 from jmedlora_utils.tuning.settings import TuneSettings
 
 # Parameters of the notebooks alone that have a smallest value.
-LEAST = {"num_processes": 1, "examples": 0}
+LEAST = {"examples": 0}
 PREPARE_EXAMS = "11_prepare_exams"
 
 
@@ -33,7 +32,7 @@ def load_checked(name: str) -> Preset:
         _check_preparation(entry, declared_parameters(entry.split("__")[0]) | given, f"preset {preset.name!r}, {entry}")
     for run in preset.runs:
         where = f"preset {preset.name!r}, run {run.name!r}"
-        tuned = _settings(TuneSettings, TUNE_NOTEBOOK, run.tune, f"{where}, tune") if run.tune is not None else None
+        tuned = _tune_settings(run.tune, f"{where}, tune") if run.tune is not None else None
         asked = _settings(EvalSettings, EVALUATE_NOTEBOOK, run.evaluate, f"{where}, evaluate")
         for settings in filter(None, (tuned, asked)):
             _check_base(settings.base, preset, where)
@@ -54,6 +53,10 @@ def _check_preparation(entry: str, given: dict[str, Any], where: str) -> None:
             _named(lambda base=base: pretraining.base_settings(given["ladder"], base), where)
 
 
+def _tune_settings(given: dict[str, Any], where: str) -> TuneSettings:
+    return TuneSettings.of_parameters(declared_parameters(TUNE_NOTEBOOK) | given, where)
+
+
 def _settings(kind: type[Any], notebook: str, given: dict[str, Any], where: str) -> Any:
     """The settings that the notebook would make of its parameters."""
     known = {field.name for field in fields(kind)} - {"seed"}
@@ -64,8 +67,6 @@ def _settings(kind: type[Any], notebook: str, given: dict[str, Any], where: str)
     for name, least in LEAST.items():
         if values.get(name, least) < least:
             raise JmedloraError(f"{where}: {name} is {values[name]}; it must be {least} or more")
-    if values.get("launch_config"):
-        _named(lambda: launch.is_sharded(values["launch_config"]), f"{where}, launch_config")
     if unknown := set(values.get("compare", ())) - set(variants.VARIANTS):
         raise JmedloraError(f"{where}: compare names {min(unknown)!r}; known: {', '.join(variants.VARIANTS)}")
     return _named(lambda: kind(**{name: value for name, value in values.items() if name in known}), where)
@@ -105,7 +106,7 @@ def _check_adapter(run: Run, tuned: TuneSettings | None, asked: EvalSettings, pr
         if asked.adapter:
             _named(lambda: registry.resolve(asked.adapter), f"{where}, evaluate: adapter")
         return
-    settings = tuned if owner is run else _settings(TuneSettings, TUNE_NOTEBOOK, owner.tune or {}, where)
+    settings = tuned if owner is run else _tune_settings(owner.tune or {}, where)
     kept = {0, *settings.kept_steps()}
     if missing := sorted(set(asked.steps) - kept):
         raise JmedloraError(

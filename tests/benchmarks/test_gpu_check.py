@@ -13,6 +13,7 @@ import pytest
 
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.records import read_record
+from jmedlora_utils.core.settings import with_expert
 from jmedlora_utils.models import planner
 
 SCRIPT = paths.ROOT / "benchmarks" / "gpu_check.py"
@@ -61,7 +62,8 @@ def test_the_tiny_check_runs_both_cases_within_the_tolerance_on_a_bare_image(che
 
 
 def test_the_cases_are_the_paper_presets(check: ModuleType):
-    runs = {run.tune["base"]: presets.declared_parameters(presets.TUNE_NOTEBOOK) | run.tune for run in presets.load_preset("paper").runs}
+    declared = presets.declared_parameters(presets.TUNE_NOTEBOOK)
+    runs = {run.tune["base"]: with_expert(declared | run.tune, run.name) for run in presets.load_preset("paper").runs}
     assert set(runs) == {case.base for case in check.CASES}
     for case in check.CASES:
         run = runs[case.base]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from jmedlora_utils.core import paths
-from jmedlora_utils.core.records import read_record
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def test_the_arms_do_the_same_work(script, tmp_path) -> None:
     assert bench.source.startswith("invented") and len(bench.rows) == 16
     arms = script.make_arms(bench, with_trl=False)
     first = script.assert_equal_first_step(arms, bench.rows)
-    assert set(first) == {"ours", "ours, packed", "qlora.py-like"} and first["ours"] == pytest.approx(8.3, abs=0.5)
+    assert set(first) == {"ours", "qlora.py-like"} and first["ours"] == pytest.approx(first["qlora.py-like"], abs=script.LOSS_TOLERANCE)
     seconds, losses = script.run(arms["ours"](bench.rows))
     assert seconds > 0 and len(losses) == 2
 
@@ -45,12 +44,3 @@ def test_invented_records_have_the_lengths_of_the_exam(script, monkeypatch) -> N
     monkeypatch.setattr(script, "ROWS", 400)
     lengths = sorted(len(r["instruction"]) for r in script.make_records("plain_ja")[0])
     assert lengths[40] < 30 < lengths[200] < 120 < lengths[380] < 920
-
-
-def test_the_committed_record_reaches_the_goals_by_its_own_seconds(script) -> None:
-    record = read_record(script.RESULTS / "tuning.json")
-    best = {arm: min(taken) for arm, taken in record.metrics["all_seconds"].items()}
-    assert all(len(taken) >= 5 for taken in record.metrics["all_seconds"].values()) and not record.git_dirty
-    assert best["qlora.py-like"] / best["ours"] >= script.GOAL and record.metrics["goal_reached"]
-    trl = [arm for arm in best if arm.startswith("TRL")]
-    assert len(trl) == 4 and all(best[arm] > best["ours"] for arm in trl)

@@ -26,7 +26,7 @@ def test_every_include_of_a_page_has_a_maker_and_every_maker_a_page() -> None:
 def test_the_page_of_functions_lists_every_room() -> None:
     rooms = {path.parent.name for path in paths.PACKAGE.glob("*/__init__.py")}
     assert rooms == set(fragments.ROOMS)
-    assert "jmedlora_utils.tuning.response_trainer" not in fragments.api(), "the book is built where torch is not installed"
+    assert "jmedlora_utils.tuning.trainer" not in fragments.api(), "the book is built where torch is not installed"
 
 
 def test_the_settings_of_the_paper_come_from_the_committed_table() -> None:

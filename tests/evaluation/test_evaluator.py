@@ -28,7 +28,7 @@ from tests import tiny
 from tests.exam_fixtures import data_dir, needs_data
 
 TUNE = TuneSettings(
-    base="llama", template="plain_ja", rank=4, learning_rate=1e-2, batch_size=16, max_steps=20, save_steps=(5,), max_length=128
+    base="llama", template="plain_ja", rank=4, learning_rate=1e-2, batch_size=16, max_steps=20, save_steps=[5], max_length=128
 )
 ASK = EvalSettings(base="llama", adapter="run", steps=(0, 5, 20), shots=(0, 1), template="plain_ja", batch_size=8)
 
@@ -39,7 +39,7 @@ def tuned(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         workspace = tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, *tiny.FAMILIES)
         training.tune(TUNE, "run", workspace)
-        training.tune(replace(TUNE, base="gpt_neox", method="full", learning_rate=3e-3), "full", workspace)
+        training.tune(TUNE.changed(base="gpt_neox", method="full", learning_rate=3e-3), "full", workspace)
         yield workspace
 
 
@@ -261,7 +261,7 @@ def test_an_adapter_folder_is_evaluated_without_its_run(tuned) -> None:
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_a_four_bit_run_is_evaluated_on_its_four_bit_base(tuned, family: str) -> None:
     name = f"four-{family}"
-    training.tune(replace(TUNE, base=family, method="qlora", max_steps=5, save_steps=()), name, tuned)
+    training.tune(TUNE.changed(base=family, method="qlora", max_steps=5, save_steps=[]), name, tuned)
     [record] = evaluator.evaluate(replace(ASK, base=family, adapter=name, steps=(5,), shots=(0,)), name, tuned)
     assert record.config["quantisation"] == "nf4" and record.model["differs_from_base"]
 

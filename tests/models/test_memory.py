@@ -82,12 +82,8 @@ def make(shape: Shape, dtype: str = "float32", device: str = "cpu") -> Any:
 def adapted(model: Any, run: Tuning) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    from jmedlora_utils.tuning import fused_lora
-
     config = LoraConfig(r=run.rank, lora_dropout=run.dropout, target_modules=list(run.adapted), bias="none", task_type="CAUSAL_LM")
-    model = get_peft_model(model, config)
-    fused_lora.fuse(model)  # as `tuning.build_model` does
-    return model
+    return get_peft_model(model, config)
 
 
 # Exact counts
@@ -114,7 +110,7 @@ def test_nf4_bytes_equal_bitsandbytes(architecture: str, tmp_path):
     from transformers import AutoModelForCausalLM
 
     from jmedlora_utils.models.loading import keep_4bit_layout, nf4_config
-    from jmedlora_utils.tuning.live_bytes import resident_bytes
+    from tests.live_bytes import resident_bytes
 
     shape = SHAPES[architecture]
     make(shape, "bfloat16").save_pretrained(tmp_path)
@@ -226,7 +222,7 @@ def test_the_peak_of_a_step_is_within_a_tenth(
 ):
     import torch
 
-    from jmedlora_utils.tuning.live_bytes import LiveBytes, resident_tensors
+    from tests.live_bytes import LiveBytes, resident_tensors
 
     run = Tuning(
         replace(SHAPES[architecture], layers=4),
@@ -343,7 +339,7 @@ def test_several_cards_divide_what_is_fixed():
 def test_planned_peak_of_generation_is_the_measured_one(architecture: str, batch: int, prompt: int, new: int):
     import torch
 
-    from jmedlora_utils.tuning.live_bytes import LiveBytes, resident_tensors
+    from tests.live_bytes import LiveBytes, resident_tensors
 
     shape = SHAPES[architecture]
     model = make(shape, "bfloat16").eval()

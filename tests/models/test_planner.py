@@ -11,6 +11,7 @@ import pytest
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, write_record
+from jmedlora_utils.core.settings import with_expert
 from jmedlora_utils.models import memory, planner, registry
 
 
@@ -23,7 +24,7 @@ def test_the_paper_preset_is_journal_table_1():
     runs = {run.name: run for run in presets.load_preset("paper").runs}
     assert set(runs) == {"open-calm-7b_lora", "llama-2-70b_qlora"}
     declared = presets.declared_parameters(presets.TUNE_NOTEBOOK)
-    small, large = (declared | (runs[name].tune or {}) for name in ("open-calm-7b_lora", "llama-2-70b_qlora"))
+    small, large = (with_expert(declared | (runs[name].tune or {}), name) for name in ("open-calm-7b_lora", "llama-2-70b_qlora"))
     for settings, expected in (
         (small, ("lora", 5e-5, 8, 32.0, 0.05, [1000, 3000, 10000])),
         (large, ("qlora", 2e-4, 64, 16.0, 0.1, [900, 3000])),
@@ -65,8 +66,9 @@ def test_a_run_that_cannot_fit_is_refused_with_the_mend(no_records: Path):
 
 
 def test_weights_divided_over_cards_fit_where_one_card_is_too_small(no_records: Path):
-    settings = {"base": "llama-2-70b-chat", "method": "qlora", "rank": 64, "batch_size": 1, "gradient_checkpointing": True}
-    several = settings | {"num_processes": 4, "launch_config": "fsdp2_nf4"}
+    settings = {"base": "llama-2-70b-chat", "method": "qlora", "rank": 64, "batch_size": 1}
+    settings["expert"] = ["gradient_checkpointing=true"]
+    several = settings | {"num_processes": 4, "expert": [*settings["expert"], "launch_config=fsdp2_nf4"]}
     base = registry.resolve("llama-2-70b-chat")
     one, four = (planner._plan_tuning(presets.Run("big", tune, {}), base, 24, {}, {}) for tune in (settings, several))
     assert not one.fits and four.fits and four.bytes < one.bytes / 2
@@ -207,11 +209,16 @@ def test_a_base_of_another_architecture_cannot_be_planned():
 
 
 def test_what_the_preset_sets_is_what_is_planned():
-    settings = presets.declared_parameters(presets.TUNE_NOTEBOOK) | {"rank": 3, "batch_size": 5, "dtype": "bfloat16", "max_length": 77}
+    settings = presets.declared_parameters(presets.TUNE_NOTEBOOK) | {
+        "rank": 3,
+        "batch_size": 5,
+        "max_length": 77,
+        "expert": ["dtype=bfloat16"],
+    }
     run = planner.tuning_of(settings, registry.resolve("open-calm-7b"))
     assert (run.rank, run.micro_batch, run.length, run.mixed, run.weight_bytes) == (3, 5, 77, True, 2)
     assert run.targets == ("query_key_value",)
-    plain = planner.tuning_of(settings | {"dtype": "float32"}, registry.resolve("open-calm-7b"))
+    plain = planner.tuning_of(settings | {"expert": []}, registry.resolve("open-calm-7b"))
     assert plain == replace(run, mixed=False, weight_bytes=4)
 
 

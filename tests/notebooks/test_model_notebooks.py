@@ -18,7 +18,7 @@ def test_tune_then_ask(tmp_path, monkeypatch) -> None:
     shown = execute("20_tune_lora", tmp_path / "20.ipynb", monkeypatch, **run, learning_rate=0.01, max_steps=6, save_steps=[3])
     record = read_record(workspace.records / "20_tune__tiny.json")
     assert "⟦" in shown and "largest difference at step 0: **0.0**" in shown
-    assert f"trainable: {record.counts['trainable_parameters']:,} parameters" in shown
+    assert f"{record.counts['trainable_parameters']:,} parameters are trained" in shown
     more = {"likelihood": True, "compare": ["merged-none"], "shuffle_choices": 5}
     shown = execute("30_evaluate_exam", tmp_path / "30.ipynb", monkeypatch, **run, adapter="tiny", steps=[0, 3, 6], **more)
     names = {p.stem for p in workspace.records.glob("30_evaluate__tiny__*.json")}

@@ -30,7 +30,7 @@ def tokens_up_to(tokenizer, text: str) -> int:
     return sum(start < end for start, _ in tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True).offset_mapping)
 
 
-def test_trap_38_the_audit_counts_a_lost_choice_marker_and_eos(tokenizer) -> None:
+def test_the_audit_counts_a_lost_choice_marker_and_eos(tokenizer) -> None:
     whole = len(tokenizer(f"<s>{prompt_of(RECORD)}", add_special_tokens=False).input_ids)
     answer = len(tokenizer(RECORD["output"], add_special_tokens=False).input_ids) + 1
     second, third = tokens_up_to(tokenizer, "アオナ薬"), tokens_up_to(tokenizer, "イウト薬")
@@ -54,7 +54,7 @@ def test_a_long_record_is_counted_as_left_out_and_never_damaged(tokenizer) -> No
     assert (found.records, found.left_out, found.damaged) == (2, 1, 0) and found.longest > 60 and found.choice >= 1
 
 
-def test_trap_39_padding_with_eos_is_seen() -> None:
+def test_padding_with_eos_is_seen() -> None:
     for pad, masked in ((True, 0), (False, 1)):
         tokenizer = tiny.make_tokenizer(bos=True, pad=pad)
         if not pad:
@@ -75,7 +75,7 @@ def test_half_a_character_is_not_kept(tokenizer) -> None:
 def test_the_table_of_a_workspace_names_each_tokenizer_once(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama", "gpt_neox")
     tiny.make_checkpoint(workspace.bases / "twin", "llama", seed=3)
-    frame = truncation.workspace_frame(workspace, "llama", tiny.make_records(5), "plain_ja", 256)
+    frame = truncation.audit_frame(workspace, "llama", tiny.make_records(5), "plain_ja", 256)
     assert list(dict.fromkeys(frame["tokenizer"])) == ["llama, twin", "gpt_neox"]
     assert set(frame["data"]) == {"instruction records", "exam mini"} and frame["records"].max() == 4 * 24
     assert (frame["damaged"] == 0).all() and (frame["left_out"] == 0).all() and (frame["records"] > 0).all()

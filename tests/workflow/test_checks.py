@@ -8,6 +8,7 @@ import pytest
 
 from jmedlora_utils.__main__ import main
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.presets import TUNE_NOTEBOOK, declared_parameters
 
 RUN = "runs: {a: {tune: {base: en-small, %s}, evaluate: {base: en-small, adapter: a, steps: [0, 10], %s}}}\n"
 TUNE, EVALUATE = ("max_steps: 10, save_steps: [10]", "limit: 2")
@@ -34,12 +35,12 @@ def test_a_sound_preset_is_planned(presets: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (run("rank: 0"), "run 'a', tune: rank is 0"),
+        (run("rank: 0"), "run 'a', tune: 'rank': Input should be greater"),
         (run("rank: eight"), "parameter 'rank' of notebook 20_tune_lora takes int"),
-        (run("method: lorra"), "method is 'lorra'"),
+        (run("method: lorra"), "'method': Input should be 'lora', 'qlora' or 'full', got 'lorra'"),
         (run("template: alpacka"), "alpacka"),
-        (run("learning_rate: .nan"), "learning_rate is nan"),
-        (run().replace("save_steps: [10]", "save_steps: [11]"), "save_steps [11] must lie between 1 and max_steps (10)"),
+        (run("learning_rate: .nan"), "'learning_rate': Input should be a finite number"),
+        (run().replace("save_steps: [10]", "save_steps: [11]"), "save_steps [11] go beyond max_steps (10)"),
         (run(evaluate="steps_: [1]"), "no parameter 'steps_'"),
         (run().replace("steps: [0, 10]", "steps: [0, 7]"), "steps names 7, and tuning keeps 0, 10; add it to save_steps"),
         (run().replace("steps: [0, 10]", "steps: [a]"), "parameter 'steps' of notebook 30_evaluate_exam takes list of int"),
@@ -137,7 +138,8 @@ def test_every_parameter_refuses_bad_values_by_name(
     lines["evaluate"] = {"base": "en-small", "adapter": "a", "steps": [0, 10], "limit": 2}
     lines[block].pop(parameter, None)
     shown = {name: [f"{key}: {item}" for key, item in given.items()] for name, given in lines.items()}
-    shown[block].append(f"{parameter}: {value}")
+    expert = block == "tune" and parameter not in declared_parameters(TUNE_NOTEBOOK)
+    shown[block].append(f"expert: ['{parameter}={value.strip(chr(39))}']" if expert else f"{parameter}: {value}")
     blocks = ", ".join(f"{name}: {{{', '.join(given)}}}" for name, given in shown.items())
     (presets / "own.yaml").write_text(f"{BASES}runs: {{a: {{{blocks}}}}}\n", encoding="utf-8")
     assert main(["plan", "--preset", "own"]) == 1

@@ -35,7 +35,7 @@ def made(tmp_path_factory):
         own = {"bases": {OF[f]: {"folder": str(tiny.make_checkpoint(root / f, f, hidden=32))} for f in tiny.FAMILIES}}
         (root / "models.yaml").write_text(yaml.safe_dump(own))
         patch.setenv("JMEDLORA_MODELS", str(root / "models.yaml"))
-        common = {"template": "plain_ja", "learning_rate": 0.02, "max_steps": 3, "save_steps": (2,), "max_length": 256, "dropout": 0.1}
+        common = {"template": "plain_ja", "learning_rate": 0.02, "max_steps": 3, "save_steps": [2], "max_length": 256, "dropout": 0.1}
         for family in tiny.FAMILIES:
             training.tune(TuneSettings(base=OF[family], **common), f"{family}_lora", workspace)
         training.tune(TuneSettings(base=OF["llama"], method="full", **common), "llama_full", workspace)

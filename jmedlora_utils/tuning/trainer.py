@@ -1,4 +1,4 @@
-"""The Trainer of this project. Importing this module needs torch; `tuning` imports it when training starts."""
+"""The Trainer: loss on the response only, and checkpoints that are whole or absent. Importing this module needs torch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import quiet
 from jmedlora_utils.tuning.encoding import Row
+from jmedlora_utils.tuning.run_folder import kept_checkpoints
 
 STAGING = ".partial"
-
-
-class LossNotFinite(RuntimeError):
-    """The loss is NaN or infinite; training on would waste the time."""
 
 
 class OrderedRows(Dataset):
@@ -71,7 +69,7 @@ class ResponseTrainer(Trainer):
             hook.remove()
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """A step forward and back; checkpointed layers are computed again on the way back, so the hooks need the positions till then."""
+        """Keeps the positions until the backward pass is over: gradient checkpointing runs the forward hooks again."""
         try:
             return super().training_step(*args, **kwargs)
         finally:
@@ -121,7 +119,7 @@ class ResponseTrainer(Trainer):
             whole = Path(self.args.output_dir) / name
             shutil.rmtree(whole, ignore_errors=True)
             os.replace(Path(self._get_output_dir(trial)) / name, whole)
-            for step, older in checkpoints(Path(self.args.output_dir)).items():
+            for step, older in kept_checkpoints(Path(self.args.output_dir)).items():
                 if step < self.state.global_step and step not in self.keep_steps:
                     shutil.rmtree(older)
         self.accelerator.wait_for_everyone()
@@ -141,6 +139,7 @@ class ResponseTrainer(Trainer):
         if hasattr(model, "peft_config"):
             # "auto" would ask the hub whether the vocabulary was resized; it never is here.
             model.save_pretrained(output_dir, state_dict=state_dict, save_embedding_layers=False)
+            (Path(output_dir or "") / "README.md").unlink(missing_ok=True)  # peft's empty model card
         else:
             model.save_pretrained(output_dir, state_dict=state_dict)
             if self.processing_class is not None:
@@ -148,7 +147,7 @@ class ResponseTrainer(Trainer):
 
 
 class Steps(TrainerCallback):
-    """Live loss, checkpoints at the steps asked for, and a stop where the loss is no number."""
+    """Live loss, checkpoints at the steps asked for, and a stop where the loss is not a finite number."""
 
     def __init__(self, keep_steps: frozenset[int], every: int) -> None:
         self.keep_steps, self.every = keep_steps, every
@@ -169,9 +168,7 @@ class Steps(TrainerCallback):
         if loss is None:
             return
         if not math.isfinite(loss):
-            raise LossNotFinite(
-                f"the loss is {loss} at step {state.global_step}; lower learning_rate, or use dtype bfloat16 instead of float16"
-            )
+            raise JmedloraError(f"the loss is {loss} at step {state.global_step}; lower learning_rate or raise warmup_steps")
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
             self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -179,13 +176,3 @@ class Steps(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-def checkpoints(folder: Path) -> dict[int, Path]:
-    """Complete checkpoints below a folder, by step."""
-    found = {}
-    for path in folder.glob("checkpoint-*"):
-        step = path.name.removeprefix("checkpoint-")
-        if step.isdigit() and (path / "trainer_state.json").is_file():
-            found[int(step)] = path
-    return dict(sorted(found.items()))
