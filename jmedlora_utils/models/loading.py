@@ -207,7 +207,9 @@ def load_adapter(model: Any, name_or_path: Path | str) -> Any:
         stored = load_peft_weights(entry.location, device="cpu", **({"revision": entry.revision} if entry.revision else {}))
     except (*BROKEN, SafetensorError) as error:
         raise _load_error("adapter", entry.name, error) from error
-    _check_weights(entry.name, stored, missing=get_peft_model_state_dict(tuned).keys() - stored.keys())
+    # With peft's default it would ask the hub whether the base's vocabulary was resized; it never is here.
+    expected = get_peft_model_state_dict(tuned, save_embedding_layers=False)
+    _check_weights(entry.name, stored, missing=expected.keys() - stored.keys())
     return tuned
 
 
@@ -224,7 +226,8 @@ def exchange_adapter(model: Any, folder: Path | str) -> None:
         stored = load_peft_weights(str(folder), device="cpu")
     except (*BROKEN, SafetensorError) as error:
         raise _load_error("adapter", paths.relative(folder), error) from error
-    _check_weights(paths.relative(folder), stored, missing=get_peft_model_state_dict(model).keys() - stored.keys())
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    _check_weights(paths.relative(folder), stored, missing=expected.keys() - stored.keys())
     outcome = set_peft_model_state_dict(model, stored)
     if outcome.unexpected_keys or any("lora_" in key for key in outcome.missing_keys):
         raise JmedloraError(f"adapter {paths.relative(folder)} has other layers than the one loaded; evaluate them in separate runs")
