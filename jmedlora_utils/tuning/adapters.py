@@ -111,10 +111,7 @@ def step_zero_difference(model: Any, ids: Sequence[int]) -> float:
 def choose_attention(settings: TuneSettings, model_config: Any, on_cpu: bool) -> str | None:
     """The attention kernel to load a model with, in the words of transformers; None for its own choice (SDPA where the model has it).
 
-    Args:
-        settings: `auto` takes FlashAttention 2 where package, card, dtype and model allow it.
-        model_config: Of the model to load.
-        on_cpu: Whether the model computes on the CPU, even if only at first.
+    `auto` takes FlashAttention 2 where package, card, dtype and model allow it. `on_cpu`: the model computes on the CPU, if only at first.
 
     Raises:
         JmedloraError: FlashAttention is asked for and cannot run.

@@ -17,38 +17,23 @@ WINDOW_BATCHES = 50
 
 @dataclass(frozen=True)
 class Row:
-    """One training row.
+    """One training row."""
 
-    Attributes:
-        ids: Token ids, EOS last.
-        n_prompt: How many of them are prompt; the loss falls on the others. At least 1, since nothing predicts the first token.
-    """
-
-    ids: tuple[int, ...]
-    n_prompt: int
+    ids: tuple[int, ...]  # EOS last
+    n_prompt: int  # tokens of the prompt; the loss falls on the others. At least 1, since nothing predicts the first token
 
 
 @dataclass
 class Audit:
-    """What became of the records.
+    """What became of the records."""
 
-    Attributes:
-        read: Records in the file.
-        used: Rows to train on.
-        too_long: Records left out because prompt and response exceed `max_length`; nothing is ever cut.
-        boundary_merges: Records whose response is encoded alone, because a token would span prompt and response.
-        tokens: Tokens of all rows.
-        supervised_tokens: Tokens that carry loss, EOS among them.
-        longest: Tokens of the longest record, used or not.
-    """
-
-    read: int = 0
-    used: int = 0
-    too_long: int = 0
-    boundary_merges: int = 0
-    tokens: int = 0
-    supervised_tokens: int = 0
-    longest: int = 0
+    read: int = 0  # records in the file
+    used: int = 0  # rows to train on
+    too_long: int = 0  # records left out because prompt and response exceed `max_length`; nothing is ever cut
+    boundary_merges: int = 0  # records whose response is encoded alone, because a token would span prompt and response
+    tokens: int = 0  # of all rows
+    supervised_tokens: int = 0  # those that carry loss, EOS among them
+    longest: int = 0  # tokens of the longest record, used or not
 
     def counts(self) -> dict[str, int]:
         return asdict(self)
@@ -93,17 +78,10 @@ def _text(row: dict[str, Any], field: str, where: str) -> str:
 def encode_records(
     records: Sequence[dict[str, Any]], tokenizer: Any, template: str, max_length: int, too_long: str = "error"
 ) -> tuple[list[Row], Audit]:
-    """Encodes instruction records for training on the response only.
-
-    Args:
-        records: As `read_instructions` returns them.
-        tokenizer: Tokenizer of the base.
-        template: Name in `prompts.TEMPLATES`.
-        max_length: Most tokens of prompt, response and EOS together.
-        too_long: `error`, or `exclude` to leave such records out and count them.
+    """Encodes instruction records for training on the response only; prompt, response and EOS together have `max_length` tokens at most.
 
     Raises:
-        JmedloraError: A record is too long and `too_long` is `error`, or no record fits.
+        JmedloraError: A record is too long and `too_long` is `error` (`exclude` leaves it out and counts it), or no record fits.
     """
     rows, audit = [], Audit(read=len(records))
     worst: tuple[int, str] = (0, "")
@@ -152,15 +130,9 @@ def encode_articles(texts: Sequence[str], tokenizer: Any, max_length: int) -> tu
 def data_order(lengths: Sequence[int], steps: int, batch: int, seed: int, grouped: bool = True) -> list[int]:
     """Row numbers of a whole run, `steps * batch` of them, as a function of the seed alone.
 
-    Every epoch is a fresh shuffle; within windows of 50 batches rows of similar length stand together, so that little is
-    padded, and the batches of a window are shuffled. Rows left over at the end of an epoch open the next one.
-
-    Args:
-        lengths: Tokens of each row.
-        steps: Optimizer steps.
-        batch: Rows of one optimizer step, over all processes and accumulation.
-        seed: Seed of the order.
-        grouped: Whether rows of similar length stand together.
+    Every epoch is a fresh shuffle; within windows of 50 batches rows of similar length stand together (`grouped`), so that little is
+    padded, and the batches of a window are shuffled. Rows left over at the end of an epoch open the next one. `batch` counts the rows
+    of one optimizer step, over all processes and accumulation.
     """
     rng = random.Random(seed)
     order: list[int] = []

@@ -23,11 +23,6 @@ def tune(settings: TuneSettings, run_name: str, workspace: paths.Workspace) -> R
     A step then takes `batch_size * gradient_accumulation * num_processes` records. What the processes print goes to
     `logs/20_tune__<run_name>.launch.log`; the record is the main process's.
 
-    Args:
-        settings: What to train.
-        run_name: Name of the run.
-        workspace: As for `training.tune`.
-
     Raises:
         JmedloraError: As for `training.tune`, or a process failed; with its message.
     """

@@ -14,7 +14,7 @@ from jmedlora_utils.models.launch_config import read_launch_config
 from jmedlora_utils.models.memory import METHODS, OPTIMIZERS
 
 Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]
+NotNegativeInt = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
@@ -24,76 +24,44 @@ PASSING = ("report_to", "device", "checkpoint_every", "num_processes", "launch_c
 
 
 class TuneSettings(Checked):
-    """Everything that shapes a tuned model, and how it is run.
+    """Everything that shapes a tuned model, and how it is run."""
 
-    Attributes:
-        base: Base model: base of the workspace, folder, registry name or hub id (`name@commit` pins it).
-        method: `lora`; `qlora` (the base in NF4); `full` (every parameter, the ceiling).
-        template: Prompt template, see `prompts.TEMPLATES`.
-        rank: Rank r of the adapter.
-        alpha: The update is scaled by alpha / r.
-        dropout: Dropout on the adapter's input.
-        target_modules: Layers that get an adapter; empty for the registry's, else every linear layer of the blocks.
-        train_embeddings: Whether the token embeddings, input and output, are trained in full beside the adapter (peft's
-            `modules_to_save`). The paper adapts linear layers only; tiny bases know their rare words too badly for that.
-        learning_rate: Peak learning rate.
-        warmup_steps: Steps over which the rate rises; refused with `constant`, which ignores it.
-        max_grad_norm: Gradients are clipped to this norm; 0 for never.
-        batch_size: Records at once on one device.
-        gradient_accumulation: Batches per optimizer step.
-        max_steps: Optimizer steps.
-        save_steps: Steps whose checkpoint is kept for evaluation; the last is always kept.
-        checkpoint_every: Steps between checkpoints for resuming; 0 for none but the kept ones.
-        max_length: Most tokens of a record; nothing is cut.
-        too_long: `error` or `exclude` for longer ones.
-        length_grouped: Whether rows of similar length share a batch.
-        attn_implementation: Attention kernel; `auto` takes FlashAttention 2 where package, card, dtype and model allow it.
-        dtype: Of the base's weights that are not quantised. `full` with bfloat16 keeps float32 weights and computes in bfloat16.
-        gradient_checkpointing: Computes activations twice instead of keeping them.
-        pretrain_on: `articles` for continued pretraining before tuning (the paper's third variant): all parameters, next-token loss;
-            its result is saved as a new base beside the adapter.
-        pretrain_steps: Steps of it.
-        pretrain_learning_rate: Learning rate of it.
-        seed: Set before the adapter is created; it fixes adapter, order and dropout.
-        report_to: Tracker of the Trainer (`wandb`, `tensorboard` ...); `none` sends nothing anywhere.
-        device: `auto` or `cpu`.
-        num_processes: Processes, one on each card; a step then takes that many times more records.
-        launch_config: Configuration of accelerate: `ddp`, `fsdp2_nf4` or a YAML file; empty for `ddp` where there are several processes.
-    """
-
-    base: str = Field(min_length=1)
-    method: Literal[METHODS] = "lora"
-    template: str = "alpaca_ja"
+    base: str = Field(min_length=1)  # base of the workspace, folder, registry name or hub id (`name@commit` pins it)
+    method: Literal[METHODS] = "lora"  # `qlora`: the base in NF4; `full`: every parameter, the ceiling
+    template: str = "alpaca_ja"  # prompt template, see `prompts.TEMPLATES`
     rank: Count = 8
-    alpha: Positive = 16.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    target_modules: list[str] = Field(default=[])
+    alpha: Positive = 16.0  # the update is scaled by alpha / rank
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # on the adapter's input
+    target_modules: list[str] = Field(default=[])  # empty: the registry's, else every linear layer of the blocks
+    # Token embeddings, input and output, in full beside the adapter (peft's `modules_to_save`). The paper adapts linear layers only; tiny
+    # bases know their rare words too badly for that.
     train_embeddings: bool = False
-    learning_rate: Positive = 2e-4
+    learning_rate: Positive = 2e-4  # peak
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    warmup_steps: CountOrNone = 0
+    warmup_steps: NotNegativeInt = 0
     optimizer: Literal[OPTIMIZERS] = "adamw_torch_fused"
     weight_decay: NotNegative = 0.0
-    max_grad_norm: NotNegative = 1.0
-    batch_size: Count = 8
-    gradient_accumulation: Count = 1
-    max_steps: Count = 100
-    save_steps: list[CountOrNone] = Field(default=[])
-    checkpoint_every: CountOrNone = 0
-    max_length: Annotated[int, Field(ge=2)] = 1024
-    too_long: Literal[prompts.TOO_LONG] = "error"
-    length_grouped: bool = True
+    max_grad_norm: NotNegative = 1.0  # 0: gradients are never clipped
+    batch_size: Count = 8  # records at once on one device
+    gradient_accumulation: Count = 1  # batches per optimizer step
+    max_steps: Count = 100  # optimizer steps
+    save_steps: list[NotNegativeInt] = Field(default=[])  # checkpoints kept for evaluation; the last is always kept
+    checkpoint_every: NotNegativeInt = 0  # steps between checkpoints for resuming; 0: the kept ones only
+    max_length: Annotated[int, Field(ge=2)] = 1024  # tokens of a record; nothing is cut
+    too_long: Literal[prompts.TOO_LONG] = "error"  # what happens to longer ones
+    length_grouped: bool = True  # rows of similar length share a batch
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of weights that are not in 4 bits; `full` keeps float32 and computes in it
     gradient_checkpointing: bool = False
+    # Continued pretraining first (the paper's third variant): all parameters, next-token loss; the result is a new base beside the adapter.
     pretrain_on: Literal["", "articles"] = ""
-    pretrain_steps: CountOrNone = 0
+    pretrain_steps: NotNegativeInt = 0
     pretrain_learning_rate: Positive = 1e-4
-    seed: int = 1
-    report_to: str = "none"
+    seed: int = 1  # set before the adapter is created; it fixes adapter, order and dropout
+    report_to: str = "none"  # tracker of the Trainer (`tensorboard` ...); `none` sends nothing anywhere
     device: Literal["auto", "cpu"] = "auto"
-    num_processes: Count = 1
-    launch_config: str = ""
+    num_processes: Count = 1  # one on each card; a step takes that many times more records
+    launch_config: str = ""  # `ddp`, `fsdp2_nf4` or a YAML file of accelerate; empty: `ddp` where there are several processes
 
     @classmethod
     def of_parameters(cls, parameters: Mapping[str, Any], where: str) -> Self:

@@ -19,7 +19,7 @@ from typing import Any
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.records import Meter, Record, write_record
+from jmedlora_utils.core.records import Meter, Record, read_json, write_record
 from jmedlora_utils.core.settings import Checked
 from jmedlora_utils.data import prompts
 from jmedlora_utils.models import loading
@@ -43,11 +43,6 @@ def tune(settings: TuneSettings, run_name: str, workspace: paths.Workspace) -> R
 
     Writes `adapters/<run_name>/checkpoint-<step>/` (peft format; whole models for `full`) for each kept step, and the
     record `20_tune__<run_name>`. A folder left by a run with other settings, data or code is moved to `adapters/.superseded/`.
-
-    Args:
-        settings: What to train.
-        run_name: Name of the run.
-        workspace: Where bases, data (`data/instructions/train.jsonl`, `data/articles.jsonl`), adapters and records lie.
 
     Raises:
         JmedloraError: Settings, data or base cannot be used, step 0 differs from the base, or the loss is not finite.
@@ -75,11 +70,7 @@ def tune(settings: TuneSettings, run_name: str, workspace: paths.Workspace) -> R
 def find_finished(settings: TuneSettings, run_name: str, workspace: paths.Workspace, made_by: dict[str, Any]) -> Record | None:
     """The record of this very run if it is finished, with nothing loaded but hashes.
 
-    Args:
-        settings: What to train.
-        run_name: Name of the run.
-        workspace: As for `tune`.
-        made_by: The processes that train it: their `count`, and whether the weights are `sharded` among them.
+    `made_by` says what processes train it: their `count`, and whether the weights are `sharded` among them.
 
     Raises:
         JmedloraError: Another number of processes trained it.
@@ -172,21 +163,13 @@ def _finish(workspace: paths.Workspace, folder: Path, record: Record) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training loop leaves behind.
+    """What a training loop leaves behind."""
 
-    Attributes:
-        series: One row per step: step, loss, learning rate, gradient norm.
-        seconds: Of this session's training.
-        tokens: Of this session's rows, padding not counted.
-        step_rows: Rows of one optimizer step.
-        padding_share: Share of padding among all that the model read, 0 to 1.
-    """
-
-    series: list[dict[str, float]]
-    seconds: float
-    tokens: int
-    step_rows: int
-    padding_share: float
+    series: list[dict[str, float]]  # one row per step: step, loss, learning rate, gradient norm
+    seconds: float  # of this session's training
+    tokens: int  # of this session's rows, padding not counted
+    step_rows: int  # rows of one optimizer step
+    padding_share: float  # share of padding among all that the model read, 0 to 1
 
 
 def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encoding.Row], folder: Path) -> Outcome:
@@ -293,28 +276,13 @@ def _keep_pretrained(last: Path, series: list[dict[str, float]], result: Path) -
     run_folder.strip(result)
 
 
-def read_job(path: Path) -> Job:
-    """Reads a tuning job as `launch` writes it.
-
-    Raises:
-        JmedloraError: The file is not there, not JSON, or a setting is wrong.
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise JmedloraError(f"--settings {path}: it cannot be read as JSON ({error}); notebook 20 writes such a file") from error
-    if not isinstance(raw, dict):
-        raise JmedloraError(f"--settings {path}: it must be a JSON object; notebook 20 writes such a file")
-    return Job.read(raw, f"--settings {path}")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one tuning job from a JSON file, in one process or, under `accelerate launch`, in several."""
     parser = argparse.ArgumentParser(prog="python -m jmedlora_utils.tuning.training", description=main.__doc__)
     parser.add_argument("--settings", type=Path, required=True, help="JSON: settings (TuneSettings), run_name, preset, seed")
     chosen = parser.parse_args(arguments)
     try:
-        job = read_job(chosen.settings)
+        job = Job.read(read_json(chosen.settings), f"--settings {chosen.settings}")
         record = tune(job.settings, job.run_name, paths.Workspace(job.preset, job.seed))
     except JmedloraError as error:
         if processes.is_main():

@@ -23,31 +23,18 @@ from jmedlora_utils.tuning.encoding import encode_records
 
 @dataclass
 class Losses:
-    """Counts of records.
+    """Counts of records."""
 
-    Attributes:
-        records: All.
-        longest: Tokens of the longest, prompt, response and EOS together.
-        choice: Cut separately, a choice of theirs would be lost, in whole or in part.
-        marker: The marker after which the response starts would be lost.
-        eos: The end of the response, and EOS with it, would be lost.
-        any_loss: One of these.
-        eos_as_padding: Their EOS would carry no loss if padding were masked by token, since padding is EOS.
-        boundary: A token spans prompt and response, so encoding them apart gives other tokens.
-        left_out: Longer than `max_length`: refused here, or left out and counted.
-        damaged: Trained on here although something of the above is lost. Counted, not assumed.
-    """
-
-    records: int = 0
-    longest: int = 0
-    choice: int = 0
-    marker: int = 0
-    eos: int = 0
-    any_loss: int = 0
-    eos_as_padding: int = 0
-    boundary: int = 0
-    left_out: int = 0
-    damaged: int = 0
+    records: int = 0  # all
+    longest: int = 0  # tokens of the longest: prompt, response and EOS
+    choice: int = 0  # cut separately, a choice would be lost, in whole or in part
+    marker: int = 0  # the marker after which the response starts would be lost
+    eos: int = 0  # the end of the response, and EOS with it, would be lost
+    any_loss: int = 0  # one of these
+    eos_as_padding: int = 0  # EOS would carry no loss if padding were masked by token, since padding is EOS
+    boundary: int = 0  # a token spans prompt and response, so encoding them apart gives other tokens
+    left_out: int = 0  # longer than `max_length`: refused here, or left out and counted
+    damaged: int = 0  # trained on here although something of the above is lost: counted, not assumed
 
 
 def audit(
