@@ -44,7 +44,7 @@ def pair(**change: Any) -> Question:
 
 def examination() -> list[Question]:
     """A whole examination of 2031, five questions in two blocks."""
-    dangerous = {"year": 2031, "prohibited": frozenset("e")}
+    dangerous = {"year": 2031, "prohibited": frozenset("e"), "prohibited_published": True}
     return [
         question(id="B1", section="B", points=3, **dangerous),
         question(id="A1", section="A", **dangerous),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from jmedlora_utils.analysis import exam_card, exam_errors, tables
 from jmedlora_utils.core import paths
@@ -14,11 +15,9 @@ from jmedlora_utils.data import fetch, igakuqa
 from jmedlora_utils.data.questions import Question, exclusion, read_exam
 from jmedlora_utils.evaluation import evaluator
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 EXAM = "igakuqa"
 COLUMNS = (*exam_card.COLUMNS, "asked", "reachable")
+FLIP_COLUMNS = ["first", "second", "cut", "group", *exam_errors.FLIPS.values()]
 SAME = ("base", "exam", "shots", "template", "quantisation")
 """What a model before and after tuning must share for a pair."""
 
@@ -34,20 +33,15 @@ def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
         seeds: Seeds to read; all of the preset's by default.
 
     Returns:
-        Columns `COLUMNS`: those of `exam_card.card`, then the items asked and their points. One row a model and year;
+        Columns `COLUMNS`: those of `exam_card.card`, then the items asked and their points. One row per model and year;
         `system` is run, step and shots, and the seed where the preset has several. Empty where no model was asked.
 
     Raises:
         JmedloraError: An answers file does not match its exam.
     """
-    import pandas as pd
-
-    wanted = tuple(seeds) or load_preset(preset).seeds
     found, sat = [], {}
-    for seed in wanted:
-        workspace = paths.Workspace(preset, seed)
-        for record in _sittings(workspace):
-            system = "{run_name}, step {step}, {shots}-shot".format(**record.config) + (f", seed {seed}" if len(wanted) > 1 else "")
+    for workspace, records, seed in _asked(preset, seeds):
+        for record in records:
             asked, responses = evaluator.asked_questions(record, workspace)
             answers = dict(zip((q.id for q in asked), responses, strict=True))
             questions = whole_examination(record.config["exam"], workspace)
@@ -55,7 +49,7 @@ def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
             # Choices in the order in which they were asked.
             posed = {q.id: q for q in asked}
             questions = [posed.get(q.id, q) for q in questions]
-            found.append(_card(questions, exam_card.mark_responses(questions, answers), system, set(answers)))
+            found.append(_card(questions, exam_card.mark_responses(questions, answers), _name(record) + seed, set(answers)))
     if not found:
         return pd.DataFrame(columns=list(COLUMNS))
     everyone = list(sat.values())
@@ -79,22 +73,30 @@ def flips(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
     Raises:
         JmedloraError: An answers file does not match its exam.
     """
-    import pandas as pd
-
-    wanted = tuple(seeds) or load_preset(preset).seeds
-    found = [pd.DataFrame(columns=["first", "second", "cut", "group", *exam_errors.FLIPS.values()])]
-    for seed in wanted:
-        workspace = paths.Workspace(preset, seed)
-        asked = _sittings(workspace)
-        for after in _last(asked):
-            if (before := _base_of(after, asked, workspace)) is None:
+    found = []
+    for workspace, records, seed in _asked(preset, seeds):
+        for after in _last(records):
+            if (before := _base_of(after, records, workspace)) is None:
                 continue
             first, second = (_marked(record, workspace) for record in (before, after))
             both = [q for name, (q, _) in second.items() if name in first and exclusion(q) is None]
             marks = [{name: mark for name, (_, mark) in of.items()} for of in (first, second)]
-            name = "{run_name}, step {step}, {shots}-shot".format(**after.config) + (f", seed {seed}" if len(wanted) > 1 else "")
-            found.append(exam_errors.flip_counts(both, *marks).assign(first=after.config["base"], second=name))
-    return pd.concat(found[1:] or found, ignore_index=True)[list(found[0].columns)]
+            found.append(exam_errors.flip_counts(both, *marks).assign(first=after.config["base"], second=_name(after) + seed))
+    return pd.concat(found, ignore_index=True)[FLIP_COLUMNS] if found else pd.DataFrame(columns=FLIP_COLUMNS)
+
+
+def _asked(preset: str, seeds: Sequence[int]) -> Iterator[tuple[paths.Workspace, list[Record], str]]:
+    """Of each seed the workspace, the evaluations on IgakuQA, and what names the seed where there are several."""
+    wanted = tuple(seeds) or load_preset(preset).seeds
+    for seed in wanted:
+        workspace = paths.Workspace(preset, seed)
+        records = load_records(workspace.root, allow_smoke=True) if any(workspace.records.glob("*.json")) else []
+        asked = [r for r in records if r.kind == "evaluate" and r.config["exam"].split("_")[0] == EXAM]
+        yield workspace, asked, f", seed {seed}" if len(wanted) > 1 else ""
+
+
+def _name(record: Record) -> str:
+    return "{run_name}, step {step}, {shots}-shot".format(**record.config)
 
 
 def _last(records: Sequence[Record]) -> list[Record]:
@@ -138,8 +140,7 @@ def whole_examination(exam: str, workspace: paths.Workspace) -> list[Question]:
         workspace: Where notebook 11 wrote `data/exams/<exam>_full.jsonl`.
 
     Raises:
-        JmedloraError: The file is malformed.
-        JmedloraError: A published file is missing or was changed.
+        JmedloraError: The file is malformed, or a published file is missing or was changed.
     """
     prepared = workspace.data / "exams" / f"{exam}_full.jsonl"
     if prepared.is_file():
@@ -148,16 +149,7 @@ def whole_examination(exam: str, workspace: paths.Workspace) -> list[Question]:
     return igakuqa.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in years), years)
 
 
-def _sittings(workspace: paths.Workspace) -> list[Record]:
-    if not any(workspace.records.glob("*.json")):
-        return []
-    records = load_records(workspace.root, allow_smoke=True)
-    return [r for r in records if r.kind == "evaluate" and r.config["exam"].split("_")[0] == EXAM]
-
-
 def _card(questions: Sequence[Question], marked: Mapping[str, exam_card.Marked], system: str, asked: set[str]) -> pd.DataFrame:
     table = exam_card.card(questions, marked, system)
-    of_year = {year: [q for q in questions if q.year == year and q.id in asked] for year in table["year"]}
-    items = [len(of_year[year]) for year in table["year"]]
-    points = [int(sum(q.points for q in of_year[year])) for year in table["year"]]
-    return table.assign(asked=items, reachable=points)[list(COLUMNS)]
+    of_year = [[q for q in questions if exam_card.year_of(q) == year and q.id in asked] for year in table["year"]]
+    return table.assign(asked=[len(group) for group in of_year], reachable=[int(sum(q.points for q in group)) for group in of_year])

@@ -1,4 +1,4 @@
-"""The examination as an examination: points, must-pass blocks, prohibited choices, pass or fail."""
+"""The national examination as it is marked: points, must-pass blocks, prohibited choices, pass or fail."""
 
 from __future__ import annotations
 
@@ -6,46 +6,60 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import write_text
 from jmedlora_utils.core.statistics import wilson
 from jmedlora_utils.data import fetch
-from jmedlora_utils.data.igakuqa import SYSTEMS, load_igakuqa, load_published, misprinted_prohibited, published_systems
+from jmedlora_utils.data.igakuqa import REQUIRED_BLOCKS, SYSTEMS, load_igakuqa, load_published, misprinted_prohibited, published_systems
 from jmedlora_utils.data.questions import LETTERS, Question, exclusion
 from jmedlora_utils.evaluation.metrics import BASELINES, baselines, score
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 COLUMNS = ("system", "year", "points", "max_points", "required", "general", "items_correct", "items", "prohibited", "passed")
-REQUIRED_SECTIONS = ("B", "E")
+TABLES = {"card": "exam_card.csv", "strict": "exam_card_strict.csv", "text_five": "text_five.csv", "categories": "by_category.csv"}
+FIRST_YEAR = 1906
+"""The 112th examination was held in 2018: the year is the edition and this number."""
 
 
 @dataclass(frozen=True)
 class Marked:
-    """One answer, marked.
-
-    Attributes:
-        right: Whether it earns the item's points.
-        picked: Letters chosen, for prohibited choices.
-    """
+    """One answer, marked: whether it earns the item's points, and the letters chosen, for prohibited choices."""
 
     right: bool
     picked: frozenset[str]
 
 
 def pass_marks() -> pd.DataFrame:
-    """Marks of the examination by year, from `data/pass_marks.csv`, each with its source.
+    """Marks of the examination by year, each with its source.
 
     Returns:
-        Index `year`; columns `exam, required_mark, general_mark, prohibited_limit, required_max, general_max, source`.
+        Index `year`; columns `exam` (the edition), `required_mark, general_mark, prohibited_limit, required_max, general_max, source`.
     """
-    import pandas as pd
-
     return pd.read_csv(paths.PACKAGE_DATA / "pass_marks.csv").set_index("year")
+
+
+def year_of(question: Question) -> int:
+    """The year in which the question was asked, from its edition where it carries no year.
+
+    Raises:
+        JmedloraError: It has neither.
+    """
+    if question.year is not None:
+        return question.year
+    if question.edition is None:
+        raise JmedloraError(f"question {question.id} of {question.exam} has no year; an exam card needs a whole examination")
+    return question.edition + FIRST_YEAR
+
+
+def is_required(question: Question) -> bool:
+    """Whether the question belongs to a must-pass block."""
+    return question.section in REQUIRED_BLOCKS if question.required is None else question.required
+
+
+# --- marking ------------------------------------------------------------------------------------------------------
 
 
 def mark_published(questions: Iterable[Question], predictions: Mapping[str, str]) -> dict[str, Marked]:
@@ -100,90 +114,142 @@ def mark_responses(questions: Iterable[Question], responses: Mapping[str, str], 
     return marked
 
 
+def students(questions: Iterable[Question]) -> dict[str, Marked]:
+    """What the majority of students chose, from the published shares of each choice: as many as the stem asks for.
+
+    Upstream's `student-majority` answers are made the same way. Without shares there is no answer.
+    """
+    marked = {}
+    for q in questions:
+        order = sorted(range(len(q.breakdown)), key=lambda i: -q.breakdown[i])[: q.n_select]
+        picked = frozenset(LETTERS[i] for i in order)
+        right = q.rule == "always" or (len(picked) == 1 and picked <= q.gold if q.rule == "any" else bool(picked) and picked == q.gold)
+        marked[q.id] = Marked(right, picked)
+    return marked
+
+
+# --- the card -----------------------------------------------------------------------------------------------------
+
+
 def card(
     questions: Sequence[Question], marked: Mapping[str, Marked], system: str, misprinted: frozenset[str] = frozenset()
 ) -> pd.DataFrame:
     """One row per year of the questions, columns `COLUMNS`.
 
-    `required` and `general` are the points of blocks B and E and of the rest; `prohibited` counts the questions on which
-    a prohibited choice was made. Passed: both marks reached and no more prohibited choices than the limit, which fails
-    at four; empty where `cannot_decide` gives a reason.
+    `required` and `general` are the points of the must-pass blocks and of the rest; `prohibited` counts the questions on which
+    a prohibited choice was made, and is empty where nobody published which choices those are. Passed: both marks reached and
+    no more prohibited choices than the limit, which fails at four; empty where `cannot_decide` gives a reason. Who misses a
+    mark has failed, whether or not the prohibited choices are published.
 
     Args:
         questions: A whole examination, image questions included; all of them are the denominator.
         marked: Every question's id to its marked answer.
         system: Name in the first column.
-        misprinted: Ids whose prohibited choices do not count (`exams.misprinted_prohibited`), to give the published counts.
+        misprinted: Ids whose prohibited choices do not count (`igakuqa.misprinted_prohibited`), to give the published counts.
 
     Raises:
-        JmedloraError: A question has no year.
+        JmedloraError: A question has neither year nor edition.
     """
-    import pandas as pd
-
-    marks = pass_marks()
-    rows = []
-    for year in sorted({_year(q) for q in questions}):
-        of_year = [q for q in questions if q.year == year]
+    marks, rows = pass_marks(), []
+    for year, of_year in _by_year(questions).items():
         right = [q for q in of_year if marked[q.id].right]
         required, general = _points(right, True), _points(right, False)
+        published = any(q.prohibited_published for q in of_year)
         prohibited = sum(q.id not in misprinted and bool(marked[q.id].picked & q.prohibited) for q in of_year)
-        passed = None if cannot_decide(of_year, year) else _passed(required, general, prohibited, marks.loc[year])
-        total = _points(of_year, True) + _points(of_year, False)
-        rows.append((system, year, required + general, total, required, general, len(right), len(of_year), prohibited, passed))
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"passed": "boolean"})
+        passed = None
+        if not _incomplete(of_year, year):
+            limits = marks.loc[year]
+            passed = required >= limits.required_mark and general >= limits.general_mark and prohibited <= limits.prohibited_limit
+            passed = None if passed and not published else passed
+        points = (required + general, _points(of_year, True) + _points(of_year, False), required, general)
+        rows.append((system, year, *points, len(right), len(of_year), prohibited if published else None, passed))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"prohibited": "Int64", "passed": "boolean"})
 
 
-def _year(question: Question) -> int:
-    if question.year is None:
-        raise JmedloraError(f"question {question.id} of {question.exam} has no year; an exam card needs a whole examination")
-    return question.year
+def _by_year(questions: Iterable[Question]) -> dict[int, list[Question]]:
+    found: dict[int, list[Question]] = {}
+    for question in questions:
+        found.setdefault(year_of(question), []).append(question)
+    return dict(sorted(found.items()))
 
 
 def _points(questions: Iterable[Question], required: bool) -> int:
-    return int(sum(q.points for q in questions if (q.section in REQUIRED_SECTIONS) == required))
+    return int(sum(q.points for q in questions if is_required(q) == required))
 
 
 def cannot_decide(questions: Sequence[Question], year: int) -> str:
-    """Why the year's questions allow no verdict; empty where they do.
+    """Why nobody can be said to have passed the year's questions; empty where that can be said.
 
-    Either the year has no line in `pass_marks.csv`, or its points are not the maxima of the official notice: then some
-    of its questions are missing or were changed, and no mark applies.
+    Either the year has no line in `pass_marks.csv`; or its points are not the maxima of the official notice, so that some
+    questions are missing or were changed and no mark applies; or the prohibited choices are not published.
     """
-    marks = pass_marks()
-    if year not in marks.index:
-        return f"{year} has no pass marks; add a line with its source to jmedlora_utils/data/pass_marks.csv"
-    of_year = [q for q in questions if q.year == year]
-    for block, required in (("required", True), ("general", False)):
-        found, official = _points(of_year, required), int(marks.loc[year, f"{block}_max"])
-        if found != official:
-            return (
-                f"{year}: the {block} block adds up to {found} points, the official notice says {official}; the examination is incomplete"
-            )
-    if not any(q.prohibited for q in of_year):
-        return f"{year} names no prohibited choice; its _metadata files are missing"
+    of_year = _by_year(questions).get(year, [])
+    if reason := _incomplete(of_year, year):
+        return reason
+    if not any(q.prohibited_published for q in of_year):
+        return f"{year}: prohibited choices not published, so the marks can show a failure and no pass"
     return ""
 
 
-def _passed(required: int, general: int, prohibited: int, row: pd.Series) -> bool:
-    return bool(required >= row.required_mark and general >= row.general_mark and prohibited <= row.prohibited_limit)
+def _incomplete(of_year: Sequence[Question], year: int) -> str:
+    marks = pass_marks()
+    if year not in marks.index:
+        return f"{year} has no pass marks; add a line with its source to {paths.relative(paths.PACKAGE_DATA / 'pass_marks.csv')}"
+    for block, required in (("required", True), ("general", False)):
+        found, official = _points(of_year, required), int(marks.loc[year, f"{block}_max"])
+        if found != official:
+            block_sum = f"the {block} block adds up to {found} points, the official notice says {official}"
+            return f"{year}: {block_sum}; the examination is incomplete"
+    return ""
 
 
-def sit(questions: Sequence[Question], responses: Mapping[str, str], system: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """An evaluated model sits the examination, beside the majority of students.
-
-    Args:
-        questions: The whole examination (`<exam>_full.jsonl`); a question the model was not asked counts as wrong.
-        responses: Question id to what the model wrote.
-        system: Name of the model.
+def text_five(questions: Sequence[Question], marked: Mapping[str, Marked], system: str) -> pd.DataFrame:
+    """Accuracy per year on the text-only five-choice questions, with its 95 % Wilson interval.
 
     Returns:
-        The exam card (`card`) and the shares per medical field (`by_category`), model and `student-majority` in both.
+        Columns `system, year, right, n, accuracy, low, high`; shares 0 to 1.
     """
-    import pandas as pd
+    return _accuracies(questions, lambda asked: {system: sum(marked[q.id].right for q in asked) / len(asked)})
 
-    marked = {system: mark_responses(questions, responses), "student-majority": students(questions)}
-    cards = [card(questions, of_system, name) for name, of_system in marked.items()]
-    return pd.concat(cards, ignore_index=True), by_category(questions, marked)
+
+def text_five_baselines(questions: Sequence[Question]) -> pd.DataFrame:
+    """What no skill and full knowledge earn on the questions of `text_five`; its columns, the baseline as system.
+
+    The baselines write choices, so the `strict` scorer reads them. `random choice` is an expectation: its `right` is
+    rounded, and its interval is that of one blind candidate.
+    """
+    return _accuracies(questions, lambda asked: baselines(asked, ("strict",)).set_index("baseline")["accuracy"])
+
+
+def _accuracies(questions: Sequence[Question], shares_of: Callable[[list[Question]], Mapping[str, float]]) -> pd.DataFrame:
+    rows = []
+    for year, of_year in _by_year(questions).items():
+        asked = [q for q in of_year if exclusion(q) is None]
+        if not asked:
+            raise JmedloraError(f"{year}: no text-only five-choice question; accuracy on them has no denominator")
+        for system, share in shares_of(asked).items():
+            interval = wilson(share * len(asked), len(asked))
+            rows.append((system, year, round(share * len(asked)), len(asked), share, interval.low, interval.high))
+    return pd.DataFrame(rows, columns=["system", "year", "right", "n", "accuracy", "low", "high"])
+
+
+def by_category(questions: Sequence[Question], marked: Mapping[str, Mapping[str, Marked]]) -> pd.DataFrame:
+    """Share of items right per medical field, one column per system beside the number of items, largest fields first.
+
+    Args:
+        questions: Questions with a category.
+        marked: System name to its marked answers.
+    """
+    rows = []
+    for field in sorted({q.category for q in questions if q.category}):
+        of_field = [q for q in questions if q.category == field]
+        shares = {system: sum(m[q.id].right for q in of_field) / len(of_field) for system, m in marked.items()}
+        rows.append({"category": field, "items": len(of_field), **shares})
+    table = pd.DataFrame(rows, columns=["category", "items", *marked])
+    return table.sort_values(["items", "category"], ascending=[False, True], ignore_index=True)
+
+
+# --- the published systems ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -211,8 +277,6 @@ def score_published(data_dir: Path | str, years: Sequence[int]) -> Published:
     Raises:
         JmedloraError: No year is given, a year has no questions, or no published answer is found at all.
     """
-    import pandas as pd
-
     if not years:
         raise JmedloraError("parameter years is empty; name at least one year, for example [2018]")
     cards, stricts, accuracies, notices = [], [], [], []
@@ -220,7 +284,7 @@ def score_published(data_dir: Path | str, years: Sequence[int]) -> Published:
     marked_all: dict[str, dict[str, Marked]] = {}
     for year in years:
         questions = load_igakuqa(data_dir, [year])
-        everything += [replace(q, id=f"{year} {q.id}") for q in questions]
+        everything += questions
         if reason := cannot_decide(questions, year):
             notices.append(reason)
         systems = published_systems(data_dir, year)
@@ -230,7 +294,7 @@ def score_published(data_dir: Path | str, years: Sequence[int]) -> Published:
             if absent := len(questions) - len(answers):
                 notices.append(f"{year}: {system} leaves {absent} of {len(questions)} questions without an answer; they count as wrong")
             marked = mark_published(questions, answers)
-            marked_all.setdefault(system, {}).update({f"{year} {name}": m for name, m in marked.items()})
+            marked_all.setdefault(system, {}).update(marked)
             cards.append(card(questions, marked, system, misprinted_prohibited(data_dir, year)))
             stricts.append(card(questions, mark_responses(questions, answers), system))
             accuracies.append(text_five(questions, marked, system))
@@ -240,23 +304,17 @@ def score_published(data_dir: Path | str, years: Sequence[int]) -> Published:
         raise JmedloraError(f"{Path(data_dir)}: no published answers (IgakuQA/baseline_results/YEAR) for {', '.join(map(str, years))}")
     order = {system: i for i, system in enumerate((*SYSTEMS, *BASELINES))}
     together = [pd.concat(found, ignore_index=True) for found in (cards, stricts, accuracies)]
-    tables = [table.sort_values(["system", "year"], key=_rank(order), ignore_index=True) for table in together]
-    complete = {s: m for s, m in marked_all.items() if len(m) == len(everything)}
-    return Published(*tables, by_category(everything, {s: complete[s] for s in SYSTEMS if s in complete}), tuple(notices))
+    by_system = {"by": ["system", "year"], "key": lambda column: column.map(order) if column.name == "system" else column}
+    tables = [table.sort_values(**by_system, ignore_index=True) for table in together]
+    complete = {s: marked_all[s] for s in SYSTEMS if len(marked_all.get(s, ())) == len(everything)}
+    return Published(*tables, by_category(everything, complete), tuple(notices))
 
 
 def published_or_committed(data_dir: str, years: Sequence[int], on_missing: str) -> Published:
-    """Scores the published systems, from files that are fetched and verified first.
-
-    Args:
-        data_dir: Folder that holds `IgakuQA/`, used as it is (verified, nothing is downloaded); empty takes
-            `paths.exam_data_dir()` and downloads what is missing there.
-        years: Years to score.
-        on_missing: `error`, or `committed`: no download, and the committed tables where the folder lacks the examination.
+    """Scores the published systems, from files that are fetched and verified first; see `examination` for what it takes.
 
     Raises:
-        JmedloraError: `on_missing` is neither, or `score_published` refuses.
-        JmedloraError: A file was changed, or is missing and cannot be downloaded.
+        JmedloraError: `examination` or `score_published` refuses.
     """
     if (there := examination(data_dir, years, on_missing)) is None:
         return read_published(paths.RESULTS / "published", years)
@@ -269,13 +327,13 @@ def examination(data_dir: str, years: Sequence[int], on_missing: str) -> tuple[P
     """The folder of the examination and its published answers, verified, with a notice; None where committed tables stand in.
 
     Args:
-        data_dir: See `published_or_committed`, and so for the others.
+        data_dir: Folder that holds `IgakuQA/`, used as it is (verified, nothing is downloaded); empty takes
+            `paths.exam_data_dir()` and downloads what is missing there.
         years: Years that are needed.
-        on_missing: `error` or `committed`.
+        on_missing: `error`, or `committed`: no download, and None where the folder lacks the examination.
 
     Raises:
-        JmedloraError: `on_missing` is neither.
-        JmedloraError: A file was changed, or is missing and cannot be downloaded.
+        JmedloraError: `on_missing` is neither, or a file was changed, or is missing and cannot be downloaded.
     """
     if on_missing not in ("error", "committed"):
         raise JmedloraError(f"parameter on_missing is {on_missing!r}; it takes 'error' or 'committed'")
@@ -288,169 +346,38 @@ def examination(data_dir: str, years: Sequence[int], on_missing: str) -> tuple[P
     return folder, fetched.notice()
 
 
-def _rank(order: Mapping[str, int]) -> Callable[[pd.Series], pd.Series]:
-    return lambda column: column.map(order) if column.name == "system" else column
-
-
-def write_card(path: Path, table: pd.DataFrame) -> Path:
-    """Writes the card as CSV with exactly `COLUMNS`; `passed` is True, False or empty."""
-    return write_text(path, table[list(COLUMNS)].to_csv(index=False, lineterminator="\n"))
-
-
-def read_card(path: Path) -> pd.DataFrame:
-    """Reads what `write_card` wrote.
-
-    Raises:
-        JmedloraError: The columns are not `COLUMNS`.
-    """
-    import pandas as pd
-
-    table = pd.read_csv(path, dtype={"passed": "boolean"})
-    if tuple(table.columns) != COLUMNS:
-        raise JmedloraError(f"{path}: columns {', '.join(table.columns)}; an exam card has {', '.join(COLUMNS)}")
-    return table
-
-
-def text_five(questions: Sequence[Question], marked: Mapping[str, Marked], system: str) -> pd.DataFrame:
-    """Accuracy per year on the text-only five-choice questions, with its 95 % Wilson interval.
-
-    Returns:
-        Columns `system, year, right, n, accuracy, low, high`; shares 0 to 1.
-    """
-    import pandas as pd
-
-    rows = []
-    for year in sorted({_year(q) for q in questions}):
-        asked = [q for q in questions if q.year == year and exclusion(q) is None]
-        if not asked:
-            raise JmedloraError(f"{year}: no text-only five-choice question; accuracy on them has no denominator")
-        right = sum(marked[q.id].right for q in asked)
-        interval = wilson(right, len(asked))
-        rows.append((system, year, right, len(asked), right / len(asked), interval.low, interval.high))
-    return pd.DataFrame(rows, columns=["system", "year", "right", "n", "accuracy", "low", "high"])
-
-
-def text_five_baselines(questions: Sequence[Question]) -> pd.DataFrame:
-    """What no skill and full knowledge earn on the questions of `text_five`; its columns, the baseline as system.
-
-    The baselines write choices, so the `strict` scorer reads them. `random choice` is an expectation: its `right` is
-    rounded, and its interval is that of one blind candidate.
-    """
-    import pandas as pd
-
-    rows = []
-    for year in sorted({_year(q) for q in questions}):
-        found = baselines([q for q in questions if q.year == year and exclusion(q) is None], ("strict",))
-        for name, n, share in found[["baseline", "n", "accuracy"]].itertuples(index=False):
-            interval = wilson(share * n, n)
-            rows.append((name, year, round(share * n), n, share, interval.low, interval.high))
-    return pd.DataFrame(rows, columns=["system", "year", "right", "n", "accuracy", "low", "high"])
-
-
-def by_category(questions: Sequence[Question], marked: Mapping[str, Mapping[str, Marked]]) -> pd.DataFrame:
-    """Share of items right per medical field, one column a system beside the number of items, largest fields first.
-
-    Args:
-        questions: Questions with a category.
-        marked: System name to its marked answers.
-    """
-    import pandas as pd
-
-    rows = []
-    for field in sorted({q.category for q in questions if q.category}):
-        of_field = [q for q in questions if q.category == field]
-        shares = {system: sum(m[q.id].right for q in of_field) / len(of_field) for system, m in marked.items()}
-        rows.append({"category": field, "items": len(of_field), **shares})
-    table = pd.DataFrame(rows, columns=["category", "items", *marked])
-    return table.sort_values(["items", "category"], ascending=[False, True], ignore_index=True)
-
-
-def students(questions: Iterable[Question]) -> dict[str, Marked]:
-    """What the majority of students chose, from the published shares of each choice: as many as the stem asks for.
-
-    Upstream's `student-majority` answers are made the same way. Without shares there is no answer.
-    """
-    marked = {}
-    for q in questions:
-        order = sorted(range(len(q.breakdown)), key=lambda i: -q.breakdown[i])[: q.n_select]
-        picked = frozenset(LETTERS[i] for i in order)
-        right = q.rule == "always" or (len(picked) == 1 and picked <= q.gold if q.rule == "any" else bool(picked) and picked == q.gold)
-        marked[q.id] = Marked(right, picked)
-    return marked
-
-
-# --- committed evidence -------------------------------------------------------------------------------------------
-
-TABLES = {"card": "exam_card.csv", "strict": "exam_card_strict.csv", "text_five": "text_five.csv", "categories": "by_category.csv"}
-
-
 def write_published(folder: Path, published: Published) -> list[Path]:
-    """Writes the four tables as CSV; `exam_card.csv` has exactly `COLUMNS`."""
-    written = []
-    for name, file in TABLES.items():
-        table = getattr(published, name)
-        written.append(write_card(folder / file, table) if name in ("card", "strict") else write_text(folder / file, _csv(table)))
-    return written
+    """Writes the tables of `TABLES` as CSV; `passed` is True, False or empty."""
+    found = {name: getattr(published, name) for name in TABLES}
+    return [write_text(folder / TABLES[n], t.to_csv(index=False, lineterminator="\n", float_format="%.6f")) for n, t in found.items()]
 
 
 def read_published(folder: Path, years: Sequence[int]) -> Published:
     """Reads what `write_published` wrote, for the years asked for.
 
     Raises:
-        JmedloraError: A year is not in the tables.
+        JmedloraError: A year is not in the tables, or the columns of a card are not `COLUMNS`.
     """
-    import pandas as pd
+    types = {"prohibited": "Int64", "passed": "boolean"}
+    tables = {name: pd.read_csv(folder / file, dtype=types if "card" in file else None) for name, file in TABLES.items()}
+    for name in ("card", "strict"):
+        if tuple(tables[name].columns) != COLUMNS:
+            found = ", ".join(tables[name].columns)
+            raise JmedloraError(f"{folder / TABLES[name]}: columns {found}; an exam card has {', '.join(COLUMNS)}")
+    known = check_years(tables["card"], years, "figures")
+    note = f"these are the committed figures ({paths.relative(folder)}), not computed now; fields are pooled over {known}"
+    of_years = {n: t[t["year"].isin(list(years))].reset_index(drop=True) if "year" in t else t for n, t in tables.items()}
+    return Published(**of_years, notices=(note,))
 
-    card_, strict = read_card(folder / TABLES["card"]), read_card(folder / TABLES["strict"])
-    known = sorted(set(card_["year"]))
+
+def check_years(table: pd.DataFrame, years: Sequence[int], what: str) -> str:
+    """The first and last year of a committed table, as `2018-2021`.
+
+    Raises:
+        JmedloraError: A year is not in the table.
+    """
+    known = sorted(set(table["year"]))
     if absent := sorted(set(years) - set(known)):
-        raise JmedloraError(
-            f"the committed figures have no year {absent[0]}, only {', '.join(map(str, known))}; bring the examination itself"
-        )
-    text_five_, categories = (pd.read_csv(folder / TABLES[name]) for name in ("text_five", "categories"))
-    note = f"these are the committed figures ({paths.relative(folder)}), not computed now; fields are pooled over {known[0]}-{known[-1]}"
-    of_years = [t[t["year"].isin(list(years))].reset_index(drop=True) for t in (card_, strict, text_five_)]
-    return Published(*of_years, categories, (note,))
-
-
-def _csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n", float_format="%.6f")
-
-
-# --- what the page shows ------------------------------------------------------------------------------------------
-
-
-def readings(published: Published) -> pd.DataFrame:
-    """What reading the same answers strictly changes: points and prohibited choices, as published and strict."""
-    both = published.card.merge(published.strict, on=["system", "year"], suffixes=("", "_strict"))
-    changed = both[(both["points"] != both["points_strict"]) | (both["prohibited"] != both["prohibited_strict"])]
-    return changed[["system", "year", "points", "points_strict", "prohibited", "prohibited_strict"]].reset_index(drop=True)
-
-
-def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """The card as a reader sees it: one row a system, one column a year, points and verdict."""
-    shown = table.assign(cell=[f"{p} {_verdict(v)}" for p, v in zip(table["points"], table["passed"], strict=True)])
-    wide = shown.pivot(index="system", columns="year", values="cell")
-    wide = wide.reindex([s for s in SYSTEMS if s in wide.index] + [s for s in wide.index if s not in SYSTEMS])
-    return wide.fillna("not answered").rename(columns=str).rename_axis(columns=None).reset_index()
-
-
-def _verdict(passed: object) -> str:
-    import pandas as pd
-
-    return "(no mark)" if pd.isna(passed) else "passed" if passed else "failed"
-
-
-def margins(table: pd.DataFrame) -> pd.DataFrame:
-    """Points above the mark in each block, and prohibited choices to spare; years without marks are left out.
-
-    Returns:
-        Columns `system, year, required_margin, general_margin, prohibited_to_spare`; negative is a failure.
-    """
-    known = table[table["passed"].notna()]
-    joined = known.join(pass_marks(), on="year")
-    return joined.assign(
-        required_margin=joined["required"] - joined["required_mark"],
-        general_margin=joined["general"] - joined["general_mark"],
-        prohibited_to_spare=joined["prohibited_limit"] - joined["prohibited"],
-    )[["system", "year", "required_margin", "general_margin", "prohibited_to_spare"]].reset_index(drop=True)
+        years_there = ", ".join(map(str, known))
+        raise JmedloraError(f"the committed {what} have no year {absent[0]}, only {years_there}; bring the examination itself")
+    return f"{known[0]}-{known[-1]}"

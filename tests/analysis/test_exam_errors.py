@@ -10,10 +10,9 @@ from exam_fixtures import YEARS, data_dir, needs_data, pair, question, raw, writ
 
 from jmedlora_utils.analysis import exam_card, exam_errors
 from jmedlora_utils.analysis.exam_card import Marked
-from jmedlora_utils.analysis.exam_errors import FLIPS
+from jmedlora_utils.analysis.flips import FLIPS
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.data import igakuqa
 from jmedlora_utils.data.questions import Question
 
 COMMITTED = paths.RESULTS / "published"
@@ -100,7 +99,7 @@ def test_committed_counts_are_what_the_code_counts(tmp_path) -> None:
 
 def test_committed_counts_agree_with_the_strict_exam_card_and_with_each_other() -> None:
     errors = committed()
-    strict = exam_card.read_card(COMMITTED / "exam_card_strict.csv").set_index(["system", "year"])["prohibited"]
+    strict = exam_card.read_published(COMMITTED, YEARS).strict.set_index(["system", "year"])["prohibited"]
     assert errors.prohibited.set_index(["system", "year"])["picked"].to_dict() == strict.to_dict()
     assert (errors.prohibited["picked"] <= errors.prohibited["wrong"]).all()
     totals = errors.groups.groupby(["system", "cut"])[["right", "n"]].sum().groupby("system").nunique()
@@ -125,38 +124,3 @@ def test_questions_without_published_answers_let_the_committed_counts_stand_in(t
     monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
     write_year(tmp_path, 2019, 113, {"A": [raw("113A1")]})
     assert exam_card.examination("", [2019], "committed") is None
-
-
-# --- what the page shows ------------------------------------------------------------------------------------------
-
-
-def test_flips_table_pairs_gains_and_leaves_small_groups_out() -> None:
-    flips = pd.DataFrame(
-        [("a", "b", "students", "easy", 20, 5, 10, 5), ("a", "b", "students", "hard", 1, 2, 3, 4)],
-        columns=["first", "second", "cut", "group", *COUNTS],
-    )
-    table = exam_errors.flips_table(flips, "students", "students")
-    assert table["students"].tolist() == ["easy"] and table["n"].tolist() == [40]
-    assert table["from and to"].tolist() == ["a → b"] and table["gain"].iloc[0].startswith("+37.5 [+")
-    assert exam_errors.flips_table(flips, "students", "students", least=1)["from and to"].tolist() == ["a → b", ""]
-    assert exam_errors.flips_table(flips, "students", "students", least=100).empty
-
-
-def test_every_share_stands_beside_its_interval() -> None:
-    errors = committed()
-    shares = exam_errors.shares(errors.groups, "students")
-    assert exam_errors.UNKNOWN not in set(shares["group"])
-    assert ((shares["low"] <= shares["accuracy"]) & (shares["accuracy"] <= shares["high"])).all()
-    assert list(dict.fromkeys(shares["group"])) == list(reversed(exam_errors.STUDENTS.values()))
-
-
-def test_sentences_name_every_system_and_sort_it_by_its_interval() -> None:
-    errors = committed()
-    assert all(f"{system} from " in exam_errors.students_sentence(errors.groups) for system in igakuqa.SYSTEMS)
-    row = {"year": 2031, "items": 200, "wrong": 100, "blind_wrong": 160.0, "blind_picked": 80.0}
-    counts = pd.DataFrame([{"system": name, **row, "picked": n} for name, n in (("safe", 5), ("blind", 50), ("reckless", 90))])
-    said = exam_errors.prohibited_sentence(counts)
-    assert "50.0 % are prohibited" in said and "within the interval: blind; less often: safe; more often: reckless" in said
-    table = exam_errors.prohibited_table(counts).set_index("system")
-    assert table.loc["safe", "all years"] == "5 of 200" and table.loc["blind picks", "2031"] == "80.0"
-    assert all("[" in cell for cell in table.loc[["safe", "reckless"], table.columns[-1]])

@@ -9,7 +9,7 @@ import pytest
 import synthetic_study
 
 from jmedlora_utils.analysis import findings, tables, views
-from jmedlora_utils.core import formatting, statistics
+from jmedlora_utils.core import formatting
 
 RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-small_lora", "en-large_lora", "ja-medium_lora")]
 
@@ -101,28 +101,3 @@ def test_answers_are_told_apart_by_their_form(study):
     assert all(text.startswith("20.0 [") for text in shown["of these right"])
     shown = views.forms_table(dataclasses.replace(study, forms=forms.assign(as_asked=0, right=0)))
     assert shown["of these right"].tolist() == ["no such answer"] * 2
-
-
-def test_no_fact_counts_twice_among_the_flips(study):
-    flipped = views.flips(study, "en-large_lora")
-    facts = flipped["id"].str.removeprefix("mini_trained-").str.removeprefix("mini_heldout-")
-    assert not flipped.assign(fact=facts).duplicated(["seed", "facts", "fact"]).any()
-    shown = views.flips_table(flipped, "facts").set_index("facts")["n"]
-    assert shown["untaught"] == shown["untaught held out phrasing"] == len(flipped[flipped["facts"].str.startswith("untaught")]) / 2
-    asked, about = views.main_questions(flipped)
-    assert set(asked["exam"]) == {"mini_trained"} and len(asked) == shown["taught"] and about == "Taught facts, trained phrasing"
-    dots = views.late_frame(study, ["en-large"]).set_index(["condition", "facts"])["n"]
-    assert dots["en-large, LoRA", "untaught"] == shown["untaught"]
-
-
-def test_the_balance_of_guesses_is_counted_and_not_asserted(study):
-    flipped = views.flips(study, "en-large_lora")
-    own = flipped[flipped["facts"] == "untaught"]
-    counts = own["flip"].value_counts()
-    said = views.guesses_sentence(flipped)
-    test = statistics.mcnemar_exact(own["before"], own["after"])
-    assert f"{counts['fixed']} were fixed and {counts['broken']} broken (McNemar's p {formatting.p_value(test.p)})" in said
-    assert ("often" in said) == (test.p >= 0.05) and "general exam" in said
-    uneven = flipped.assign(before=0, after=1)
-    assert "seldom" in views.guesses_sentence(uneven)
-    assert "No group" in views.guesses_sentence(flipped[flipped["facts"] == "taught"])
