@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from jmedlora_utils.analysis import exam_card, exam_errors, tables
+from jmedlora_utils.analysis import exam_card, exam_errors, studies
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import Record, load_records, write_text
@@ -116,7 +116,7 @@ def _base_of(after: Record, records: Sequence[Record], workspace: paths.Workspac
         for r in records
         if r.config["step"] == 0
         and all(r.config.get(name) == after.config.get(name) for name in SAME)
-        and not tables.method_of(every, r.config["run_name"]).startswith("cpt")
+        and not studies.method_of(every, r.config["run_name"]).startswith("cpt")
     ]
     return min(same, key=lambda r: (r.config["run_name"] != after.config["run_name"], r.name), default=None)
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from jmedlora_utils.analysis import findings
-from jmedlora_utils.analysis.findings import Condition
-from jmedlora_utils.analysis.tables import Study
-from jmedlora_utils.analysis.views import UNTAUGHT, UNTAUGHT_AGAIN, phrasings_apart
+from jmedlora_utils.analysis import gains
+from jmedlora_utils.analysis.gains import Condition
+from jmedlora_utils.analysis.studies import GROUPS, Study, phrasings_apart
 from jmedlora_utils.core import statistics
 
 FLIPS = {(False, True): "fixed", (True, False): "broken", (True, True): "right twice", (False, False): "wrong twice"}
@@ -22,15 +21,15 @@ def question_flips(study: Study, run: str) -> pd.DataFrame:
 
     A fact appears once in each group: the two phrasings of a fact are two groups.
     """
-    frame = phrasings_apart(study)
+    frame = phrasings_apart(study.outcomes)
     there = set(frame.loc[frame["run"] == run, "facts"])
-    groups = [g for g in (*findings.PHRASINGS, UNTAUGHT, UNTAUGHT_AGAIN, "general") if g in there] or sorted(there)
-    late, found = findings.step_of(frame, run, findings.HEADLINE.step_rank), []
+    groups = [g for g in GROUPS if g in there] or sorted(there)
+    late, found = gains.step_of(frame, run, gains.HEADLINE.step_rank), []
     about = frame.drop_duplicates(["seed", "exam", "id"]).set_index(["seed", "exam", "id"])[["facts", "category", "n_select", "chance"]]
     for group in groups:
         condition = Condition(facts=group)
-        after = findings.outcomes(frame, run, late, condition)
-        found.append(pd.DataFrame({"before": findings.baseline(frame, run, condition), "after": after}))
+        after = gains.outcomes(frame, run, late, condition)
+        found.append(pd.DataFrame({"before": gains.baseline(frame, run, condition), "after": after}))
     table = pd.concat(found).join(about).reset_index()
     return table.assign(flip=[FLIPS[bool(b), bool(a)] for b, a in zip(table["before"], table["after"], strict=True)])
 
@@ -55,7 +54,7 @@ def flip_counts(flipped: pd.DataFrame, by: str) -> pd.DataFrame:
     rows = []
     for key, group in flipped.groupby(by, observed=True, sort=False):
         values, count = group.set_index("seed"), group["flip"].value_counts()
-        gain = findings.interval(values["after"] - values["before"])
+        gain = gains.interval(values["after"] - values["before"])
         test = statistics.mcnemar_exact(group["before"], group["after"])
         row = {by: str(key).replace("_", " "), **{name: int(count.get(name, 0)) for name in FLIPS.values()}}
         rows.append(row | {"n": len(group), **gain._asdict(), "p": test.p})
@@ -82,7 +81,7 @@ def kept_example(study: Study, run: str, flipped: pd.DataFrame, flip: str) -> di
 
     Empty if there is none; `before` and `after` are what the model wrote at step 0 and at the late step.
     """
-    late = findings.step_of(study.outcomes, run, findings.HEADLINE.step_rank)
+    late = gains.step_of(study.outcomes, run, gains.HEADLINE.step_rank)
     answers = study.examples[study.examples["run"] == run].set_index(["seed", "exam", "id", "steps"])["response"]
     texts = study.questions.dropna(subset=["text"]).set_index(["seed", "exam", "id"])
     for key in flipped.loc[flipped["flip"] == flip, ["seed", "exam", "id"]].itertuples(index=False, name=None):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from jmedlora_utils.analysis import tables
+from jmedlora_utils.analysis import evidence, studies
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, declared_parameters
@@ -90,7 +90,7 @@ class AnswerSource:
 
     def banner(self) -> str:
         """A Markdown warning where the answers are no evidence; empty otherwise."""
-        return f":::{{warning}}\n{tables.BANNERS[self.preset]}\n:::\n" if self.preset in tables.BANNERS else ""
+        return studies.smoke_warning() if self.preset == "smoke" else ""
 
     def contents(self) -> pd.DataFrame:
         """One row per exam and model, with its steps, numbers of worked examples and questions."""
@@ -120,7 +120,7 @@ def open_answers(preset: str, seed: int, source: str = "run", folder: str = "") 
     Raises:
         JmedloraError: There are no answers, `source` is unknown, or there is no committed evidence.
     """
-    if not folder and tables.is_committed(preset, source):
+    if not folder and evidence.is_committed(preset, source):
         return from_evidence(preset)
     workspace = Folder(preset, seed, Path(folder).expanduser().resolve()) if folder else paths.Workspace(preset, seed)
     if not any(workspace.records.glob("30_evaluate__*.json")):
@@ -175,8 +175,8 @@ def _answer_set(record: Record, workspace: paths.Workspace) -> AnswerSet:
 
 def from_evidence(preset: str) -> AnswerSource:
     """The answers kept with the committed evidence: those of the shown run, first seed, before tuning and at the late step."""
-    folder = tables.evidence_folder(preset)
-    study = tables.read_evidence(folder)
+    folder = evidence.evidence_folder(preset)
+    study = evidence.read_evidence(folder)
     seed = study.seeds[0]
     by_exam: dict[str, dict[str, Question]] = {}
     for row in study.questions[study.questions["seed"] == seed].dropna(subset=["text"]).to_dict("records"):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import yaml
 
+from jmedlora_utils.analysis.evidence import check_manifest
 from jmedlora_utils.book import executed, fragments, provenance
 from jmedlora_utils.book.provenance import Edition
 from jmedlora_utils.core import paths
@@ -133,8 +134,7 @@ def stage_evidence(jobs: int = 2) -> tuple[Path, list[str]]:
         JmedloraError: The evidence is missing or damaged.
     """
     preset, evidence, runs = load_preset(provenance.MINI), paths.RESULTS / provenance.MINI, STAGING / f"{EVIDENCE}.runs"
-    if not (evidence / "evidence.json").is_file():
-        raise JmedloraError(f"{paths.relative(evidence / 'evidence.json')} is missing; `make reproduce` builds the book from a run instead")
+    check_manifest(evidence)
     shutil.rmtree(runs, ignore_errors=True)
     environment = os.environ | {"JMEDLORA_RUNS": str(runs), "JMEDLORA_DATA": str(runs / "no-examination")}
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from jmedlora_utils.analysis import findings, metrics_study, tables, views
-from jmedlora_utils.book import provenance
+from jmedlora_utils.analysis import claims, evidence, gains, metrics_study, scores
+from jmedlora_utils.analysis.studies import Study
+from jmedlora_utils.book import miniature, provenance
 from jmedlora_utils.book.provenance import BENCHMARKS, MINI, Edition, pipe_table
 from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.records import read_record
@@ -39,50 +40,50 @@ ROOMS = {
 
 
 @cache
-def _study(folder: Path) -> tuple[tables.Study, Any, pd.DataFrame] | None:
+def _study(folder: Path) -> tuple[Study, Any, pd.DataFrame] | None:
     """The committed study of the miniature, its findings, and its verdicts with one choice changed at a time."""
     if not (folder / "evidence.json").is_file():
         return None
-    study = tables.read_evidence(folder)
-    return study, findings.evaluate_claims(study.outcomes), findings.robustness(study.outcomes)
+    study = evidence.read_evidence(folder)
+    return study, claims.evaluate_claims(study.outcomes), claims.robustness(study.outcomes)
 
 
 def story(folder: Path) -> str:
     """The figure that tells the story at a glance, with its caption; the picture is written to `folder`."""
-    if (found := _study(tables.evidence_folder(MINI))) is None:
+    if (found := _study(evidence.evidence_folder(MINI))) is None:
         return NO_EVIDENCE
     study = found[0]
     from jmedlora_utils.figures import style, tuning_plots  # seaborn takes two seconds to load, and every notebook starts here
 
     style.use_style()
-    figure = tuning_plots.story(views.story_frame(study), views.gains_frame(study), style.base_styles(study.outcomes), views.chance(study))
+    frame = study.outcomes
+    lines, chance = scores.along_steps(frame, scores.largest_run(frame)), scores.chance(frame, "taught")
+    figure = tuning_plots.story(lines, gains.gains_by_base(frame), style.base_styles(frame), chance)
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "story.png", metadata={"Software": None})
     alt = "Above: accuracy of the largest model by tuning steps for four groups of facts. Below: gain on taught facts for each base model."
     line = provenance.evidence_line("40_findings", ("outcomes",), {"preset": MINI, "source": "committed"})
-    return f":::{{figure}} {folder.name}/story.png\n:name: fig-story\n:alt: {alt}\n\n{views.story_caption(study)}\n:::\n\n{line}"
+    return f":::{{figure}} {folder.name}/story.png\n:name: fig-story\n:alt: {alt}\n\n{miniature.story_caption(study)}\n:::\n\n{line}"
 
 
 def verdicts() -> str:
     """The verdicts, one row per claim."""
-    if (found := _study(tables.evidence_folder(MINI))) is None:
+    if (found := _study(evidence.evidence_folder(MINI))) is None:
         return NO_EVIDENCE
     study, judged, changed = found
-    shown = views.glance_table(judged, changed)
+    shown = claims.glance_table(judged, changed)
     order = ["claim", "verdict", *(c for c in shown.columns if c not in ("claim", "verdict"))]  # a phone shows the first columns
-    columns = {c: views.HEADINGS.get(c, c) for c in order}
     line = provenance.evidence_line("40_findings", ("outcomes", "published/claims.csv"), {"preset": MINI, "source": "committed"})
     caption = "The claims: what was published, and what the miniature says."
-    return formatting.numbered(shown, "tab-story", caption, columns, study.source_line()) + "\n" + line
+    return formatting.numbered(shown[order], "tab-story", caption, foot=study.source_line()) + "\n" + line
 
 
 def verdicts_ja() -> str:
     """The verdicts in Japanese."""
-    if (found := _study(tables.evidence_folder(MINI))) is None:
+    if (found := _study(evidence.evidence_folder(MINI))) is None:
         return "五つのシードによる結果は、この複製には含まれていません。"
     study, judged, changed = found
-    heads = ("主張", "縮小版での効果(ポイント、95 % 区間)", "判定", "別の条件でも同じ判定")
-    return f"{pipe_table(heads, views.verdicts_ja(judged, changed))}\n\n{views.summary_ja(study)}"
+    return f"{pipe_table(miniature.HEADS_JA, miniature.verdicts_ja(judged, changed))}\n\n{miniature.summary_ja(study)}"
 
 
 def paper_settings(rows: Sequence[str] = ()) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jmedlora_utils.analysis import tables
+from jmedlora_utils.analysis import evidence
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.formatting import escape
 from jmedlora_utils.core.presets import Preset, load_preset
@@ -76,9 +76,9 @@ def _evidence(entry: str, parameters: dict[str, Any]) -> str:
     if entry not in STUDY:
         return f"{{ref}}`results/{entry} <{LABEL}{entry.strip('/')}>`" if entry.endswith("/") else _download(entry)
     preset = parameters["preset"]
-    if entry == "run" or not tables.is_committed(preset, parameters.get("source", "auto")):
+    if entry == "run" or not evidence.is_committed(preset, parameters.get("source", "auto")):
         return f"answers and records of this run, `runs/{preset}/` ({{ref}}`listed here <{RUN_RECORDS}>`)"
-    folder = tables.evidence_folder(preset).name
+    folder = evidence.evidence_folder(preset).name
     if entry == "records":
         return f"{{ref}}`records of the study <{LABEL}{folder}>`"
     if entry == "examples":

@@ -1,6 +1,6 @@
 """The paper's claims and what the miniature says of each, by a rule that was written before the runs.
 
-Everything here reads the per-question frame of `tables` (one row a question, model and condition) and returns effects with
+Everything here reads the per-question outcomes of a study (one row per question, model and condition) and returns effects with
 intervals and verdicts. The rule, stated on `STATED` and committed before the first five-seed run:
 
 * One **margin** for every effect: 5 points. Less than that would not matter to anyone choosing a model.
@@ -18,7 +18,7 @@ intervals and verdicts. The rule, stated on `STATED` and committed before the fi
 Corrected on `CORRECTED`, after a review and before any five-seed evidence existed (of the five seeds, one had been asked in
 full), because the code departed from the rule above. The control had pooled both phrasings, so that each untaught fact counted
 twice; it now reads the exam of the headline phrasing alone. The interval of claim 4 had taken the answers to one fact, in two
-phrasings and from every base, for independent questions; they are now averaged to one number a fact. The words of the rule stay.
+phrasings and from every base, for independent questions; they are now averaged to one number per fact. The words of the rule stay.
 """
 
 from __future__ import annotations
@@ -29,8 +29,26 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from jmedlora_utils.core import statistics
-from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.analysis import evidence
+from jmedlora_utils.analysis.gains import (
+    EXAM_OF,
+    HEADLINE,
+    PHRASINGS,
+    Condition,
+    NotMeasuredError,
+    difference,
+    gains,
+    interval,
+    last_gain,
+    on_both,
+    outcomes,
+    paired_tests,
+    step_of,
+    tuned_runs,
+)
+from jmedlora_utils.analysis.studies import TAUGHT, TAUGHT_HELD_OUT, UNTAUGHT
+from jmedlora_utils.core import formatting, paths
+from jmedlora_utils.core.presets import load_preset, preset_names
 from jmedlora_utils.core.statistics import Interval
 
 STATED = "2026-11-22"
@@ -39,34 +57,9 @@ MARGIN = 0.05
 ALPHA = 0.01
 NEAR_MISS = 0.8
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided at this size"
-NOT_MEASURED = "not measured"
+NOT_MEASURED, NO_CONTROL = "not measured", "no verdict: these questions have no control"
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, UNDECIDED)
-PHRASINGS = ("taught", "taught_held_out_phrasing")
-EXAM_OF = dict(zip(PHRASINGS, ("mini_trained", "mini_heldout"), strict=True))
-
-
-class FindingError(JmedloraError):
-    """A comparison that the outcomes at hand cannot make; names the missing condition."""
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What is compared; the defaults are the headline condition.
-
-    Attributes:
-        step_rank: Which of a run's kept steps: 0 early, 1 late, 2 very late; the last one where fewer were kept.
-        shots: Worked examples in the prompt.
-        facts: Group of facts asked.
-        metric: Column of the frame.
-    """
-
-    step_rank: int = 1
-    shots: int = 0
-    facts: str = "taught"
-    metric: str = "accuracy"
-
-
-HEADLINE = Condition()
+THE_MINIATURE = ("smoke", "mini", "mini-seeds")
 
 
 @dataclass(frozen=True)
@@ -158,125 +151,13 @@ def combine(verdicts: Sequence[str]) -> str:
     return SUPPORTED if set(verdicts) == {SUPPORTED} else UNDECIDED
 
 
-def runs(frame: pd.DataFrame, method: str = "lora") -> pd.DataFrame:
-    """Tuned runs of one method, smallest base first.
-
-    Returns:
-        Columns `run`, `base`, `size_params`, `centric`.
-    """
-    tuned = frame[(frame["method"] == method) & (frame["steps"] > 0)]
-    return (
-        tuned[["run", "base", "size_params", "centric"]].drop_duplicates("run").sort_values(["size_params", "run"]).reset_index(drop=True)
-    )
-
-
-def step_of(frame: pd.DataFrame, run: str, rank: int) -> int:
-    """The run's kept step of that rank (0 early, 1 late, 2 very late); the last one where fewer were kept."""
-    steps = sorted(frame.loc[(frame["run"] == run) & (frame["steps"] > 0), "steps"].unique())
-    if not steps:
-        raise FindingError(f"run {run!r} has no tuned answers; evaluate its adapter first")
-    return int(steps[min(rank, len(steps) - 1)])
-
-
-def outcomes(frame: pd.DataFrame, run: str, steps: int, condition: Condition = HEADLINE) -> pd.Series:
-    """Scores of one model, indexed by (seed, exam, id).
-
-    Raises:
-        FindingError: The condition has no answers.
-    """
-    wanted = (frame["run"] == run) & (frame["steps"] == steps) & (frame["shots"] == condition.shots) & (frame["facts"] == condition.facts)
-    rows = frame[wanted]
-    if rows.empty:
-        raise FindingError(f"no answers of {run} at step {steps}, {condition.shots}-shot, {condition.facts} facts")
-    return rows.set_index(["seed", "exam", "id"])[condition.metric].sort_index()
-
-
-def baseline(frame: pd.DataFrame, run: str, condition: Condition = HEADLINE) -> pd.Series:
-    """Scores of the run's base before tuning: its own step 0, else that of another run on the same base.
-
-    The step 0 of a run with continued pretraining is the base after that pretraining, so it never serves.
-
-    Raises:
-        FindingError: The base was never asked under this condition.
-    """
-    before = frame[(frame["steps"] == 0) & (frame["shots"] == condition.shots) & (frame["facts"] == condition.facts)]
-    base = frame.loc[frame["run"] == run, "base"]
-    same = before[before["base"] == base.iloc[0]] if len(base) else before.iloc[:0]
-    same = same[~same["method"].astype(str).str.startswith("cpt")]
-    if same.empty:
-        raise FindingError(f"the base of {run} was not asked, {condition.shots}-shot, {condition.facts} facts; evaluate step 0")
-    asked = set(same["run"])
-    return outcomes(frame, run if run in asked else sorted(asked)[0], 0, condition)
-
-
-def gains(frame: pd.DataFrame, run: str, condition: Condition = HEADLINE) -> pd.Series:
-    """Tuned minus base, one number a question, indexed by (seed, exam, id).
-
-    Raises:
-        FindingError: The two did not answer the same questions.
-    """
-    after = outcomes(frame, run, step_of(frame, run, condition.step_rank), condition)
-    before = baseline(frame, run, condition)
-    if not after.index.equals(before.index):
-        raise FindingError(f"{run}: base and tuned model answered different questions ({len(before)} and {len(after)})")
-    return after - before
-
-
-def interval(values: pd.Series, level: float = statistics.LEVEL) -> Interval:
-    """Interval of the mean of per-question numbers, over questions and seeds (`statistics.mean_interval`)."""
-    return statistics.mean_interval([group.to_numpy(float) for _, group in values.groupby(level="seed")], level)
-
-
-def paired_tests(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """Base against tuned on the same taught questions: every run, kept step, number of shots and phrasing.
-
-    Returns:
-        Columns `run`, `steps`, `shots`, `facts`, `gained`, `lost`, `n`, `p`, `p_holm`; `p_holm` is adjusted over all rows.
-    """
-    rows = []
-    tuned = frame[(frame["steps"] > 0) & frame["facts"].isin(PHRASINGS)]
-    for (run, steps, shots, facts), _ in tuned.groupby(["run", "steps", "shots", "facts"]):
-        condition = Condition(shots=shots, facts=facts, metric=metric)
-        before, after = baseline(frame, run, condition), outcomes(frame, run, steps, condition)
-        if not after.index.equals(before.index):
-            raise FindingError(f"{run}: base and tuned model answered different questions at step {steps}")
-        test = statistics.mcnemar_exact(before, after)
-        rows.append({"run": run, "steps": int(steps), "shots": int(shots), "facts": facts, **test._asdict()})
-    found = pd.DataFrame(rows, columns=["run", "steps", "shots", "facts", "gained", "lost", "n", "p"])
-    adjusted = statistics.holm({str(i): p for i, p in found["p"].items()})
-    return found.assign(p_holm=[adjusted[str(i)] for i in found.index])
-
-
-def controls(frame: pd.DataFrame) -> pd.DataFrame:
-    """Untaught facts against chance, every model and condition.
-
-    Returns:
-        Columns `run`, `steps`, `shots`, `exam`, `n`, `chance`, `value`, `low`, `high`, `covers` (the 95 % interval holds
-        chance), `p` (exact, both sides), `p_holm`; shares. Of many true 95 % intervals some miss chance by luck;
-        `p_holm` accounts for that.
-    """
-    rows = []
-    for key, group in frame[frame["facts"] == "untaught"].groupby(["run", "steps", "shots", "exam"]):
-        indexed = group.set_index("seed")
-        chance = indexed["chance"]
-        value = interval(indexed["accuracy"])
-        above = interval(indexed["accuracy"] - chance)
-        p = statistics.chance_test(int(indexed["accuracy"].sum()), chance.to_numpy(float))
-        row = dict(zip(("run", "steps", "shots", "exam"), key, strict=True))
-        rows.append(row | {"n": len(group), "chance": float(chance.mean()), **value._asdict(), "covers": above.covers(0.0), "p": p})
-    columns = ["run", "steps", "shots", "exam", "n", "chance", "value", "low", "high", "covers", "p"]
-    found = pd.DataFrame(rows, columns=columns)
-    adjusted = statistics.holm({str(i): p for i, p in found["p"].items()})
-    return found.assign(p_holm=[adjusted[str(i)] for i in found.index])
-
-
 def untaught_at_chance(frame: pd.DataFrame, run: str, condition: Condition = HEADLINE) -> Interval:
     """Accuracy on untaught facts minus chance at one condition of a run, in the exam of the condition's phrasing."""
     steps = step_of(frame, run, condition.step_rank)
-    wanted = (frame["run"] == run) & (frame["steps"] == steps) & (frame["shots"] == condition.shots) & (frame["facts"] == "untaught")
+    wanted = (frame["run"] == run) & (frame["steps"] == steps) & (frame["shots"] == condition.shots) & (frame["facts"] == UNTAUGHT)
     rows = frame[wanted & (frame["exam"] == EXAM_OF[condition.facts])].set_index("seed")
     if rows.empty:
-        raise FindingError(f"no answers of {run} at step {steps}, {condition.shots}-shot, untaught facts")
+        raise NotMeasuredError(f"no answers of {run} at step {steps}, {condition.shots}-shot, untaught facts")
     return interval(rows["accuracy"] - rows["chance"])
 
 
@@ -284,12 +165,12 @@ def evaluate_claims(frame: pd.DataFrame, condition: Condition = HEADLINE, tests:
     """Applies the rule to every claim.
 
     Args:
-        frame: Per-question outcomes, see `tables.outcomes`.
+        frame: Per-question outcomes, `Study.outcomes`.
         condition: The headline condition, or another to see whether the verdicts hold there.
         tests: `paired_tests` of the condition's metric, where they are at hand.
 
     Returns:
-        One finding a claim, in the order of `CLAIMS`; `NOT_MEASURED` where a model it needs was not run.
+        One finding per claim, in the order of `CLAIMS`; `NOT_MEASURED` where a model it needs was not run.
     """
     tests = paired_tests(frame, condition.metric) if tests is None else tests
     makers = (_claim_gain, _claim_size, _claim_language, _claim_metrics)
@@ -297,7 +178,7 @@ def evaluate_claims(frame: pd.DataFrame, condition: Condition = HEADLINE, tests:
     for claim, make in zip(CLAIMS, makers, strict=True):
         try:
             parts, checked = make(frame, condition, tests)
-        except FindingError as error:
+        except NotMeasuredError as error:
             found.append(Finding(claim, NOT_MEASURED, (), str(error)))
             continue
         verdict, reason = combine([p.verdict for p in parts]), ""
@@ -317,7 +198,7 @@ def _claim_gain(frame: pd.DataFrame, condition: Condition, tests: pd.DataFrame) 
     verdict = decide(gain)
     if verdict == SUPPORTED and p >= ALPHA:
         verdict = UNDECIDED
-    other = Condition(condition.step_rank, condition.shots, "taught_held_out_phrasing", condition.metric)
+    other = Condition(condition.step_rank, condition.shots, TAUGHT_HELD_OUT, condition.metric)
     shortfall = interval(1 - outcomes(frame, largest, steps, other))
     parts = (Part("gain", gain, verdict, largest, p), Part("shortfall", shortfall, decide(shortfall), largest))
     return parts, [largest]
@@ -326,16 +207,16 @@ def _claim_gain(frame: pd.DataFrame, condition: Condition, tests: pd.DataFrame) 
 def _claim_size(frame: pd.DataFrame, condition: Condition, tests: pd.DataFrame) -> tuple[tuple[Part, ...], list[str]]:
     ladder = _english(frame)
     if len(ladder) < 2:
-        raise FindingError("only one English-centric base was tuned with LoRA; the claim needs two sizes")
+        raise NotMeasuredError("only one English-centric base was tuned with LoRA; the claim needs two sizes")
     small, large = ladder.iloc[0]["run"], ladder.iloc[-1]["run"]
-    effect = interval(_difference(gains(frame, large, condition), gains(frame, small, condition), large, small))
+    effect = interval(difference(gains(frame, large, condition), gains(frame, small, condition), large, small))
     return (Part("size", effect, decide(effect), f"{large} - {small}"),), [large, small]
 
 
 def _claim_language(frame: pd.DataFrame, condition: Condition, tests: pd.DataFrame) -> tuple[tuple[Part, ...], list[str]]:
     english, japanese = language_pair(frame)
     own = gains(frame, english, condition)
-    effect = interval(_difference(own, gains(frame, japanese, condition), english, japanese))
+    effect = interval(difference(own, gains(frame, japanese, condition), english, japanese))
     first = interval(own)
     parts = (
         Part("English-centric gain", first, decide(first), english),
@@ -355,12 +236,12 @@ def language_pair(frame: pd.DataFrame) -> tuple[str, str]:
     """The LoRA runs of the Japanese-centric base and of the English-centric base nearest to it in size (English first).
 
     Raises:
-        FindingError: One of the two kinds of base was not tuned with LoRA.
+        NotMeasuredError: One of the two kinds of base was not tuned with LoRA.
     """
-    tuned = runs(frame)
+    tuned = tuned_runs(frame)
     japanese = tuned[tuned["centric"] == "japanese"]
     if japanese.empty:
-        raise FindingError("no Japanese-centric base was tuned with LoRA")
+        raise NotMeasuredError("no Japanese-centric base was tuned with LoRA")
     size = float(japanese.iloc[0]["size_params"])
     english = _english(frame)
     nearest = (np.log(english["size_params"].astype(float)) - np.log(size)).abs().idxmin()
@@ -368,7 +249,7 @@ def language_pair(frame: pd.DataFrame) -> tuple[str, str]:
 
 
 def leniency(frame: pd.DataFrame, condition: Condition = HEADLINE) -> pd.DataFrame:
-    """Exact match against Accuracy, one row an answer of every LoRA run on taught facts, both phrasings.
+    """Exact match against Accuracy, one row per answer of every LoRA run on taught facts, both phrasings.
 
     Returns:
         Index (seed, exam, id, run); columns `exact_match`, `accuracy`, `gestalt`, `lenient` (accuracy minus exact match) and
@@ -377,13 +258,13 @@ def leniency(frame: pd.DataFrame, condition: Condition = HEADLINE) -> pd.DataFra
     strict = condition.metric.startswith("strict_")
     exact, right = ("strict_exact_match", "strict_accuracy") if strict else ("exact_match", "accuracy")
     found = []
-    for run in runs(frame)["run"]:
+    for run in tuned_runs(frame)["run"]:
         steps = step_of(frame, run, condition.step_rank)
         wanted = (frame["run"] == run) & (frame["steps"] == steps) & (frame["shots"] == condition.shots) & frame["facts"].isin(PHRASINGS)
         found.append(frame[wanted])
     rows = pd.concat(found) if found else frame.iloc[:0]
     if rows.empty:
-        raise FindingError("no late LoRA answers on taught facts")
+        raise NotMeasuredError("no late LoRA answers on taught facts")
     rows = rows.set_index(["seed", "exam", "id", "run"]).sort_index()
     table = pd.DataFrame({"exact_match": rows[exact], "accuracy": rows[right], "gestalt": rows["gestalt"]})
     table["lenient"] = table["accuracy"] - table["exact_match"]
@@ -391,14 +272,16 @@ def leniency(frame: pd.DataFrame, condition: Condition = HEADLINE) -> pd.DataFra
     return table
 
 
-def rules_table() -> pd.DataFrame:
-    """The claims and the effect each part measures, for the page that states the rule."""
-    rows = [{"claim": c.number, "says": c.title, "part": name, "effect": text} for c in CLAIMS for name, text in c.parts.items()]
-    return pd.DataFrame(rows)
+def _english(frame: pd.DataFrame) -> pd.DataFrame:
+    ladder = tuned_runs(frame)
+    ladder = ladder[ladder["centric"] == "english"]
+    if ladder.empty:
+        raise NotMeasuredError("no English-centric base was tuned with LoRA")
+    return ladder
 
 
 def findings_table(findings: Sequence[Finding]) -> pd.DataFrame:
-    """One row a part: claim, effect in points with its interval, the part's verdict and the claim's verdict."""
+    """One row per part: claim, effect in points with its interval, the part's verdict and the claim's verdict."""
     rows = []
     for finding in findings:
         for part in finding.parts or (None,):
@@ -413,14 +296,14 @@ def robustness(frame: pd.DataFrame) -> pd.DataFrame:
     """The verdicts again with one thing changed at a time: shots, step, phrasing, scorer. Beside the headline, never instead.
 
     Returns:
-        One row a changed condition; columns `condition` and `claim 1` to `claim 4`.
+        One row per changed condition; columns `condition` and `claim 1` to `claim 4`.
     """
     variants = {
         "headline": HEADLINE,
         "1-shot": Condition(shots=1),
         "early step": Condition(step_rank=0),
         "very late step": Condition(step_rank=2),
-        "held-out phrasing": Condition(facts="taught_held_out_phrasing"),
+        "held-out phrasing": Condition(facts=TAUGHT_HELD_OUT),
         "strict scorer": Condition(metric="strict_accuracy"),
     }
     tests = {metric: paired_tests(frame, metric) for metric in {c.metric for c in variants.values()}}
@@ -443,15 +326,87 @@ def same_verdicts(changed: pd.DataFrame) -> list[tuple[int, int]]:
     return list(zip(same.sum().tolist(), others.ne(NOT_MEASURED).sum().tolist(), strict=True))
 
 
-def _english(frame: pd.DataFrame) -> pd.DataFrame:
-    ladder = runs(frame)
-    ladder = ladder[ladder["centric"] == "english"]
-    if ladder.empty:
-        raise FindingError("no English-centric base was tuned with LoRA")
-    return ladder
+def larger_findings() -> dict[str, list[Finding]]:
+    """What the committed evidence of every preset beyond the miniature says of each claim, by preset.
+
+    A study of the invented exams is judged by the rule. The questions of published exams have neither untaught facts nor a second
+    wording, so their effects come without a verdict (`NO_CONTROL`).
+    """
+    found = {}
+    for name in larger_presets():
+        if evidence.has_evidence(name):
+            frame = evidence.read_evidence(evidence.evidence_folder(name)).outcomes
+            found[name] = evaluate_claims(frame) if (frame["facts"] == TAUGHT).any() else effects_on_exams(frame)
+    return found
 
 
-def _difference(first: pd.Series, second: pd.Series, one: str, other: str) -> pd.Series:
-    if not first.index.equals(second.index):
-        raise FindingError(f"{one} and {other} answered different questions ({len(first)} and {len(second)})")
-    return first - second
+def larger_presets() -> dict[str, str]:
+    """Presets that tune or evaluate models beyond the miniature: name to what they say of themselves."""
+    presets = [load_preset(name) for name in preset_names() if name not in THE_MINIATURE]
+    return {preset.name: preset.about for preset in presets if preset.runs}
+
+
+def effects_on_exams(frame: pd.DataFrame) -> list[Finding]:
+    """The effects of the claims on published exams, at each run's last step, 0-shot: LoRA and QLoRA runs, every exam that was asked."""
+    parts: dict[int, list[Part]] = {claim.number: [] for claim in CLAIMS}
+    tuned = tuned_runs(frame, ("lora", "qlora"))
+    for exam in sorted(frame["facts"].astype(str).unique()):
+        gained = {run: gain for run in tuned["run"] if (gain := last_gain(frame, run, exam)) is not None}
+        for run, gain in gained.items():
+            parts[1].append(Part(f"gain on {exam}", interval(gain), NO_CONTROL, run))
+        known = tuned[tuned["run"].isin(list(gained))]
+        english, japanese = (known.loc[known["centric"] == kind, "run"].tolist() for kind in ("english", "japanese"))
+        pairs = [(2, "size", english[-1], english[0])] if len(english) > 1 else []
+        pairs += [(3, "language", english[-1], japanese[-1])] if english and japanese else []
+        for number, name, first, second in pairs:
+            both = on_both(gained[first], gained[second])
+            parts[number].append(Part(f"{name} on {exam}", interval(both[0] - both[1]), NO_CONTROL, f"{first} - {second}"))
+        late = frame[(frame["facts"] == exam) & frame["run"].isin(list(gained)) & (frame["shots"] == 0) & (frame["steps"] > 0)]
+        if len(late):
+            lenient = (late["accuracy"] - late["exact_match"]).groupby([late["seed"], late["id"]], observed=True).mean()
+            parts[4].append(Part(f"leniency on {exam}", interval(lenient), NO_CONTROL, "every tuned run"))
+    why = "no two models at hand make this comparison"
+    return [
+        Finding(c, NO_CONTROL if parts[c.number] else NOT_MEASURED, tuple(parts[c.number]), "" if parts[c.number] else why) for c in CLAIMS
+    ]
+
+
+def published_claims() -> pd.DataFrame:
+    """The claims as published: index `claim`; columns `text`, `published_value`, `source`, `note`."""
+    return pd.read_csv(paths.RESULTS / "published" / "claims.csv").set_index("claim")
+
+
+def glance_table(found: Sequence[Finding], changed: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row per claim: what was published, the effects in the miniature, larger runs or the words "not run", the verdict.
+
+    Args:
+        found: The findings.
+        changed: What `robustness` returns; where given, the last column counts the changes that leave the verdict as it is.
+
+    Returns:
+        Columns by the heading that a page shows.
+    """
+    published, larger = published_claims(), larger_findings()
+    rows = []
+    for finding in found:
+        number = finding.claim.number
+        measured = [f"`{name}`: {effects_text(others[number - 1])}" for name, others in larger.items()]
+        measured += [] if any(name.startswith("paper") for name in larger) else ["at the paper's size: not run"]
+        rows.append(
+            {
+                "claim": f"{number}. {finding.claim.title}",
+                "published": published.loc[number, "published_value"],
+                "the miniature, points [95 %]": effects_text(finding),
+                "larger runs": "; ".join(measured),
+                "verdict": f"**{finding.verdict}**",
+            }
+        )
+    shown = pd.DataFrame(rows)
+    if changed is None:
+        return shown
+    return shown.assign(**{"same verdict under other choices": [f"{same} of {n}" for same, n in same_verdicts(changed)]})
+
+
+def effects_text(finding: Finding) -> str:
+    """Each part's effect in points with its interval, or why there is none."""
+    return "; ".join(f"{p.name} {formatting.percent(*p.effect, signed=True)}" for p in finding.parts) or finding.reason

@@ -1,0 +1,258 @@
+"""Committed evidence: a finished run, small enough to commit, with a manifest of sums that is checked whenever it is read.
+
+`python -m jmedlora_utils.analysis.evidence freeze --preset mini-seeds` turns a finished run into committed evidence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jmedlora_utils.analysis import gains, scores
+from jmedlora_utils.analysis.studies import CONDITION, INVENTED_EXAMS, METRICS, QUESTION, Study, compact, read_runs
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.presets import load_preset
+from jmedlora_utils.core.records import Record, read_jsonl, read_record, sha256_file, write_jsonl, write_record, write_text
+
+SOURCES = ("auto", "committed", "run")
+MANIFEST = "manifest.json"
+SERIES_POINTS = 60
+TEXTS = ["text", "choices"]
+
+
+def load_study(preset: str, source: str = "committed") -> Study:
+    """Reads a study from committed evidence or from the run folders.
+
+    Args:
+        preset: A preset of `notebooks/presets/`. `mini` and `mini-seeds` share their evidence.
+        source: `committed` (`book/results/<name>/`), `run` (`runs/<preset>/`), or `auto`: committed where it exists.
+
+    Raises:
+        JmedloraError: `source` is unknown, or its results are missing or damaged.
+    """
+    return read_evidence(evidence_folder(preset)) if is_committed(preset, source) else read_runs(preset)
+
+
+def is_committed(preset: str, source: str) -> bool:
+    """Whether `load_study` reads committed evidence for these two."""
+    if source not in SOURCES:
+        raise JmedloraError(f"source {source!r} is not one of {', '.join(SOURCES)}; correct it")
+    return source == "committed" or (source == "auto" and has_evidence(preset))
+
+
+def evidence_folder(preset: str) -> Path:
+    """Where the committed evidence of a preset lies: `mini-seeds` goes to `book/results/mini/`."""
+    return paths.RESULTS / preset.removesuffix("-seeds")
+
+
+def has_evidence(preset: str) -> bool:
+    """Whether evidence of a preset is committed."""
+    return (evidence_folder(preset) / "evidence.json").is_file()
+
+
+def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = ()) -> list[Path]:
+    """Writes the evidence of a finished run, small enough to commit: no weights, no machine paths.
+
+    For each seed the trimmed records of preparing, pretraining and tuning, the exam's questions, and one line per condition with
+    every question's outcome. Texts are kept for invented exams alone, and for the first seed only: its questions, and the answers of
+    the shown run before tuning and at the late step. Of published exams, ids, gold letters and outcomes are kept, and no text.
+
+    Args:
+        preset: A preset that has run; smoke is refused.
+        folder: Where to; `evidence_folder(preset)` by default. Old evidence there is replaced, README.md stays.
+        seeds: Seeds to freeze; all of the preset's by default.
+
+    Raises:
+        JmedloraError: The preset is smoke, or results are missing.
+    """
+    if preset == "smoke":
+        raise JmedloraError("preset smoke: its runs test the code and are no evidence; freeze another preset, such as mini-seeds")
+    study, settings = read_runs(preset, seeds), load_preset(preset)
+    if left := study.about.get("left_out"):
+        print(f"{left} records are not in preset {preset!r} and were left out", file=sys.stderr)
+    folder = folder or evidence_folder(preset)
+    for old in folder.glob("seed*"):
+        shutil.rmtree(old)
+    written = [write_text(folder / "summary.csv", scores.summary(study.outcomes).to_csv(index=False, float_format="%.6g"))]
+    written.append(write_text(folder / "forms.csv", study.forms.to_csv(index=False)))
+    written += [write_record(folder / f"seed{r.seed}" / "records", trimmed(r)) for r in study.records]
+    for seed in study.seeds:
+        here, asked = folder / f"seed{seed}", study.questions[study.questions["seed"] == seed]
+        with_texts = asked["exam"].isin(INVENTED_EXAMS) & (seed == study.seeds[0])
+        kept = [
+            {c: row[c] for c in (*QUESTION, *(TEXTS if texts else []), "gold")}
+            for row, texts in zip(asked.to_dict("records"), with_texts, strict=True)
+        ]
+        written.append(write_jsonl(here / "questions.jsonl", kept))
+        written.append(write_jsonl(here / "outcomes.jsonl", _packed(study.outcomes[study.outcomes["seed"] == seed], asked)))
+    examples = _examples(study, settings.show)
+    if len(examples):
+        written.append(write_jsonl(folder / f"seed{study.seeds[0]}" / "examples.jsonl", examples.to_dict("records")))
+    about = {"preset": preset, "seeds": study.seeds, "show": settings.show, **study.about, "versions": study.records[0].versions}
+    written.append(write_text(folder / "evidence.json", json.dumps(about, indent=1) + "\n"))
+    return [*written, write_manifest(folder)]
+
+
+def _examples(study: Study, run: str) -> pd.DataFrame:
+    """Answers to invented exams that are kept for reading: the run before tuning and at the late step, first seed."""
+    steps = [0]
+    if ((study.outcomes["run"] == run) & (study.outcomes["steps"] > 0)).any():
+        steps.append(gains.step_of(study.outcomes, run, gains.HEADLINE.step_rank))
+    shown = study.examples[(study.examples["seed"] == study.seeds[0]) & (study.examples["run"] == run)]
+    return shown[shown["steps"].isin(steps) & shown["exam"].isin(INVENTED_EXAMS)].drop(columns="seed")
+
+
+def write_manifest(folder: Path) -> Path:
+    """Writes the SHA-256 of every evidence file but the README, by its path in the folder."""
+    sums = {name: sha256_file(folder / name) for name in _files(folder)}
+    return write_text(folder / MANIFEST, json.dumps(sums, indent=1) + "\n")
+
+
+def check_manifest(folder: Path) -> None:
+    """Compares the evidence with its manifest.
+
+    Raises:
+        JmedloraError: The evidence or its manifest is missing, or a file is missing, changed or not listed; names the first one.
+    """
+    shown = paths.relative(folder) if folder.is_relative_to(paths.ROOT) else str(folder)
+    restore = f"restore it with `git checkout -- {shown}`"
+    if not (folder / "evidence.json").is_file() and not (folder / MANIFEST).is_file():
+        how = f"{restore}, or run the preset and use source='run' (`make reproduce`)"
+        raise JmedloraError(f"{shown}/evidence.json: no evidence of this preset is here; {how}")
+    if not (folder / MANIFEST).is_file():
+        raise JmedloraError(f"{shown}/{MANIFEST}: missing, so the evidence cannot be checked; {restore}")
+    try:
+        sums = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise JmedloraError(f"{shown}/{MANIFEST}: not a JSON object of sums ({error}); {restore}") from error
+    there = _files(folder)
+    for name in sorted({*sums, *there}):
+        if name not in there:
+            raise JmedloraError(f"{shown}/{name}: the file is missing from the evidence; {restore}")
+        if name not in sums:
+            raise JmedloraError(f"{shown}/{name}: not part of the evidence; delete it, or freeze the evidence again")
+        if sha256_file(folder / name) != sums[name]:
+            raise JmedloraError(f"{shown}/{name}: its content differs from the sum in {MANIFEST}; {restore}")
+
+
+def _files(folder: Path) -> list[str]:
+    listed = [*folder.glob("*.json"), *folder.glob("*.csv"), *folder.glob("seed*/**/*.json"), *folder.glob("seed*/*.jsonl")]
+    return sorted(p.relative_to(folder).as_posix() for p in listed if p.name != MANIFEST)
+
+
+def read_evidence(folder: Path) -> Study:
+    """Reads what `freeze` wrote, after `check_manifest`.
+
+    Raises:
+        JmedloraError: The evidence is missing or damaged.
+    """
+    check_manifest(folder)
+    about = json.loads((folder / "evidence.json").read_text(encoding="utf-8"))
+    outcomes, questions, examples = [], [], [pd.DataFrame(columns=["run", "steps", "exam", "id", "response", "seed"])]
+    for seed in about["seeds"]:
+        here = folder / f"seed{seed}"
+        asked = pd.DataFrame(read_jsonl(here / "questions.jsonl"))
+        questions.append(asked.reindex(columns=[*QUESTION, *TEXTS, "gold"]).assign(seed=seed))
+        outcomes += [_unpacked(row, asked, seed, here / "outcomes.jsonl") for row in read_jsonl(here / "outcomes.jsonl")]
+        if (here / "examples.jsonl").is_file():
+            examples.append(pd.DataFrame(read_jsonl(here / "examples.jsonl")).assign(seed=seed))
+    return Study(
+        about["preset"],
+        "committed",
+        compact(pd.concat(outcomes, ignore_index=True)),
+        [read_record(p) for p in sorted(folder.glob("seed*/records/*.json"))],
+        pd.concat(examples[1:] or examples, ignore_index=True),
+        pd.concat(questions, ignore_index=True),
+        pd.read_csv(folder / "forms.csv"),
+        about,
+    )
+
+
+def trimmed(record: Record) -> Record:
+    """The record with its long series thinned to `SERIES_POINTS` rows, each the mean of its stretch; the rest stays."""
+    return Record(**{**asdict(record), "metrics": {k: _thin(v) if _is_series(v) else v for k, v in record.metrics.items()}})
+
+
+def _is_series(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > SERIES_POINTS and all(isinstance(row, dict) and "step" in row for row in value)
+
+
+def _thin(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    frame = pd.DataFrame(rows)
+    stretch = np.arange(len(frame)) * SERIES_POINTS // len(frame)
+    means = frame.groupby(stretch).mean().assign(step=frame.groupby(stretch)["step"].max())
+    return [
+        {k: int(v) if k == "step" else float(f"{v:.5g}") for k, v in row.items() if not np.isnan(v)} for row in means.to_dict("records")
+    ]
+
+
+def _packed(outcomes: pd.DataFrame, questions: pd.DataFrame) -> list[dict[str, Any]]:
+    """One line per condition and exam: the outcomes of all its questions as one string per metric, in the order of the questions.
+
+    0/1 scores are one digit each; the Gestalt score has two base-36 digits, in thousandths (`rs` is 1.000). Where a model was not asked
+    every question of the exam, `asked` marks those that it was.
+    """
+    rows = []
+    keys = [*(c for c in CONDITION if c != "seed"), "exam"]
+    for key, group in outcomes.groupby(keys, observed=True):
+        row: dict[str, Any] = dict(zip(keys, key, strict=True))
+        row |= {c: int(row[c]) for c in ("size_params", "steps", "shots")}
+        known, ids = questions.loc[questions["exam"] == row["exam"], "id"], set(group["id"])
+        if len(ids) < len(known):
+            row["asked"] = "".join(str(int(id in ids)) for id in known)
+        for metric in METRICS:
+            values = group[metric].to_numpy(float)
+            width, scale = (2, 1000) if metric == "gestalt" else (1, 1)
+            row[metric] = "".join(np.base_repr(int(v), 36).lower().rjust(width, "0") for v in np.round(scale * values))
+        rows.append(row)
+    return rows
+
+
+def _unpacked(row: dict[str, Any], questions: pd.DataFrame, seed: int, where: Path) -> pd.DataFrame:
+    table = questions.loc[questions["exam"] == row["exam"], QUESTION]
+    if "asked" in row:
+        table = table[[mark == "1" for mark in row["asked"]]]
+    table = table.reset_index(drop=True)
+    for metric in METRICS:
+        packed, width = row[metric], 2 if metric == "gestalt" else 1
+        if len(packed) != width * len(table):
+            problem = f"{len(packed) / width:g} outcomes of {metric} for {len(table)} questions of {row['exam']}"
+            raise JmedloraError(f"{paths.relative(where)}, run {row['run']}: {problem}; freeze the evidence again")
+        values = [int(packed[i : i + width], 36) for i in range(0, len(packed), width)]
+        table[metric] = np.array(values, float) / (1000 if width == 2 else 1)
+    # Evidence of the second study does not say how a model was loaded: QLoRA runs in 4 bits, all in one template.
+    loaded = {"quantisation": "nf4" if row["method"] == "qlora" else "none", "template": ""}
+    condition = loaded | row | {"seed": seed}
+    return table.assign(**{c: condition[c] for c in CONDITION})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: `freeze --preset NAME [--folder F] [--seeds 1 2]`."""
+    parser = argparse.ArgumentParser(prog="python -m jmedlora_utils.analysis.evidence", description="Committed evidence of a finished run.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("freeze", help="write book/results/<name>/ from runs/<preset>/")
+    command.add_argument("--preset", required=True)
+    command.add_argument("--folder", type=Path, default=None, help="write there instead")
+    command.add_argument("--seeds", type=int, nargs="*", default=(), help="only these seeds")
+    chosen = parser.parse_args(arguments)
+    try:
+        written = freeze(chosen.preset, chosen.folder, chosen.seeds)
+    except JmedloraError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB below {paths.relative(written[0].parent)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

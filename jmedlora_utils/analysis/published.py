@@ -1,0 +1,126 @@
+"""Scores on IgakuQA from every source, in families of one metric and one set of questions."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+from jmedlora_utils.analysis.studies import evaluation_of, evaluations
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.presets import load_preset, preset_names
+from jmedlora_utils.core.records import RecordError, read_record
+
+PUBLISHED = paths.RESULTS / "published"
+# Rows of one family may be compared with each other, rows of two families may not.
+FAMILIES = {
+    "gestalt": "A. Gestalt accuracy, text questions of 2018-2022, the author's harness",
+    "letters": "B. Marks by letters, text questions of 2018-2021",
+    "points5": "C. Points of the whole examination, 2018-2022",
+    "points4": "D. Points of the whole examination, 2018-2021",
+    "unknown": "E. Metric or questions not stated: compare with nothing",
+    "ours": "F. This project: compare where the questions are the same",
+}
+
+
+def sources_frame() -> pd.DataFrame:
+    """IgakuQA scores in Japanese from every source, in percent, with the metric and the questions of each.
+
+    Points of single years are put together and divided by the points of those years.
+
+    Returns:
+        Columns `family` (key of `FAMILIES`), `system`, `percent` (NaN where nothing was run), `metric`, `subset`, `source`,
+        `note`; families in their order, best system last. `attrs["passed_over"]` lists the records that could not be read.
+    """
+    own, passed_over = own_scores()
+    reported = pd.read_csv(PUBLISHED / "reported.csv", keep_default_na=False)
+    igaku = reported[reported["exam"].str.startswith("IgakuQA") & (reported["language"] == "ja")]
+    shares = igaku[(igaku["unit"] == "%") & ~igaku["group"].isin(["re-scored", "leaderboard shuffled"])]
+    shares = shares.assign(family=shares["subset"].map(_family), percent=shares["value"].astype(float))
+    letters = _pool_years(igaku[igaku["group"] == "re-scored"]).assign(family="letters")
+    points = igaku[igaku["unit"] == "points"]
+    earlier = points[~points["exam"].str.endswith("2022")]
+    found = pd.concat([shares, letters, _points(points, "points5"), _points(earlier, "points4"), _own_card(), own])
+    found = found.assign(order=found["family"].map(list(FAMILIES).index)).sort_values(["order", "percent"], kind="stable")
+    shown = found[["family", "system", "percent", "metric", "subset", "source", "note"]]
+    shown = shown.fillna(dict.fromkeys(("metric", "subset", "source", "note"), "")).reset_index(drop=True)
+    shown.attrs["passed_over"] = passed_over
+    return shown
+
+
+def own_scores() -> tuple[pd.DataFrame, list[str]]:
+    """Accuracy of every model of this project that a preset names and that was asked IgakuQA on this machine, or one row without a number.
+
+    Smoke runs are no evidence; variants are the same weights loaded in another way. Both are left out.
+
+    Returns:
+        Rows for `sources_frame`, and one line per record that could not be read, such as one of an older schema.
+    """
+    rows, passed_over = [], []
+    for name in sorted(set(preset_names()) - {"smoke"}):
+        planned = evaluations(load_preset(name))
+        for path in sorted((paths.runs_root() / name).glob("seed*/records/30_evaluate__*__igakuqa*.json")):
+            try:
+                record = read_record(path)
+            except RecordError as error:
+                passed_over.append(str(error).replace(str(path), paths.relative(path)))
+                continue
+            if record.status != "done" or record.config.get("variant_of") or evaluation_of(record) not in planned:
+                continue
+            config, accuracy = record.config, record.metrics["journal"]["all"]["accuracy"]
+            left_out = sum(record.counts.get("excluded", {}).values())
+            subset = f"{config['exam']}, {accuracy['n']:,} items asked" + (f", {left_out:,} left out" if left_out else "")
+            rows.append(
+                {
+                    "system": "{run_name}, step {step}, {shots}-shot".format(**config),
+                    "percent": 100 * accuracy["value"],
+                    "metric": "Accuracy, journal",
+                    "subset": subset,
+                    "source": f"this project, preset {record.preset}, seed {record.seed}, {record.device}, {record.created[:10]}",
+                }
+            )
+    none = {"system": "any model", "note": "the examination has been put to none of our models"}
+    return pd.DataFrame(rows or [none]).assign(family="ours"), passed_over
+
+
+def _family(subset: str) -> str:
+    if subset.startswith("IgakuQA text-only"):
+        return "gestalt"
+    return "points5" if subset.startswith("all 2,000") else "unknown"
+
+
+def _points(rows: pd.DataFrame, family: str) -> pd.DataFrame:
+    """Points of single years as a share of the points of those years."""
+    marks = pd.read_csv(paths.PACKAGE_DATA / "pass_marks.csv")
+    full = (marks["required_max"] + marks["general_max"]).groupby(marks["year"]).sum()
+    found = []
+    for system, group in rows.groupby("system", sort=False):
+        years = group["exam"].map(lambda exam: int(re.search(r"\d{4}$", exam).group()))
+        total = int(full[years].sum())
+        source, value = group["source"].iloc[0], 100 * group["value"].astype(float).sum() / total
+        row = {"system": system, "percent": value, "metric": f"points of {total:,}", "subset": "all items", "source": source}
+        found.append(row | {"family": family, "note": "years put together here"})
+    return pd.DataFrame(found)
+
+
+def _own_card() -> pd.DataFrame:
+    """Points of the answers published with IgakuQA, as notebook 31 marks them."""
+    card = pd.read_csv(PUBLISHED / "exam_card.csv").replace({"system": {"translate_chatgpt-en": "chatgpt-en"}})
+    rows = []
+    for system, row in card.groupby("system", sort=False)[["points", "max_points"]].sum().iterrows():
+        share, metric = 100 * row["points"] / row["max_points"], f"points of {row['max_points']:,.0f}"
+        rows.append({"family": "points4", "system": system, "percent": share, "metric": metric})
+    made = {"subset": "all items", "source": "IgakuQA baseline_results, re-scored here (notebook 31)", "note": "years put together here"}
+    return pd.DataFrame(rows).assign(**made)
+
+
+def _pool_years(rows: pd.DataFrame) -> pd.DataFrame:
+    """Published answers re-scored year by year, put together with each year's number of questions as weight."""
+    n = rows["subset"].str.extract(r"(\d+) items")[0].astype(int)
+    found = []
+    for system, group in rows.groupby("system", sort=False):
+        weight = n.loc[group.index]
+        value = float((group["value"].astype(float) * weight).sum() / weight.sum())
+        subset = f"text-only, five choices, 2018-2021, {weight.sum():,} items"
+        found.append(group.iloc[0].to_dict() | {"system": system, "percent": value, "metric": "marks by letters", "subset": subset})
+    return pd.DataFrame(found)
