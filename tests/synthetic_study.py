@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
+from jmedlora_utils.analysis import evidence, studies
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import Preset, Run
 from jmedlora_utils.core.records import Record, write_jsonl, write_record
@@ -47,6 +50,12 @@ def preset(name: str, seeds: Sequence[int], runs: Sequence[Made] = RUNS) -> Pres
     asked = {"steps": list(STEPS), "exams": list(EXAMS), "shots": [0, 1]}
     named = tuple(Run(r.name, {"base": r.base}, {"base": r.base, "adapter": r.name, **asked}) for r in runs)
     return Preset(name, "made up", "any", tuple(seeds), {}, named, {}, "en-large_lora")
+
+
+def use_preset(patch: pytest.MonkeyPatch, seeds: Sequence[int], runs: Sequence[Made] = RUNS) -> None:
+    """Every preset that is read from here on asks for exactly these runs."""
+    for module in (studies, evidence):
+        patch.setattr(module, "load_preset", lambda name: preset(name, seeds, runs))
 
 
 def write_study(preset: str, seeds: Sequence[int], runs: Sequence[Made] = RUNS, answers: int = 12) -> None:

@@ -43,7 +43,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     wide = grouped[list(METRICS)].mean().assign(n=grouped.size()).reset_index()
     long = wide.melt(id_vars=[*keys, "n"], value_vars=list(METRICS), var_name="metric", value_name="value")
     long["metric"] = pd.Categorical(long["metric"], list(METRICS), ordered=True)
-    return long.sort_values([*keys, "metric"], kind="stable")[list(SUMMARY_COLUMNS)].reset_index(drop=True)
+    return long.sort_values([*keys, "metric"], kind="stable")[list(SUMMARY_COLUMNS)].astype({"metric": str}).reset_index(drop=True)
 
 
 def run_order(frame: pd.DataFrame) -> list[str]:

@@ -23,7 +23,7 @@ Design, fixed before any result:
 What is measured: Exact match, Gestalt score and Accuracy, for four groups of questions (taught facts in a phrasing used
 in tuning; taught facts in a held-out phrasing; untaught facts; the general domain), at step 0 and at three kept steps,
 without and with one worked example. Guessing earns 1/5 on a question with one answer and 1/10 on one with two. The rule
-of the verdicts is in `findings`.
+of the verdicts is in `analysis.claims`.
 
 Changed on 2026-11-22, after a first five-seed study (commit 5784c40), and not by what tuning reaches, which was not looked at
 before. For the control: that world had six answers of a kind and one lot in four with two answers; answers that named the

@@ -7,26 +7,26 @@ import math
 import pandas as pd
 import pytest
 
-from jmedlora_utils.analysis import findings, tables
+from jmedlora_utils.analysis import claims, evidence, gains, scores
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.records import read_record
 
 FOLDER = paths.RESULTS / "mini"
 pytestmark = pytest.mark.skipif(
     not (FOLDER / "evidence.json").is_file(),
-    reason="book/results/mini is not frozen yet; run `python -m jmedlora_utils.analysis.tables freeze`",
+    reason="book/results/mini is not frozen yet; run `python -m jmedlora_utils.analysis.evidence freeze`",
 )
 
 
 @pytest.fixture(scope="module")
 def study():
-    return tables.read_evidence(FOLDER)
+    return evidence.read_evidence(FOLDER)
 
 
 def test_summary_follows_from_the_outcomes(study):
-    keys = [c for c in tables.SUMMARY_COLUMNS if c not in ("value", "n")]
+    keys = [c for c in scores.SUMMARY_COLUMNS if c not in ("value", "n")]
     written = pd.read_csv(FOLDER / "summary.csv").sort_values(keys, ignore_index=True)
-    computed = tables.summary(study.outcomes).sort_values(keys, ignore_index=True)
+    computed = scores.summary(study.outcomes).sort_values(keys, ignore_index=True)
     assert written[keys].astype(str).equals(computed[keys].astype(str))
     assert written["n"].tolist() == computed["n"].tolist()
     assert (written["value"] - computed["value"]).abs().max() < 0.001
@@ -53,17 +53,26 @@ def test_evidence_is_small_and_names_no_machine():
         assert not any(f in text for f in ("/root/", "/home/", "/tmp/", "/work/")), path
 
 
+def test_the_verdicts_are_those_that_the_book_reports(study):
+    """A change of code must not move them unseen; new evidence may."""
+    found = claims.evaluate_claims(study.outcomes)
+    parts = {p.name: tuple(round(100 * x, 1) for x in p.effect) for f in found for p in f.parts}
+    assert [f.verdict for f in found] == [claims.SUPPORTED, claims.UNDECIDED, claims.SUPPORTED, claims.NOT_SUPPORTED]
+    assert parts["gain"] == (77.7, 70.1, 85.2) and parts["size"] == (16.0, -0.7, 32.7) and parts["language"] == (14.3, 2.1, 26.5)
+    assert claims.same_verdicts(claims.robustness(study.outcomes)) == [(5, 5), (4, 5), (1, 5), (5, 5)]
+    assert gains.other_loading(study.outcomes) == ["en-medium_qlora"]
+
+
 def test_late_lora_beats_its_base_on_taught_facts_for_the_largest_base(study):
-    """Issue 3, what it must show, 2 and 5."""
-    gain = findings.evaluate_claims(study.outcomes)[0].parts[0]
+    gain = claims.evaluate_claims(study.outcomes)[0].parts[0]
     assert gain.p < 0.01
-    late = findings.step_of(study.outcomes, gain.models, findings.HEADLINE.step_rank)
-    assert findings.outcomes(study.outcomes, gain.models, late).mean() >= 0.60
+    late = gains.step_of(study.outcomes, gain.models, gains.HEADLINE.step_rank)
+    assert gains.outcomes(study.outcomes, gain.models, late).mean() >= 0.60
 
 
 def test_untaught_facts_stay_at_chance(study):
-    """Issue 3, what it must show, 2: no condition differs from chance beyond what so many comparisons produce by luck."""
-    found = findings.controls(study.outcomes)
+    """No condition differs from chance beyond what so many comparisons produce by luck."""
+    found = gains.controls(study.outcomes)
     assert found["p_holm"].min() > 0.05 and (~found["covers"]).mean() <= 0.05
 
 
@@ -76,5 +85,5 @@ def test_answers_of_the_form_asked_for_are_right_as_often_as_a_blind_pick(study)
         shares = seeds["right"] / seeds["as_asked"]
         assert statistics.seed_interval([[share] for share in shares]).covers(1 / math.comb(5, n_select))
     assert study.forms["as_asked"].sum() > 0.95 * study.forms["n"].sum()
-    missed = findings.controls(study.outcomes).query("not covers")
+    missed = gains.controls(study.outcomes).query("not covers")
     assert (missed["value"] < missed["chance"]).all()

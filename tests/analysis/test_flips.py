@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import synthetic_study
 
-from jmedlora_utils.analysis import flips, tables, views
+from jmedlora_utils.analysis import flips, scores, studies
 from jmedlora_utils.analysis.flips import FLIPS
 
 
@@ -33,9 +33,9 @@ def study(tmp_path_factory):
     runs = [r for r in synthetic_study.RUNS if r.name == "en-large_lora"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JMEDLORA_RUNS", str(tmp_path_factory.mktemp("runs")))
-        patch.setattr(tables, "load_preset", lambda name: synthetic_study.preset(name, (1, 2), runs))
+        synthetic_study.use_preset(patch, (1, 2), runs)
         synthetic_study.write_study("mini-seeds", (1, 2), runs, answers=6)
-        yield tables.read_runs("mini-seeds")
+        yield studies.read_runs("mini-seeds")
 
 
 def test_no_fact_counts_twice_among_the_flips(study) -> None:
@@ -44,7 +44,7 @@ def test_no_fact_counts_twice_among_the_flips(study) -> None:
     assert not flipped.assign(fact=facts).duplicated(["seed", "facts", "fact"]).any()
     shown = flips.flip_counts(flipped, "facts").set_index("facts")["n"]
     assert shown["untaught"] == shown["untaught held out phrasing"] == flipped["facts"].str.startswith("untaught").sum() / 2
-    dots = views.late_frame(study, ["en-large"]).set_index(["condition", "facts"])["n"]
+    dots = scores.base_and_late(study.outcomes).set_index(["condition", "facts"])["n"]
     assert dots["en-large, LoRA", "untaught"] == shown["untaught"]
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from jmedlora_utils.analysis import views
+from jmedlora_utils.analysis import published
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.records import Record, write_record
 
 
 def test_every_reported_score_in_japanese_stands_in_one_family() -> None:
-    reported = pd.read_csv(views.PUBLISHED / "reported.csv", keep_default_na=False)
+    reported = pd.read_csv(published.PUBLISHED / "reported.csv", keep_default_na=False)
     igaku = reported[reported["exam"].str.startswith("IgakuQA") & (reported["language"] == "ja") & (reported["unit"] == "%")]
     wanted = igaku[~igaku["group"].isin(["re-scored", "leaderboard shuffled"])]
-    shown = views.sources_frame()
+    shown = published.sources_frame()
     assert (shown["family"].isin(["gestalt", "unknown"]).sum() + 3) == len(wanted)  # three are points of the whole examination
     assert set(igaku.loc[igaku["group"] == "re-scored", "system"]) == set(shown.loc[shown["family"] == "letters", "system"])
     assert shown.loc[shown["family"] == "ours", "percent"].isna().all()
-    assert set(shown["family"]) == set(views.FAMILIES)
+    assert set(shown["family"]) == set(published.FAMILIES)
 
 
 def asked_igakuqa(preset: str, run: str, right: int, **config: object) -> None:
@@ -31,32 +31,45 @@ def asked_igakuqa(preset: str, run: str, right: int, **config: object) -> None:
     write_record(workspace.records, Record("evaluate", name, preset, 1, about, scores, counts, **made))
 
 
-def test_a_model_that_was_asked_igakuqa_takes_the_place_of_not_run(monkeypatch, tmp_path) -> None:
+def own() -> pd.DataFrame:
+    shown = published.sources_frame()
+    return shown[shown["family"] == "ours"].set_index("system")
+
+
+def test_a_model_that_a_preset_names_takes_the_place_of_not_run(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
-    assert views.sources_table()["percent"].iloc[-1] == "not run" and "No model of this project" in views.sources_seen()
-    asked_igakuqa("smoke", "toy", 999)
-    asked_igakuqa("paper", "again", 400, variant_of="llama")
-    assert views.sources_table()["percent"].iloc[-1] == "not run"
+    planned = {("llama", 900, "igakuqa_2018_2021", 0), ("newer", 900, "igakuqa_2018_2021", 0)}
+    monkeypatch.setattr(published, "evaluations", lambda preset: planned)
+    asked_igakuqa("smoke", "llama", 999)
+    asked_igakuqa("paper", "llama", 400, variant_of="llama")
+    asked_igakuqa("paper", "an-old-name", 400)
+    asked_igakuqa("a-preset-that-went", "llama", 400)
+    assert own().index.tolist() == ["any model"] and own()["percent"].isna().all()
     asked_igakuqa("paper", "llama", 331)
     asked_igakuqa("modern", "newer", 512)
-    table = views.sources_table()
-    ours = table[table["family"].ne("").cumsum() == len(views.FAMILIES)].set_index("system")
-    assert ours["percent"].to_dict() == {"llama, step 900, 0-shot": "33.1", "newer, step 900, 0-shot": "51.2"}
+    ours = own()
+    assert ours["percent"].to_dict() == pytest.approx({"llama, step 900, 0-shot": 33.1, "newer, step 900, 0-shot": 51.2})
     row = ours.loc["llama, step 900, 0-shot"]
     assert row["metric"] == "Accuracy, journal" and row["subset"] == "igakuqa_2018_2021, 1,000 items asked, 5 left out"
-    assert row["source"] == "this project, preset paper, seed 1, NVIDIA A100, 2027-01-02" and "none of our models" not in set(table["note"])
-    assert "own: 2 scores" in views.sources_seen()
+    assert row["source"] == "this project, preset paper, seed 1, NVIDIA A100, 2027-01-02"
+
+
+def test_a_record_of_an_older_schema_is_passed_over_with_a_word(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    asked_igakuqa("paper", "llama", 331)
+    (file,) = tmp_path.rglob("30_evaluate__*.json")
+    file.write_text(file.read_text(encoding="utf-8").replace('"schema_version": 1', '"schema_version": 0'), encoding="utf-8")
+    (said,) = published.sources_frame().attrs["passed_over"]
+    assert file.name in said and "schema version 0" in said
 
 
 def test_points_are_shares_of_the_points_of_their_years() -> None:
-    value = views.sources_frame().drop_duplicates(["family", "system"]).set_index(["family", "system"])["percent"]
+    value = published.sources_frame().drop_duplicates(["family", "system"]).set_index(["family", "system"])["percent"]
     assert value["points5", "Preferred-MedSwallow-70B"] == pytest.approx(100 * (407 + 390 + 391 + 393 + 395) / 2485)
     assert value["points4", "gpt4"] == pytest.approx(100 * (382 + 385 + 387 + 398) / 1991)
     assert value["letters", "gpt4"] == pytest.approx(100 * (230 + 240 + 238 + 248) / 1158, abs=0.01)
 
 
 def test_a_score_of_unknown_metric_is_never_put_beside_another_family() -> None:
-    frame = views.sources_frame()
+    frame = published.sources_frame()
     assert set(frame.loc[frame["system"].str.startswith("JMedLoRA"), "family"]) == {"unknown"}
-    said = views.sources_warning()
-    assert "33.1 %" in said and "may be set against it" in said and "gpt4 82.6 % by letters and 78.0 % of the points" in said

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jmedlora_utils.analysis import tables
+from jmedlora_utils.analysis import evidence
 from jmedlora_utils.book import answer_sources
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
@@ -54,9 +54,9 @@ def test_a_folder_without_answers_is_refused(runs, tmp_path: Path) -> None:
 
 def test_committed_evidence_opens_where_there_is_no_run(runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synthetic_study.write_study("mini", (1,), RUNS, answers=6)
-    monkeypatch.setattr(tables, "load_preset", lambda name: synthetic_study.preset(name, (1,), RUNS))
+    synthetic_study.use_preset(monkeypatch, (1,), RUNS)
     monkeypatch.setattr(paths, "RESULTS", tmp_path)
-    tables.freeze("mini", tmp_path / "mini")
+    evidence.freeze("mini", tmp_path / "mini")
     shutil.rmtree(paths.runs_root() / "mini")
     found = answer_sources.open_answers("mini", 1, source="auto")
     assert {(s.run, s.step) for s in found.sets} == {("en-large_lora", 0), ("en-large_lora", 20)}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from exam_fixtures import data_dir, needs_data
 
-from jmedlora_utils.analysis import tables
-from jmedlora_utils.book import fragments, provenance
+from jmedlora_utils.analysis import claims, evidence
+from jmedlora_utils.book import fragments, miniature, provenance
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.records import Record, read_record, write_record
 from jmedlora_utils.data import fetch, prompts
@@ -100,7 +100,7 @@ def test_committed_evidence_is_linked_and_a_run_is_named(monkeypatch, tmp_path: 
 
     shown = line(*provenance.EVIDENCE_OF["50_explore"], source="committed")
     assert "</book/results/mini/seed1/examples.jsonl>" in shown and "</book/results/mini/seed1/questions.jsonl>" in shown
-    monkeypatch.setattr(tables, "evidence_folder", lambda preset: tmp_path / "mini")
+    monkeypatch.setattr(evidence, "evidence_folder", lambda preset: tmp_path / "mini")
     assert "`runs/mini/`" in line("outcomes") and "`runs/mini/`" in line("examples", source="run")
     (tmp_path / "mini").mkdir()
     (tmp_path / "mini" / "evidence.json").write_text("{}")
@@ -109,7 +109,14 @@ def test_committed_evidence_is_linked_and_a_run_is_named(monkeypatch, tmp_path: 
     assert "the code, `jmedlora_utils/models/planner.py`" in shown and "{ref}`results/metrics/ <evidence-metrics>`" in shown
 
 
+def test_the_japanese_table_follows_the_english_verdicts() -> None:
+    assert {part for claim in claims.CLAIMS for part in claim.parts} == set(miniature.PARTS_JA)
+    assert set(miniature.VERDICTS_JA) == {*claims.VERDICTS, claims.NOT_MEASURED} and len(miniature.CLAIMS_JA) == len(claims.CLAIMS)
+    shown = fragments.verdicts_ja()
+    assert shown.count("支持される**") == 2 and "5 通り中 1" in shown and "17.3 % から 95.0 %" in shown
+
+
 def test_without_evidence_the_pages_say_so(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tables, "evidence_folder", lambda preset: tmp_path)
+    monkeypatch.setattr(evidence, "evidence_folder", lambda preset: tmp_path)
     assert fragments.story(tmp_path) == fragments.verdicts() == fragments.NO_EVIDENCE
     assert "含まれていません" in fragments.verdicts_ja()

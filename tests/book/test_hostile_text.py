@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from conftest import Project
 
-from jmedlora_utils.analysis import views
 from jmedlora_utils.book import builder
 from jmedlora_utils.book.answer_sources import AnswerSet, AnswerSource
 from jmedlora_utils.book.explorer import Explorer
@@ -32,12 +31,6 @@ def explored(text: str) -> str:
     return Explorer(AnswerSource("", "nowhere", (answer,), lambda _: {"q1": ASKED})).card()
 
 
-def example_card(text: str) -> str:
-    table = pd.DataFrame([{"letter": "a", "choice": text, "gold": "gold", "before": "0.10", "after": "0.20"}])
-    table.attrs = {"text": text, "response_before": text, "response_after": text, "exam": "mini_trained"}
-    return views.example_card(table, "fixed")
-
-
 def cell(number: int, kind: str, text: str) -> dict:
     output = {"output_type": "display_data", "metadata": {}, "data": {kind: text}}
     metadata = {"mystnb": {"markdown_format": "myst"}}
@@ -47,7 +40,7 @@ def cell(number: int, kind: str, text: str) -> dict:
 @pytest.fixture
 def page(here: Project, tmp_path: Path) -> Iterator[str]:  # noqa: F811
     frame = pd.DataFrame({"answer": HOSTILE, "right": range(len(HOSTILE))})
-    shown = [formatting.numbered(frame, "tab-hostile", "Hostile answers.", foreign=["answer"]), *map(example_card, HOSTILE)]
+    shown = [formatting.numbered(frame, "tab-hostile", "Hostile answers.", foreign=["answer"])]
     cells = [cell(number, "text/markdown", text) for number, text in enumerate(shown)]
     cells += [cell(100 + number, "text/html", explored(text)) for number, text in enumerate(HOSTILE)]
     cells += [cell(200 + number, "text/markdown", f"{text.encode(errors='replace').decode()}\n") for number, text in enumerate(HOSTILE)]

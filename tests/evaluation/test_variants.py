@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from jmedlora_utils.analysis import tables
+from jmedlora_utils.analysis import studies
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.evaluation import checkpoints, evaluator, variants
 from jmedlora_utils.evaluation.checkpoints import Loader, Subject
@@ -107,7 +107,7 @@ def test_variants_do_not_count_as_runs(workspace) -> None:
         for family in tiny.FAMILIES:
             for file in workspace.records.glob(f"30_evaluate__{family}__*"):
                 file.unlink()
-        tables.read_runs("smoke", [1])
+        studies.read_runs("smoke", [1])
 
 
 @pytest.mark.parametrize(
