@@ -11,6 +11,7 @@ import yaml
 from conftest import Project
 
 from jmedlora_utils.__main__ import main
+from jmedlora_utils.analysis.evidence import write_manifest
 from jmedlora_utils.book import builder, executed
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
@@ -85,7 +86,7 @@ def test_a_book_that_cannot_be_made_is_refused_in_words(here: Project, monkeypat
     with pytest.raises(JmedloraError, match="preset 'mini' has not run; run `make reproduce PRESET=mini` first"):
         builder.stage("mini")
     monkeypatch.setattr(paths, "RESULTS", here.root / "book" / "results")
-    with pytest.raises(JmedloraError, match=r"evidence\.json is missing; `make reproduce` builds the book from a run instead"):
+    with pytest.raises(JmedloraError, match=r"mini/evidence\.json: no evidence of this preset is here; .*`make reproduce`"):
         builder.build()
 
 
@@ -96,12 +97,17 @@ def test_damaged_evidence_ends_the_command_in_one_line(
     evidence.parent.mkdir(parents=True)
     evidence.write_text("{")
     monkeypatch.setattr(paths, "RESULTS", here.root / "book" / "results")
+    command = ["book", "--html", str(here.root / "html")]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "mini/manifest.json: missing" in said and "git checkout -- " in said and said.count("\n") == 1
+    write_manifest(evidence.parent)
     here.preset.write_text(here.preset.read_text() + "analyse: {41_metrics: {}}\n")
     code = "from jmedlora_utils.core.errors import JmedloraError\nraise JmedloraError('evidence.json: it is cut short; fetch it again')"
     notebook = json.loads((here.notebooks / "41_metrics.ipynb").read_text())
     notebook["cells"].append(notebook["cells"][-1] | {"id": "c9", "source": code, "metadata": {}})
     (here.notebooks / "41_metrics.ipynb").write_text(json.dumps(notebook))
-    assert main(["book", "--html", str(here.root / "html")]) == 1
+    assert main(command) == 1
     said = capsys.readouterr().err
     assert said == "error: notebook 41_metrics failed on committed evidence: evidence.json: it is cut short; fetch it again\n"
 
