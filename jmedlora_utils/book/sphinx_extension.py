@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import html
 import importlib
-import pkgutil
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -69,21 +68,16 @@ def public_address(baseurl: str, repository: str) -> str:
     return f"https://{owner}.github.io/" + ("" if name.lower() == f"{owner}.github.io" else f"{name}/")
 
 
-def _import_package() -> None:
-    """Imports every module before autodoc does: it changes pydantic's own annotations, and models made after that stay undefined."""
-    for module in pkgutil.walk_packages([str(paths.PACKAGE)], f"{paths.PACKAGE.name}."):
-        if module.name.split(".")[-1] != "__main__" and "Importing this module needs torch" not in _source(module):
-            importlib.import_module(module.name)
-
-
-def _source(module: pkgutil.ModuleInfo) -> str:
-    folder = paths.ROOT.joinpath(*module.name.split("."))
-    return (folder / "__init__.py" if module.ispkg else folder.with_suffix(".py")).read_text(encoding="utf-8")
+def _import_models() -> None:
+    """Imports pydantic models before autodoc does: it changes pydantic's own annotations, and models made after that stay undefined."""
+    for path in sorted(paths.PACKAGE.rglob("*.py")):
+        if re.search(r"^from (pydantic|jmedlora_utils\.core\.settings) import", path.read_text(encoding="utf-8"), re.MULTILINE):
+            importlib.import_module(".".join(path.relative_to(paths.ROOT).with_suffix("").parts))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers everything; called by Sphinx."""
-    _import_package()
+    _import_models()
     search.languages["en"] = BilingualSearch
     address = public_address(app.config.html_baseurl or "", app.config.html_theme_options.get("repository_url", ""))
     if address:

@@ -65,5 +65,6 @@ def test_hostile_answers_do_nothing_and_break_nothing(browser, look, page: str) 
     assert [row[1] for row in rows] == [str(number) for number in range(len(HOSTILE))]
     for (shown, _), text in zip(rows, HOSTILE, strict=True):
         assert shown.split() == text.replace("\u202e", "\ufffd").replace("\x00", "\ufffd").replace("\ud800", "\ufffd").split()
-    cards = 'return [...document.querySelectorAll("table tbody tr")].filter((row) => row.cells.length === 5).length'
-    assert browser.execute_script(cards) >= len(HOSTILE), "a table of an example lost or gained a cell"
+    cards = 'return [...document.querySelectorAll(".jm-card tr")].map((row) => row.cells.length)'
+    rows_of_a_card = 1 + len(ASKED.choices)
+    assert browser.execute_script(cards) == [4] * rows_of_a_card * len(HOSTILE), "a card of the explorer lost or gained a cell"

@@ -69,6 +69,6 @@ def test_every_condition_of_the_study_is_there() -> None:
     assert f"{quantised['base']}_lora" in runs
     assert any(tune.get("pretrain_on") == "articles" for tune in runs.values())
     assert any(tune.get("method") == "full" for tune in runs.values())
-    assert any(tune.get("train_embeddings") for tune in runs.values())
+    assert any("train_embeddings=true" in tune.get("expert", []) for tune in runs.values())
     assert load_preset("mini-seeds").seeds == (1, 2, 3, 4, 5)
     assert [run.tune for run in load_preset("mini-seeds").runs] == list(runs.values())
