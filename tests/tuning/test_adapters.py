@@ -13,7 +13,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.models import loading
 from jmedlora_utils.tuning import adapters, processes, training
 from tests import tiny
-from tests.tuning.test_settings import QUICK
+from tests.tuning.test_tuning_settings import QUICK
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_record
 from jmedlora_utils.tuning import launch, training
 from tests import tiny
-from tests.tuning.test_settings import QUICK
 from tests.tuning.test_training import losses
+from tests.tuning.test_tuning_settings import QUICK
 
 ONE = QUICK.changed(batch_size=4, save_steps=[2])
 TWO = ONE.changed(num_processes=2)

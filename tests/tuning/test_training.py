@@ -19,7 +19,7 @@ from jmedlora_utils.core.records import read_record
 from jmedlora_utils.models import loading
 from jmedlora_utils.tuning import adapters, encoding, run_folder, training
 from tests import tiny
-from tests.tuning.test_settings import QUICK
+from tests.tuning.test_tuning_settings import QUICK
 
 
 @pytest.fixture
