@@ -45,7 +45,7 @@ book: $(or $(wildcard $(STAMP)),$(BOOK_STAMP))  ## build the book from committed
 	@$(BIN)/python -m jmedlora_utils book --jobs $(call quoted,$(JOBS)) $(if $(filter file,$(origin PRESET)),,--preset $(call quoted,$(PRESET))) $(if $(STRICT),--strict)
 
 example: $(or $(wildcard $(STAMP)),$(BOOK_STAMP))  ## fetch the examination of the question on the method page, and build the book
-	@$(BIN)/python -m jmedlora_utils exams --example
+	@$(BIN)/python -m jmedlora_utils exams --example || echo "The method page shows an invented question instead."
 	@$(BIN)/python -m jmedlora_utils book --jobs $(call quoted,$(JOBS)) $(if $(STRICT),--strict)
 
 plan: $(STAMP)  ## print what a preset would run, and what it takes on a card (CARD=24, 48, 80 or 141)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Project
+from conftest import Project, write_notebook
 
 from jmedlora_utils.__main__ import main
 from jmedlora_utils.analysis.evidence import write_manifest
@@ -165,6 +165,22 @@ def test_a_user_gets_a_book_in_every_case_and_the_projects_own_checks_refuse_one
     assert builder.build("mini", html).warnings == warnings, "the warnings of a book that is not built again are gone"
     with pytest.raises(JmedloraError, match="--strict refuses"):
         builder.build("mini", html, strict=True)
+
+
+def test_what_a_library_says_while_a_notebook_runs_costs_nobody_the_book(project: Project) -> None:
+    """A notebook that warns and writes to stderr, run through Snakemake and papermill: a book, its log, and a strict refusal."""
+    common = 'preset = "mini"  # preset\nseed = 1  # seed\nbase = "en"  # base\nbases = ["en"]  # bases\n'
+    says = "import sys, warnings\nprint('an optional', 'kernel is missing', file=sys.stderr)\nwarnings.warn('this will change')"
+    write_notebook(project.notebooks / "10_prepare_instructions.ipynb", common, says)
+    run = project.run("jmedlora_utils", "reproduce", "--preset", "mini", "--jobs", "1", "--html", "html")
+    assert run.returncode == 0, run.stdout + run.stderr
+    address, _, warned = run.stdout.partition("The book: ")[2].partition("\n")
+    assert Path(address).is_file() and "an optional kernel is missing" in warned + run.stderr
+    log = (project.root / "runs/mini/seed1/logs/10_prepare_instructions.log").read_text()
+    assert "an optional kernel is missing" in log and "this will change" in log
+    assert all("optional kernel" not in page.read_text() for page in Path(address).parent.rglob("*.html"))
+    strict = project.run("jmedlora_utils", "book", "--preset", "mini", "--html", "html", "--strict")
+    assert strict.returncode == 1 and "an optional kernel is missing" in strict.stderr
 
 
 @pytest.mark.parametrize("thesis", ["documents/thesis.txt", "documents/.hidden", "documents"])
