@@ -13,9 +13,8 @@ from jmedlora_utils.analysis import evidence, studies
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import Preset, Run
 from jmedlora_utils.core.records import Record, write_jsonl, write_record
-from jmedlora_utils.data import invented_world
+from jmedlora_utils.data import invented_world, prompts
 from jmedlora_utils.data.questions import Question, write_exam
-from jmedlora_utils.evaluation import metrics
 
 STEPS = (0, 10, 20, 40)
 EXAMS = ("mini_trained", "mini_heldout", "mini_general")
@@ -127,7 +126,7 @@ def _skill(run: Made, question: Question, rank: int) -> float:
 def _answer(question: Question, skill: float, rng: random.Random) -> str:
     """Gold with the probability of the skill, now and then not to the letter; else a blind pick."""
     if rng.random() < skill:
-        gold = metrics.oracle_response(question)
+        gold = prompts.answer_text(question)
         return gold[:-1] if rng.random() < 0.2 else gold
     return "、".join(rng.sample(question.choices, k=question.n_select))
 

@@ -13,7 +13,7 @@ from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import Record, load_records, write_text
 from jmedlora_utils.data import fetch, igakuqa
 from jmedlora_utils.data.questions import Question, exclusion, read_exam
-from jmedlora_utils.evaluation import evaluator
+from jmedlora_utils.evaluation import exam_prompts, results
 
 EXAM = "igakuqa"
 COLUMNS = (*exam_card.COLUMNS, "asked", "reachable")
@@ -42,7 +42,7 @@ def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
     found, sat = [], {}
     for workspace, records, seed in _asked(preset, seeds):
         for record in records:
-            asked, responses = evaluator.asked_questions(record, workspace)
+            asked, responses = results.asked_questions(record, workspace)
             answers = dict(zip((q.id for q in asked), responses, strict=True))
             questions = whole_examination(record.config["exam"], workspace)
             sat |= {(q.year, q.id): q for q in questions}
@@ -122,7 +122,7 @@ def _base_of(after: Record, records: Sequence[Record], workspace: paths.Workspac
 
 
 def _marked(record: Record, workspace: paths.Workspace) -> dict[str, tuple[Question, exam_card.Marked]]:
-    asked, responses = evaluator.asked_questions(record, workspace)
+    asked, responses = results.asked_questions(record, workspace)
     marks = exam_card.mark_responses(asked, dict(zip((q.id for q in asked), responses, strict=True)))
     return {q.id: (q, marks[q.id]) for q in asked}
 
@@ -145,7 +145,7 @@ def whole_examination(exam: str, workspace: paths.Workspace) -> list[Question]:
     prepared = workspace.data / "exams" / f"{exam}_full.jsonl"
     if prepared.is_file():
         return read_exam(prepared)
-    years = sorted({q.year for q in evaluator.load_exam(exam, workspace)[0] if q.year is not None})
+    years = sorted({q.year for q in exam_prompts.load_exam(exam, workspace)[0] if q.year is not None})
     return igakuqa.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in years), years)
 
 

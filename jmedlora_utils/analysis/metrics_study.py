@@ -27,10 +27,11 @@ from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.formatting import escape
 from jmedlora_utils.core.records import package_versions, write_text
+from jmedlora_utils.data import prompts
 from jmedlora_utils.data.igakuqa import SYSTEMS, load_igakuqa, load_published
 from jmedlora_utils.data.jjsimqa import load_jjsimqa
 from jmedlora_utils.data.questions import LETTERS, Question, select_text_five
-from jmedlora_utils.evaluation.metrics import VARIANTS, gestalt_distance, oracle_response, random_accuracy, score
+from jmedlora_utils.evaluation.metrics import VARIANTS, gestalt_distance, random_accuracy, score
 
 RULES: dict[str, tuple[str, str | None]] = {
     "longest": ("journal", "longest"),
@@ -122,7 +123,7 @@ def unrelated_answers(questions: Sequence[Question], rng: random.Random) -> list
     Raises:
         JmedloraError: Fewer than two different answers are at hand.
     """
-    own = [oracle_response(q) for q in questions]
+    own = [prompts.answer_text(q) for q in questions]
     if len(set(own)) < 2:
         raise JmedloraError("unrelated answers need at least two questions with different answers")
     pool = [(q, answer) for q, answer in zip(questions, own, strict=True)]
@@ -187,7 +188,7 @@ def blind_responses(questions: Sequence[Question], seed: int = 0) -> dict[str, l
         "longest choice": [_top(q, [len(c) for c in q.choices]) for q in questions],
         "most typical choice": [_top(q, likeness(q.choices)) for q in questions],
         "nearest wrong answer": [wrong_answer(q) for q in questions],
-        "right answer": [oracle_response(q) for q in questions],
+        "right answer": [prompts.answer_text(q) for q in questions],
     }
 
 
@@ -289,7 +290,7 @@ def damage(questions: Sequence[Question], seed: int = 0) -> pd.DataFrame:
     bands = {q.id: next(b for b, (low, high) in LIKENESS.items() if low <= nearest_wrong(q)[1] < high) for q in group}
     frames = []
     for lost in LOST:
-        scored = outcomes(group, [drop_characters(oracle_response(q), lost, rng) for q in group], FEW_RULES)
+        scored = outcomes(group, [drop_characters(prompts.answer_text(q), lost, rng) for q in group], FEW_RULES)
         for band, rows in (("all", scored), *scored.groupby(scored["id"].map(bands), sort=False)):
             frames.append(_means(rows, ["rule"]).assign(likeness=band, lost=lost))
     return pd.concat(frames, ignore_index=True)[["likeness", "lost", "rule", "exact_match", "gestalt", "accuracy", "readable", "n"]]
@@ -437,8 +438,8 @@ def rule_pairs(questions: Sequence[Question], scored: pd.DataFrame, seed: int = 
     one = [q for q in questions if q.n_select == 1]
     kinds = {
         "published answers": scored,
-        "right, 30 % of characters lost": outcomes(one, [drop_characters(oracle_response(q), 0.3, rng) for q in one]),
-        "right, with a reason": outcomes(one, [f"{oracle_response(q)}。{REASON}" for q in one]),
+        "right, 30 % of characters lost": outcomes(one, [drop_characters(prompts.answer_text(q), 0.3, rng) for q in one]),
+        "right, with a reason": outcomes(one, [f"{prompts.answer_text(q)}。{REASON}" for q in one]),
         "unrelated answer": outcomes(one, unrelated_answers(one, rng)),
     }
     rows = []

@@ -193,10 +193,10 @@ def _seconds_by_run(records: Sequence[Record], seeds: int) -> dict[str, float]:
 
 def _score(workspace: paths.Workspace, record: Record, records: Sequence[Record], exams: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The answers of one evaluation, scored, one row per question; adds the exam's questions to `exams`."""
-    from jmedlora_utils.evaluation import evaluator, metrics
+    from jmedlora_utils.evaluation import exam_prompts, metrics, results
 
     run, step, exam, shots = evaluation_of(record)
-    questions = evaluator.exam_of(record, workspace)
+    questions = results.exam_of(record, workspace)
     answers_file = workspace.answers / f"{record.name.removeprefix('30_evaluate__')}.jsonl"
     answers = {row["id"]: row["response"] for row in read_jsonl(answers_file)}
     asked = [q for q in questions if q.id in answers]
@@ -208,7 +208,7 @@ def _score(workspace: paths.Workspace, record: Record, records: Sequence[Record]
     table = question_frame(asked)
     if exam not in exams:
         # For reading, the choices stand as printed, whatever order a run asked them in.
-        exams[exam] = question_frame(evaluator.load_exam(exam, workspace)[0], texts=True).assign(seed=record.seed)
+        exams[exam] = question_frame(exam_prompts.load_exam(exam, workspace)[0], texts=True).assign(seed=record.seed)
     for column, (scorer, name) in METRICS.items():
         table[column] = scores.loc[scorer][name].reindex(table["id"]).to_numpy(float)
     read = scores.loc["strict"].reindex(table["id"])

@@ -17,7 +17,7 @@ from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, declared_parameters
 from jmedlora_utils.core.records import Record, load_records, read_jsonl
 from jmedlora_utils.data import fetch, igakuqa, prompts
 from jmedlora_utils.data.questions import Question, select_text_five
-from jmedlora_utils.evaluation import evaluator, shuffling
+from jmedlora_utils.evaluation import exam_prompts, shuffling
 
 Rows = dict[str, dict[str, Any]]
 
@@ -146,11 +146,11 @@ def from_records(workspace: paths.Workspace) -> AnswerSource:
 
     @cache
     def questions(exam: str) -> dict[str, Question]:
-        return {q.id: q for q in evaluator.load_exam(exam, workspace)[0]}
+        return {q.id: q for q in exam_prompts.load_exam(exam, workspace)[0]}
 
     def shots(asked: AnswerSet) -> list[Question]:
         first = next(iter(questions(asked.exam).values()))
-        pool = {q.id: q for q in evaluator.shot_pool(asked.exam, workspace, first.language)} if asked.shot_ids else {}
+        pool = {q.id: q for q in exam_prompts.shot_pool(asked.exam, workspace, first.language)} if asked.shot_ids else {}
         return [pool[name] for name in asked.shot_ids]
 
     sets = tuple(_answer_set(record, workspace) for record in records)

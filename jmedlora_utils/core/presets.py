@@ -116,23 +116,13 @@ class Preset:
                     output = f"{TUNE_NOTEBOOK}__{run.name}"
                     jobs.append(Job(TUNE_NOTEBOOK, output, seed, named | run.tune, ready))
                     ready = (*ready, output)
-                jobs += self._evaluations(run, seed, named, ready)
+                jobs.append(Job(EVALUATE_NOTEBOOK, f"{EVALUATE_NOTEBOOK}__{run.name}", seed, named | run.evaluate, ready))
         jobs.extend(Job(stem, stem, None, {"preset": self.name} | parameters) for stem, parameters in sorted(self.analyse.items()))
         return jobs
 
     def bases_made(self) -> set[str]:
         """Names of the bases that its own notebooks train."""
         return {base for entry, given in self.prepare.items() for base in (declared_parameters(_stem(entry)) | given).get("bases", [])}
-
-    def _evaluations(self, run: Run, seed: int, named: dict[str, Any], ready: tuple[str, ...]) -> list[Job]:
-        """Notebook 30 of a run. With `num_shards`, one job per shard, and then the unsplit notebook, which finds all answers made."""
-        output, parameters = f"{EVALUATE_NOTEBOOK}__{run.name}", named | run.evaluate
-        shards = parameters.pop("num_shards", 1)
-        parts = [
-            Job(EVALUATE_NOTEBOOK, f"{output}__shard{i}", seed, parameters | {"num_shards": shards, "shard_index": i}, ready)
-            for i in range(shards if shards > 1 else 0)
-        ]
-        return [*parts, Job(EVALUATE_NOTEBOOK, output, seed, parameters, (*ready, *(part.output for part in parts)))]
 
     def _before(self, entry: str) -> tuple[str, ...]:
         """Prepare jobs that `entry` waits for: earlier notebooks, and its own parts (`stem__part`)."""
@@ -185,9 +175,6 @@ def load_preset(name: str) -> Preset:
     )
     if preset.show and preset.show not in file.runs:
         raise JmedloraError(f"{where}: show names the run {preset.show!r}, which it does not have")
-    shards = [(run.name, run.evaluate.get("num_shards", 1)) for run in runs]
-    if wrong := [(run, number) for run, number in shards if type(number) is not int or number < 1]:
-        raise JmedloraError(f"{where}, run {wrong[0][0]!r}: num_shards is {wrong[0][1]!r}; it must be a whole number of at least 1")
     for job in preset.jobs():
         check_parameters(job.notebook, job.parameters, where=f"{where}, {job.output}")
     for base in sorted(preset.bases_made()):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from jmedlora_utils.core.records import write_text
+from jmedlora_utils.core.errors import JmedloraError
 
 MIN_PREFIX = 16
 
@@ -57,9 +54,12 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_
         rows: Token ids of the prompts, unpadded.
         max_new_tokens: Answer budget.
         prefix: What all rows start with, read once by `read_prefix`.
+
+    Raises:
+        JmedloraError: A logit was NaN or infinite.
     """
     import torch
-    from transformers import GenerationConfig, StoppingCriteriaList
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     lines = line_tokens(tokenizer)
     shared = prefix.ids if prefix else []
@@ -72,15 +72,42 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_
     stops = stop_ids(model.generation_config.eos_token_id, tokenizer)
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=sorted(stops))
     options = {"past_key_values": prefix.cache(len(rows))} if prefix else {}
+    broken = torch.zeros((), dtype=torch.bool, device=model.device)
+
+    def watch(input_ids: Any, scores: Any) -> Any:
+        broken.logical_or_(_not_finite(scores))
+        return scores
+
     with torch.inference_mode(), _own_settings_off(model):
         output = model.generate(
             input_ids=ids,
             attention_mask=mask.to(model.device),
             generation_config=config,
             stopping_criteria=StoppingCriteriaList([lines.stop(width)]),
+            logits_processor=LogitsProcessorList([watch]),
             **options,
         )
+    _refuse_if(broken, "the model")
     return [cut_answer(tokenizer, row, stops, lines) for row in output[:, width:].tolist()]
+
+
+def check_finite(logits: Any, name: str) -> None:
+    """Refuses logits that are NaN or infinite: scores made of them would be noise that looks like answers.
+
+    Raises:
+        JmedloraError: Names what gave them.
+    """
+    _refuse_if(_not_finite(logits), name)
+
+
+def _not_finite(logits: Any) -> Any:
+    # A model may mask entries of its vocabulary with minus infinity, which is no fault.
+    return (logits.isnan() | logits.isposinf()).any()
+
+
+def _refuse_if(broken: Any, name: str) -> None:
+    if bool(broken):
+        raise JmedloraError(f"{name}: it computes NaN or infinity; check its weights, or use dtype 'bfloat16' or 'float32'")
 
 
 @contextmanager
@@ -170,69 +197,3 @@ def cut_answer(tokenizer: Any, row: list[int], stops: set[int], lines: LineToken
 def _first_line(tokenizer: Any, ids: list[int]) -> str:
     lines = tokenizer.decode(ids, skip_special_tokens=True).strip().splitlines()
     return lines[0].strip() if lines else ""
-
-
-class AnswerLog:
-    """Answers on disk, batch by batch, so that a killed run goes on and ends byte for byte as an uninterrupted one.
-
-    Rows are appended to `<name>.partial` in the order of the batches and synced; once all are there, they are written to
-    `<name>` in exam order. A batch that was cut off by the kill is generated again as a whole: the other rows of a
-    batch can move a row's logits by rounding.
-    """
-
-    def __init__(self, path: Path, keys: Sequence[str]) -> None:
-        self.path, self.keys = path, list(keys)
-        self.partial = path.with_name(f"{path.name}.partial")
-
-    def complete(self) -> list[dict[str, Any]] | None:
-        """The rows of the finished file in exam order, or None where it is not there or answers something else."""
-        rows = _whole_rows(self.path)
-        return rows if [r.get("key") for r in rows] == self.keys else None
-
-    def resume(self, batches: Sequence[Sequence[int]]) -> int:
-        """Number of whole batches already answered; anything after them is cut off the file."""
-        rows = _whole_rows(self.partial)
-        done, n = 0, 0
-        for batch in batches:
-            if [r.get("key") for r in rows[n : n + len(batch)]] != [self.keys[i] for i in batch]:
-                break
-            done, n = done + 1, n + len(batch)
-        if self.partial.exists():
-            write_text(self.partial, "".join(_line(row) for row in rows[:n]))
-        return done
-
-    def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Adds a batch and syncs it to disk."""
-        self.partial.parent.mkdir(parents=True, exist_ok=True)
-        with self.partial.open("a", encoding="utf-8") as file:
-            file.write("".join(_line(row) for row in rows))
-            file.flush()
-            os.fsync(file.fileno())
-
-    def finish(self) -> list[dict[str, Any]]:
-        """Writes the finished file in exam order and drops the partial one."""
-        by_key = {row["key"]: row for row in _whole_rows(self.partial)}
-        rows = [by_key[key] for key in self.keys]
-        write_text(self.path, "".join(_line(row) for row in rows))
-        self.partial.unlink()
-        return rows
-
-
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _whole_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a log up to the first line that was not written to its end."""
-    return list(_iter_whole(path)) if path.is_file() else []
-
-
-def _iter_whole(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            return
-        if not isinstance(row, dict):
-            return
-        yield row

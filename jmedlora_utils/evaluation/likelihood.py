@@ -13,18 +13,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jmedlora_utils.core import formatting, statistics
+from jmedlora_utils.core import statistics
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.records import Record
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.questions import LETTERS, Question
 from jmedlora_utils.evaluation import metrics
-from jmedlora_utils.evaluation.generation import Prefix
-
-if TYPE_CHECKING:
-    import pandas as pd
+from jmedlora_utils.evaluation.generation import Prefix, check_finite
 
 NORMALISERS = ("sum", "per_token", "per_character", "per_byte")
 """What a choice's log-probability is divided by: nothing, its tokens, its characters, its bytes in UTF-8.
@@ -84,6 +80,9 @@ def score_batch(
 
     Returns:
         For each prompt, the sum over each choice's tokens, in nats.
+
+    Raises:
+        JmedloraError: A log-probability is NaN or infinite.
     """
     import torch
 
@@ -106,10 +105,11 @@ def score_batch(
         longer = sorted((n for n, o in enumerate(flat) if len(o) > 1), key=lambda n: -len(flat[n]))
         copies = max(1, CACHE_BYTES // max(1, _row_bytes(read.past_key_values)))
         while longer:
-            # Longest first, so a chunk's first choice says how wide it is.
+            # Sorted by length; the first one sets the padded width.
             room = min(copies, max(1, LOGIT_CELLS // ((len(flat[longer[0]]) - 1) * first.shape[-1])))
             chunk, longer = longer[:room], longer[room:]
             totals[chunk] += _rest(model, read.past_key_values, mask, [owner[n] for n in chunk], [flat[n] for n in chunk])
+    check_finite(-totals, "the model")
     scores = iter(totals.tolist())
     return [[next(scores) for _ in found] for found in options]
 
@@ -206,19 +206,3 @@ def _share(right: Sequence[bool], picked: Sequence[frozenset[str]]) -> dict[str,
     interval = statistics.wilson(sum(right), len(right))
     accuracy = {"value": interval.value, "n": len(right), "low": interval.low, "high": interval.high}
     return {"accuracy": accuracy, "ties": sum(not letters for letters in picked)}
-
-
-def table(records: Sequence[Record]) -> pd.DataFrame:
-    """Accuracy by log-likelihood in percent with its interval, one column a normaliser; records without it are passed over."""
-    import pandas as pd
-
-    rows = []
-    for record in (r for r in records if "likelihood" in r.metrics):
-        found = record.metrics["likelihood"]
-        groups = [g for g in found["sum"] if g != "all"] or ["all"]
-        for group in groups:
-            scores = {name.replace("_", " "): found[name][group]["accuracy"] for name in NORMALISERS}
-            shown = {name: formatting.percent(s["value"], s["low"], s["high"]) for name, s in scores.items()}
-            about = {"exam": record.config["exam"], "group": group, "shots": record.config["shots"], "step": record.config["step"]}
-            rows.append({**about, "n": scores["sum"]["n"], **shown})
-    return pd.DataFrame(rows)

@@ -13,21 +13,19 @@ it does with them.
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import SequenceMatcher
 from functools import lru_cache
 from itertools import combinations, permutations
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.data.questions import LETTERS, Question, answer_mask, fill_mask
-
-if TYPE_CHECKING:
-    import pandas as pd
+from jmedlora_utils.data import prompts
+from jmedlora_utils.data.questions import LETTERS, Question
+from jmedlora_utils.evaluation import reading
 
 VARIANTS = ("longest", "ratio", "mean_ratio")
 SCORERS = ("journal", "harness", "strict")
@@ -143,7 +141,7 @@ def journal_score(question: Question, response: str, variant: str = "longest") -
     gestalt = max(by_set[s] for s in right)
     exact = float(any(response in _writings(question.choices, s, SEPARATORS) for s in right))
     picked = _unique_best(by_set, question.choices)
-    accurate = float(bool(picked) and any(_same_texts(question.choices, picked, s) for s in right))
+    accurate = float(bool(picked) and any(reading.same_texts(question.choices, picked, s) for s in right))
     return Score(exact, 1.0 if exact else gestalt, accurate, bool(picked), picked)
 
 
@@ -185,26 +183,30 @@ def strict_score(question: Question, response: str, variant: str = "ratio") -> S
     and nothing else. Width, case, blanks and closing full stops do not matter. Accuracy: that, or the nearest answer of
     as many choices as the stem asks for, if its similarity reaches `NEAR` and no other answer is as near. Free numbers are
     compared as decimals, through the mask of the stem where only its digits are given.
+
+    Despite its name it is not strict about meaning. The nearest answer is found by characters, so a response that denies a
+    choice (`<choice>ではない`) is credited as if it named it; page 41 counts how often. Only the reading of plain letters
+    and texts is exact.
     """
     if question.rule == "always":
         return _credited(response.strip())
-    plain = _plain(response)
+    plain = reading.plain(response)
     if question.rule == "number":
-        value = _read_number(question, response)
+        value = reading.read_number(question, response)
         same = float(value is not None and value == Decimal(question.number or "NaN"))
         return Score(same, 1.0 if same else _distance(plain, question.number or "", variant), same, value is not None)
-    choices = tuple(_plain(c) for c in question.choices)
+    choices = tuple(reading.plain(c) for c in question.choices)
     right = _right_sets(question)
-    picked = read_choices(question, response)
+    picked = reading.read_choices(question, response)
     if picked:
-        same = float(any(_same_texts(choices, picked, s) for s in right))
+        same = float(any(reading.same_texts(choices, picked, s) for s in right))
         gestalt = 1.0 if same else max(max(_distance(plain, w, variant) for w in _writings(choices, s, ("、",))) for s in right)
         return Score(same, gestalt, same, True, picked)
     by_set = _nearest(question, choices, plain, variant)
     near = _unique_best(by_set, choices)
     if not near or by_set[near] < NEAR:
         near = frozenset()
-    same = float(bool(near) and any(_same_texts(choices, near, s) for s in right))
+    same = float(bool(near) and any(reading.same_texts(choices, near, s) for s in right))
     return Score(0.0, max(by_set[s] for s in right), same, bool(near), near)
 
 
@@ -214,12 +216,6 @@ def _credited(response: str) -> Score:
 
 def _right_sets(question: Question) -> tuple[frozenset[str], ...]:
     return tuple(frozenset(g) for g in sorted(question.gold)) if question.rule == "any" else (question.gold,)
-
-
-def _same_texts(choices: Sequence[str], picked: Iterable[str], gold: Iterable[str]) -> bool:
-    """Whether both name the same choices, where choices of equal text are one and the same."""
-    texts = [sorted(choices[LETTERS.index(letter)] for letter in letters) for letters in (picked, gold)]
-    return texts[0] == texts[1]
 
 
 def _writings(choices: Sequence[str], letters: frozenset[str], separators: Sequence[str]) -> set[str]:
@@ -261,7 +257,7 @@ def _unique_best(by_set: Mapping[frozenset[str], float], choices: Sequence[str])
     """The nearest set, empty where nothing matches or sets of different texts tie."""
     best = max(by_set.values())
     winners = sorted((s for s, d in by_set.items() if d == best), key=sorted)
-    tied = any(not _same_texts(choices, winners[0], other) for other in winners[1:])
+    tied = any(not reading.same_texts(choices, winners[0], other) for other in winners[1:])
     return frozenset() if best == 0 or tied else winners[0]
 
 
@@ -275,106 +271,15 @@ def _letters_of(choices: Sequence[str], texts: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-# --- reading a response -------------------------------------------------------------------------------------------
-
-_OPENING = re.compile(r"^(?:(?:the)?(?:correct)?answer|答え|こたえ|解答|回答|正解|正答|応答)(?:(?:は|is|are)[:、,]?|:)", re.IGNORECASE)
-_CLOSING = re.compile(r"(?:です|である|だ|が正しい|が正解)$")
-_BETWEEN = re.compile(r"(?:[、,，､・/;&+と]|および|及び|and)+")
-_LABEL = re.compile(r"[(\[「【]?([a-j])[)\]」】.:、,]?")
-_LONE_LABEL = re.compile(r"[(\[「【]?[a-j](?:[)\]」】.:、,]|$)")
-_RUN = re.compile(r"[a-j]{2,}")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-
-
-@lru_cache(maxsize=1 << 16)
-def _plain(text: str) -> str:
-    """NFKC, lower case, no blanks, no closing stops; line breaks become `、`."""
-    text = unicodedata.normalize("NFKC", text).casefold().strip()
-    text = re.sub(r"\s*\n\s*", "、", text)
-    return "".join(text.split()).rstrip("。.、,")
-
-
-def read_choices(question: Question, response: str) -> frozenset[str]:
-    """Letters of the choices that a response names in letters, texts or both, and nothing else; empty if unreadable.
-
-    A response that can be read in several ways is read as the one with as many choices as the stem asks for; if
-    several remain, or a letter contradicts the text beside it, it is unreadable.
-    """
-    choices = tuple(_plain(c) for c in question.choices)
-    plain = _plain(response)
-    for candidate in dict.fromkeys((plain, _CLOSING.sub("", _OPENING.sub("", plain)).rstrip("。.、,"))):
-        readings = {s for s in _readings(candidate, choices) if s}
-        asked = {s for s in readings if len(s) == question.n_select}
-        for found in (asked, readings):
-            ordered = sorted(found, key=sorted)
-            if ordered and all(_same_texts(choices, ordered[0], other) for other in ordered[1:]):
-                return ordered[0]
-        if not readings and _RUN.fullmatch(candidate) and list(candidate) == sorted(set(candidate)) and len(candidate) == question.n_select:
-            return frozenset(candidate) if set(candidate) <= set(question.letters) else frozenset()
-    return frozenset()
-
-
-def _readings(text: str, choices: tuple[str, ...]) -> set[frozenset[str]]:
-    """Every set of letters that the whole text can be read as."""
-    done: dict[int, set[frozenset[str]]] = {len(text): {frozenset()}}
-    for start in range(len(text) - 1, -1, -1):
-        found: set[frozenset[str]] = set()
-        for letter, end in _units(text, start, choices):
-            gap = _BETWEEN.match(text, end)
-            for following in {end, gap.end() if gap else end}:
-                found |= {rest | {letter} for rest in done.get(following, ())}
-        if found:
-            done[start] = found
-    return done.get(0, set())
-
-
-def _units(text: str, start: int, choices: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """`(letter, end)` of every choice that the text names at `start`: its text, its letter, or the letter and its text."""
-    for letter, choice in zip(LETTERS, choices, strict=False):
-        if text.startswith(choice, start):
-            yield from ((letter, end) for end in {start + len(choice), _skip_stop(text, start + len(choice))})
-    label = _LABEL.match(text, start)
-    if not label or label[1] not in LETTERS[: len(choices)]:
-        return
-    choice, ends = choices[LETTERS.index(label[1])], {label.end(1), label.end()}
-    for end in ends:
-        for opened in {end, end + 1 if text[end : end + 1] == "(" else end}:
-            if text.startswith(choice, opened):
-                after = opened + len(choice) + (opened > end and text.startswith(")", opened + len(choice)))
-                yield from ((label[1], stop) for stop in {after, _skip_stop(text, after)})
-        if end == len(text) or text[end - 1] in "、," or _BETWEEN.match(text, end) or _LONE_LABEL.match(text, end):
-            yield label[1], end
-
-
-def _skip_stop(text: str, at: int) -> int:
-    while at < len(text) and text[at] in "。.":
-        at += 1
-    return at
-
-
-def _read_number(question: Question, response: str) -> Decimal | None:
-    """The one number a response states, None where it states none or several."""
-    text = re.sub(r"(?<=\d),(?=\d{3})", "", unicodedata.normalize("NFKC", response))
-    mask = answer_mask(question.text)
-    if mask and text.strip().isdigit() and not {"."}.isdisjoint(mask):
-        filled = fill_mask(mask, text.strip())
-        if filled is not None:
-            return Decimal(filled)
-    found = {Decimal(n) for n in _NUMBER.findall(text)}
-    return found.pop() if len(found) == 1 else None
-
-
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def score_frame(
-    questions: Sequence[Question], responses: Sequence[str] | Mapping[str, str], scorers: Sequence[str] = SCORERS
-) -> pd.DataFrame:
+def score_frame(questions: Sequence[Question], responses: Sequence[str], scorers: Sequence[str] = SCORERS) -> pd.DataFrame:
     """One row per question and scorer.
 
     Args:
         questions: What was asked; every question stays in the denominator.
-        responses: In the order of the questions, or by question id.
+        responses: In the order of the questions.
         scorers: Scorers to apply.
 
     Returns:
@@ -382,12 +287,12 @@ def score_frame(
         holds the letters joined by commas.
 
     Raises:
-        JmedloraError: A question has no response, or the numbers differ.
+        JmedloraError: The numbers differ.
     """
-    import pandas as pd
-
+    if len(responses) != len(questions):
+        raise JmedloraError(f"{len(responses)} responses for {len(questions)} questions; give one for each, in the same order")
     rows = []
-    for question, response in zip(questions, _align(questions, responses), strict=True):
+    for question, response in zip(questions, responses, strict=True):
         for scorer in scorers:
             s = score(question, response, scorer)
             about = (question.id, question.exam, question.year, question.section, question.category, scorer)
@@ -403,13 +308,6 @@ def scorer_differences(frame: pd.DataFrame, metric: str = "accuracy") -> pd.Data
     return wide[wide.nunique(axis=1) > 1]
 
 
-def oracle_response(question: Question, separator: str = "、") -> str:
-    """What a perfect model writes: the texts of the right choices in printed order, or the number."""
-    if question.rule == "number":
-        return question.number or ""
-    return separator.join(question.choice(letter) for letter in question.right_letters())
-
-
 def is_right(question: Question, picked: Iterable[str]) -> bool:
     """Whether the picked letters are a right answer; choices of equal text are one and the same.
 
@@ -419,7 +317,7 @@ def is_right(question: Question, picked: Iterable[str]) -> bool:
     if question.rule == "number":
         raise JmedloraError(f"question {question.id} asks for a free number; there is no letter to pick")
     picked = frozenset(picked)
-    return question.rule == "always" or any(_same_texts(question.choices, picked, s) for s in _right_sets(question))
+    return question.rule == "always" or any(reading.same_texts(question.choices, picked, s) for s in _right_sets(question))
 
 
 def random_accuracy(question: Question) -> float:
@@ -430,7 +328,7 @@ def random_accuracy(question: Question) -> float:
         return 0.0
     subsets = [frozenset(c) for c in combinations(question.letters, question.n_select)]
     right = _right_sets(question)
-    return sum(any(_same_texts(question.choices, s, g) for g in right) for s in subsets) / len(subsets)
+    return sum(any(reading.same_texts(question.choices, s, g) for g in right) for s in subsets) / len(subsets)
 
 
 def baselines(questions: Sequence[Question], scorers: Sequence[str] = SCORERS) -> pd.DataFrame:
@@ -445,8 +343,6 @@ def baselines(questions: Sequence[Question], scorers: Sequence[str] = SCORERS) -
     Raises:
         JmedloraError: There is no question.
     """
-    import pandas as pd
-
     if not questions:
         raise JmedloraError("no question to compute baselines on; load an exam first")
 
@@ -457,7 +353,7 @@ def baselines(questions: Sequence[Question], scorers: Sequence[str] = SCORERS) -
         "empty response": ["" for _ in questions],
         "first choice": ["、".join(q.choices[: q.n_select]) for q in questions],
         "longest choice": ["、".join(q.choice(letter) for letter in longest(q)) for q in questions],
-        "oracle": [oracle_response(q) for q in questions],
+        "oracle": [prompts.answer_text(q) for q in questions],
     }
     chance = math.fsum(random_accuracy(q) for q in questions) / len(questions)
     rows = []
@@ -469,15 +365,3 @@ def baselines(questions: Sequence[Question], scorers: Sequence[str] = SCORERS) -
         means = frame.groupby("scorer", sort=False)[["exact_match", "gestalt", "accuracy", "readable"]].mean()
         rows += [(name, scorer, len(questions), *means.loc[scorer]) for scorer in scorers]
     return pd.DataFrame(rows, columns=["baseline", "scorer", "n", "exact_match", "gestalt", "accuracy", "readable"])
-
-
-def _align(questions: Sequence[Question], responses: Sequence[str] | Mapping[str, str]) -> list[str]:
-    if isinstance(responses, Mapping):
-        if missing := [q.id for q in questions if q.id not in responses]:
-            raise JmedloraError(
-                f"{len(missing)} of {len(questions)} questions have no response, first {missing[0]}; an empty one counts as wrong"
-            )
-        return [responses[q.id] for q in questions]
-    if len(responses) != len(questions):
-        raise JmedloraError(f"{len(responses)} responses for {len(questions)} questions; they must be in the same order")
-    return list(responses)

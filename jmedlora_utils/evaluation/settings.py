@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from jmedlora_utils.core.errors import JmedloraError
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.settings import Checked
 from jmedlora_utils.data import prompts
-from jmedlora_utils.models import loading
 
-BACKENDS = ("transformers", "vllm")
-ADAPTER_MODES = ("unmerged", "merged")
+# Recorded only where they differ from their default: they came after the first records of the committed evidence.
+RECORDED_WHERE_SET = ("adapter_mode", "backend", "shuffle_choices", "likelihood")
+NOT_RECORDED = {"steps", "exams", "shots", "device"}
 
-# Settings that came later stand in keys and records only where they differ from their default, so that a default run
-# has the keys and records it always had.
-SHAPES_ANSWERS = ("adapter_mode", "backend", "shuffle_choices")
-NOT_RECORDED = ("steps", "exams", "shots", "device", "shard_index", "num_shards")
+Variant = Literal["unmerged-none", "unmerged-nf4", "merged-none", "merged-nf4"]
+"""The same weights loaded in another way: how the adapter is used, and the quantisation of the base."""
 
 
-@dataclass(frozen=True)
-class EvalSettings:
+class EvalSettings(Checked):
     """Everything that shapes the answers.
 
     Attributes:
@@ -28,7 +27,7 @@ class EvalSettings:
         adapter: Name of a tuning run of the workspace, adapter folder, registry name or hub id; empty for the base alone.
         steps: Checkpoints to evaluate; 0 is the base without its adapter. An adapter that is no run of the workspace has
             one step, whatever number it is given.
-        exams: Names of exams, see `evaluation.load_exam`.
+        exams: Names of exams, see `exam_prompts.load_exam`.
         shots: Numbers of worked examples.
         template: Prompt template, see `prompts.TEMPLATES`.
         quantisation: `none`, `nf4`, or `auto`: as the run was tuned, since an adapter fits the base it was trained on.
@@ -44,71 +43,84 @@ class EvalSettings:
         adapter_mode: `unmerged`, or `merged`: the adapter's product added to the base's weights before asking.
         backend: `transformers`, or `vllm` where it is installed; see `vllm_backend`.
         shuffle_choices: Seed of the order of each question's choices; 0 for the printed order.
-        shard_index: Which of `num_shards` parts this run asks, from 0.
-        num_shards: Into how many parts the questions are split, see `shards`.
     """
 
-    base: str
+    base: str = Field(min_length=1)
     adapter: str = ""
-    steps: tuple[int, ...] = (0,)
-    exams: tuple[str, ...] = ("mini_trained",)
-    shots: tuple[int, ...] = (0,)
+    steps: list[int] = Field([0])
+    exams: list[str] = Field(["mini_trained"])
+    shots: list[int] = Field([0])
     template: str = "alpaca_ja"
-    quantisation: str = "auto"
-    dtype: str = "float32"
-    batch_size: int = 64
-    limit: int = 0
-    max_new_tokens: int = 0
-    margin: int = 8
-    too_long: str = "error"
+    quantisation: Literal["auto", "none", "nf4"] = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: int = Field(64, ge=1)
+    limit: int = Field(0, ge=0)
+    max_new_tokens: int = Field(0, ge=0)
+    margin: int = Field(8, ge=0)
+    too_long: Literal["error", "exclude"] = "error"
     shot_seed: int = 0
-    device: str = "auto"
+    device: Literal["auto", "cpu"] = "auto"
     likelihood: bool = False
-    adapter_mode: str = "unmerged"
-    backend: str = "transformers"
-    shuffle_choices: int = 0
-    shard_index: int = 0
-    num_shards: int = 1
+    adapter_mode: Literal["unmerged", "merged"] = "unmerged"
+    backend: Literal["transformers", "vllm"] = "transformers"
+    shuffle_choices: int = Field(0, ge=0)
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "exams", "shots"):
-            value = tuple(getattr(self, name))
-            if not value or len(set(value)) != len(value):
-                raise JmedloraError(f"{name} is {list(value)}; it must name at least one, each once")
-            object.__setattr__(self, name, tuple(sorted(value)) if name == "steps" else value)
-        for name in ("steps", "shots"):
-            if min(getattr(self, name)) < 0:
-                raise JmedloraError(f"{name} is {list(getattr(self, name))}; none may be below 0")
-        for name, known in (
-            ("quantisation", ("auto", *loading.QUANTISATIONS)),
-            ("adapter_mode", ADAPTER_MODES),
-            ("backend", BACKENDS),
-            ("dtype", loading.DTYPES),
-        ):
-            if getattr(self, name) not in known:
-                raise JmedloraError(f"{name} is {getattr(self, name)!r}; it takes {', '.join(known)}")
-        for name in ("limit", "max_new_tokens", "margin", "shuffle_choices"):
-            if getattr(self, name) < 0:
-                raise JmedloraError(f"{name} is {getattr(self, name)}; it must not be below 0")
-        if self.batch_size < 1:
-            raise JmedloraError(f"batch_size is {self.batch_size}; it must be at least 1")
-        if self.too_long not in prompts.TOO_LONG:
-            raise JmedloraError(f"too_long is {self.too_long!r}; it takes {' or '.join(prompts.TOO_LONG)}")
-        if not 0 <= self.shard_index < self.num_shards:
-            raise JmedloraError(f"shard_index is {self.shard_index} of num_shards {self.num_shards}; it must lie in 0..num_shards - 1")
+    @classmethod
+    def of_parameters(cls, parameters: Mapping[str, Any], where: str) -> Self:
+        """Checks the parameters of notebook 30, those that are no settings (`preset`, `seed`, `run_name`, `compare`) among them.
+
+        Args:
+            parameters: All that the notebook runs with: its defaults, and what a preset or papermill gave.
+            where: What the error names: preset and run.
+
+        Raises:
+            JmedloraError: A value is not allowed; names it and what it takes.
+        """
+        return cls(**_NotebookParameters.read(parameters, where).model_dump(include=set(cls.model_fields)))
+
+    @field_validator("steps", "exams", "shots")
+    @classmethod
+    def _each_once(cls, value: list[Any], info: ValidationInfo) -> list[Any]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"{value} must name at least one, each once")
+        if isinstance(value[0], int) and min(value) < 0:
+            raise ValueError(f"{value}: none may be below 0")
+        return sorted(value) if info.field_name == "steps" else value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
         prompts.get_template(self.template)
-        if not self.adapter and self.steps != (0,):
-            raise JmedloraError(f"steps is {list(self.steps)} without an adapter; a base alone has step 0 only")
-        if self.adapter_mode == "merged" and self.steps == (0,):
-            raise JmedloraError("adapter_mode is 'merged' and steps names only 0, the base; name a step that has an adapter to merge")
+        if not self.adapter and self.steps != [0]:
+            raise ValueError(f"steps is {self.steps} without an adapter; a base alone has step 0 only")
+        if self.adapter_mode == "merged" and self.steps == [0]:
+            raise ValueError("adapter_mode is 'merged' and steps names only 0, the base; name a step that has an adapter to merge")
         if self.backend == "vllm" and (self.likelihood or self.adapter_mode == "merged"):
-            raise JmedloraError("backend 'vllm' only writes answers; likelihood and adapter_mode='merged' need backend='transformers'")
+            raise ValueError("backend 'vllm' only writes answers; likelihood and adapter_mode='merged' need backend='transformers'")
+        return self
 
-    def beyond_defaults(self) -> dict[str, Any]:
-        """Those of `SHAPES_ANSWERS` that differ from their default."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name in SHAPES_ANSWERS and getattr(self, f.name) != f.default}
+    def changed(self, **changes: Any) -> Self:
+        """A copy with other values, checked again."""
+        return self.read(self.model_dump() | changes, "evaluation settings")
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as a record holds them, JSON values only."""
-        silent = {"likelihood", *SHAPES_ANSWERS} - set(self.beyond_defaults()) - ({"likelihood"} if self.likelihood else set())
-        return {k: v for k, v in json.loads(json.dumps(asdict(self))).items() if k not in (*NOT_RECORDED, *silent)}
+        """The settings as a record holds them."""
+        default = {name for name in RECORDED_WHERE_SET if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(exclude=NOT_RECORDED | default)
+
+
+class _NotebookParameters(EvalSettings):
+    preset: str = ""
+    seed: int = 0
+    run_name: str = ""
+    compare: list[Variant] = Field([])
+
+    @field_validator("run_name")
+    @classmethod
+    def _can_be_a_file(cls, value: str) -> str:
+        return paths.check_name(value, "run_name") if value else value
+
+    @model_validator(mode="after")
+    def _has_steps_to_compare(self) -> Self:
+        if self.steps == [0] and (merged := [name for name in self.compare if name.startswith("merged")]):
+            raise ValueError(f"compare names {merged[0]!r}, but steps names only 0, the base; name a step that has an adapter to merge")
+        return self

@@ -8,23 +8,18 @@ trained on. So a run is evaluated unmerged, on the base as it was tuned, and the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import get_args
 
 import numpy as np
+import pandas as pd
 
-from jmedlora_utils.core import formatting, paths, statistics
+from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record
-from jmedlora_utils.data.questions import Question
-from jmedlora_utils.evaluation import evaluator, metrics
-from jmedlora_utils.evaluation.settings import ADAPTER_MODES, EvalSettings
-from jmedlora_utils.models.loading import QUANTISATIONS
+from jmedlora_utils.evaluation import evaluator, metrics, results
+from jmedlora_utils.evaluation.settings import EvalSettings, Variant
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-VARIANTS = tuple(f"{mode}-{quantisation}" for mode in ADAPTER_MODES for quantisation in QUANTISATIONS)
+VARIANTS: tuple[str, ...] = get_args(Variant)
 
 
 def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace, names: Sequence[str]) -> dict[str, list[Record]]:
@@ -37,28 +32,25 @@ def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace, 
         names: Variants, each one of `VARIANTS`: how the adapter is used, and the base's quantisation.
 
     Returns:
-        Variant to its records. A merged variant has none for step 0, which has no adapter. Nothing for a shard: whole exams
-        are compared, by the unsplit notebook that follows the shards.
+        Variant to its records. A merged variant has none for step 0, which has no adapter.
 
     Raises:
         JmedloraError: There is no such variant, or the run cannot be evaluated so.
     """
     if unknown := [name for name in names if name not in VARIANTS]:
         raise JmedloraError(f"compare names {unknown[0]!r}; it takes {', '.join(VARIANTS)}")
-    if settings.num_shards > 1:
-        return {}
     found = {}
     for name in names:
         mode, quantisation = name.split("-")
-        steps = tuple(s for s in settings.steps if s or mode == "unmerged")
+        steps = [s for s in settings.steps if s or mode == "unmerged"]
         if not steps:
             raise JmedloraError(f"compare names {name!r}, but steps names only 0, the base; name a step that has an adapter to merge")
-        changed = replace(settings, adapter_mode=mode, quantisation=quantisation, steps=steps, likelihood=False)
+        changed = settings.changed(adapter_mode=mode, quantisation=quantisation, steps=steps, likelihood=False)
         found[name] = evaluator.evaluate(changed, f"{run_name}~{name}", workspace, variant_of=run_name)
     return found
 
 
-def difference_table(
+def difference_frame(
     records: Sequence[Record], variants: dict[str, list[Record]], workspace: paths.Workspace, scorer: str = "journal"
 ) -> pd.DataFrame:
     """How the answers and Accuracy of each variant differ from the run's own, on the same questions.
@@ -70,43 +62,31 @@ def difference_table(
         scorer: Scorer of Accuracy.
 
     Returns:
-        One row a variant, exam, shots and step: `n`; `same answers` (letter for letter, in percent); Accuracy of the run and
-        of the variant in percent; `difference` in points with its 95 % paired bootstrap interval; `gained` and `lost`
-        questions; `p` of McNemar's exact test, adjusted by Holm over the table.
-    """
-    import pandas as pd
+        One row per variant, exam, shots and step: `n`; `same` (share of answers that are equal letter for letter); `run` and
+        `changed` (Accuracy of the run and of the variant, 0 to 1); `value, low, high` (their difference with its 95 % paired
+        bootstrap interval); `gained` and `lost` questions; `p` of McNemar's exact test, adjusted by Holm over the table.
 
-    own = {_where(r): evaluator.asked_questions(r, workspace) for r in records}
+    Raises:
+        JmedloraError: A variant was asked other questions than the run.
+    """
+    own = {_where(r): results.asked_questions(r, workspace) for r in records}
     rows, tests = [], {}
     for name, found in variants.items():
         for record in found:
             questions, before = own[_where(record)]
-            others, after = evaluator.asked_questions(record, workspace)
+            others, after = results.asked_questions(record, workspace)
             if [q.id for q in questions] != [q.id for q in others]:
                 raise JmedloraError(f"{record.name}: it was asked other questions than the run; delete its answers and run again")
-            scores = [_accuracies(questions, said, scorer) for said in (before, after)]
-            test = statistics.mcnemar_exact(*scores)
-            tests[str(len(rows))] = test.p
-            same = np.mean([a == b for a, b in zip(before, after, strict=True)])
-            rows.append(
-                {
-                    "variant": name,
-                    **dict(zip(("exam", "shots", "step"), _where(record), strict=True)),
-                    "n": len(questions),
-                    "same answers": formatting.percent(float(same)),
-                    "run": formatting.percent(float(scores[0].mean())),
-                    "variant's": formatting.percent(float(scores[1].mean())),
-                    "difference": formatting.percent(*statistics.paired_bootstrap([scores[0]], [scores[1]]), signed=True),
-                    "gained": test.gained,
-                    "lost": test.lost,
-                }
+            plain, changed = (
+                np.array([metrics.score(q, r, scorer).accuracy for q, r in zip(questions, said, strict=True)]) for said in (before, after)
             )
-    adjusted = statistics.holm(tests)
-    return pd.DataFrame([{**row, "p": f"{adjusted[str(i)]:.3f}"} for i, row in enumerate(rows)])
-
-
-def _accuracies(questions: Sequence[Question], responses: Sequence[str], scorer: str) -> np.ndarray:
-    return np.array([metrics.score(q, r, scorer).accuracy for q, r in zip(questions, responses, strict=True)])
+            test = statistics.mcnemar_exact(plain, changed)
+            tests[str(len(rows))] = test.p
+            difference = statistics.paired_bootstrap([plain], [changed])
+            same = float(np.mean([a == b for a, b in zip(before, after, strict=True)]))
+            rows.append((name, *_where(record), len(plain), same, plain.mean(), changed.mean(), *difference, test.gained, test.lost))
+    columns = ["variant", "exam", "shots", "step", "n", "same", "run", "changed", "value", "low", "high", "gained", "lost"]
+    return pd.DataFrame(rows, columns=columns).assign(p=list(statistics.holm(tests).values()))
 
 
 def _where(record: Record) -> tuple[str, int, int]:

@@ -8,15 +8,14 @@ have keys of their own. It is not a dependency of the project: install it in an 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.evaluation import generation
-from jmedlora_utils.evaluation.checkpoints import Subject, Writer
-from jmedlora_utils.evaluation.settings import EvalSettings
+from jmedlora_utils.evaluation.transformers_backend import Writer
 from jmedlora_utils.models import loading
 from jmedlora_utils.models.registry import ModelEntry
 
@@ -27,19 +26,24 @@ NOISE_FACTOR = 2.0
 """By how much an adapter's effect must exceed the difference between two equal calls to the base."""
 
 
-class VllmSource:
-    """One vLLM engine for a base and the LoRA adapters of its steps."""
+class VllmBackend:
+    """One vLLM engine for a base and the LoRA adapters of its steps; see `TransformersBackend` for the arguments.
 
-    def __init__(self, subject: Subject, settings: EvalSettings, tokenizer: Any) -> None:
-        self.subject, self.settings, self.tokenizer = subject, settings, tokenizer
+    Args:
+        context: Tokens the base can read and write in all.
+    """
+
+    def __init__(
+        self, base: ModelEntry, weights: Mapping[int, str], tokenizer: Any, context: int, quantisation: str = "none", dtype: str = "float32"
+    ) -> None:
+        self.base, self.weights, self.tokenizer, self.context = base, weights, tokenizer, context
+        self.quantisation, self.dtype = quantisation, dtype
         self._engine: Any = None
         self._adapters: dict[int, str] = {}
         self._step = 0
 
-    def __enter__(self) -> VllmSource:
-        return self
-
-    def __exit__(self, *args: Any) -> None:
+    def close(self) -> None:
+        """Lets go of the engine."""
         self._engine = None
 
     def load(self, step: int, probe: Sequence[int]) -> None:
@@ -61,7 +65,7 @@ class VllmSource:
     def writer(self, rows: Sequence[Sequence[int]]) -> Writer:
         """Greedy generation at the loaded step; vLLM keeps shared prefixes by itself."""
         lines = generation.line_tokens(self.tokenizer)
-        stops = generation.stop_ids(_end_tokens(self.subject.base), self.tokenizer)
+        stops = generation.stop_ids(_end_tokens(self.base), self.tokenizer)
         request = self._request(self._step)
 
         def write(batch: Sequence[Sequence[int]], max_new_tokens: int) -> list[generation.Answer]:
@@ -85,20 +89,19 @@ class VllmSource:
             ) from error
         import torch
 
-        base, s = self.subject.base, self.settings
-        self._adapters = {step: _local_adapter(weights) for step, weights in self.subject.weights.items()}
+        self._adapters = {step: _local_adapter(weights) for step, weights in self.weights.items()}
         options: dict[str, Any] = {}
         if self._adapters:
             options = {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(self._adapters.values())}
-        if s.quantisation == "nf4":
+        if self.quantisation == "nf4":
             options["quantization"] = "bitsandbytes"
         return LLM(
-            model=base.location,
-            revision=base.revision,
-            tokenizer_revision=base.revision,
-            dtype=s.dtype,
+            model=self.base.location,
+            revision=self.base.revision,
+            tokenizer_revision=self.base.revision,
+            dtype=self.dtype,
             seed=0,
-            max_model_len=self.subject.context(self.tokenizer),
+            max_model_len=self.context,
             enable_prefix_caching=True,
             generation_config="vllm",  # without it, the checkpoint's own sampling settings are mixed in
             tensor_parallel_size=max(1, torch.cuda.device_count()),
@@ -169,7 +172,7 @@ def _local_adapter(weights: str) -> str:
     return snapshot_download(entry.hub_id, revision=entry.revision)
 
 
-def _lora_rank(folders: Any) -> int:
+def _lora_rank(folders: Iterable[str]) -> int:
     """The smallest rank vLLM can be told that holds every adapter."""
     largest = max(json.loads((Path(f) / "adapter_config.json").read_text(encoding="utf-8"))["r"] for f in folders)
     fitting = [rank for rank in LORA_RANKS if rank >= largest]

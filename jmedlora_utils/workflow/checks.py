@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, Run, declared_parameters, load_preset
 from jmedlora_utils.data import exam_files, invented_world
-from jmedlora_utils.evaluation import variants
 from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import planner, pretraining, registry
 from jmedlora_utils.tuning.settings import TuneSettings
 
-# Parameters of the notebooks alone that have a smallest value.
-LEAST = {"examples": 0}
 PREPARE_EXAMS = "11_prepare_exams"
 
 
@@ -33,7 +28,7 @@ def load_checked(name: str) -> Preset:
     for run in preset.runs:
         where = f"preset {preset.name!r}, run {run.name!r}"
         tuned = _tune_settings(run.tune, f"{where}, tune") if run.tune is not None else None
-        asked = _settings(EvalSettings, EVALUATE_NOTEBOOK, run.evaluate, f"{where}, evaluate")
+        asked = EvalSettings.of_parameters(declared_parameters(EVALUATE_NOTEBOOK) | run.evaluate, f"{where}, evaluate")
         for settings in filter(None, (tuned, asked)):
             _check_base(settings.base, preset, where)
         for exam in asked.exams:
@@ -55,21 +50,6 @@ def _check_preparation(entry: str, given: dict[str, Any], where: str) -> None:
 
 def _tune_settings(given: dict[str, Any], where: str) -> TuneSettings:
     return TuneSettings.of_parameters(declared_parameters(TUNE_NOTEBOOK) | given, where)
-
-
-def _settings(kind: type[Any], notebook: str, given: dict[str, Any], where: str) -> Any:
-    """The settings that the notebook would make of its parameters."""
-    known = {field.name for field in fields(kind)} - {"seed"}
-    values = declared_parameters(notebook) | given
-    for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise JmedloraError(f"{where}: {name} is {value}; it takes a finite number")
-    for name, least in LEAST.items():
-        if values.get(name, least) < least:
-            raise JmedloraError(f"{where}: {name} is {values[name]}; it must be {least} or more")
-    if unknown := set(values.get("compare", ())) - set(variants.VARIANTS):
-        raise JmedloraError(f"{where}: compare names {min(unknown)!r}; known: {', '.join(variants.VARIANTS)}")
-    return _named(lambda: kind(**{name: value for name, value in values.items() if name in known}), where)
 
 
 def _named(make: Callable[[], Any], where: str) -> Any:

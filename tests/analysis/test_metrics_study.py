@@ -16,6 +16,7 @@ from hypothesis.strategies import SearchStrategy
 
 from jmedlora_utils.analysis import metrics_study as study
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.data import prompts
 from jmedlora_utils.data.igakuqa import SYSTEMS, load_igakuqa, load_published
 from jmedlora_utils.data.questions import Question, select_text_five
 from jmedlora_utils.evaluation import metrics
@@ -64,7 +65,7 @@ def test_a_wrong_answer_is_never_right() -> None:
 
 def test_unrelated_answers_are_right_answers_of_other_questions() -> None:
     questions = exam()
-    own = [metrics.oracle_response(q) for q in questions]
+    own = [prompts.answer_text(q) for q in questions]
     drawn = study.unrelated_answers(questions, random.Random(1))
     assert all(text in own and text != mine for text, mine in zip(drawn, own, strict=True))
     with pytest.raises(JmedloraError, match="at least two"):

@@ -22,7 +22,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     write_notebook(tmp_path / "10_prepare.ipynb", COMMON)
     write_notebook(tmp_path / "19_pretrain.ipynb", COMMON + 'bases = ["en"]  # bases\n')
     write_notebook(tmp_path / "20_tune_lora.ipynb", RUN + "rank = 4  # rank\nrate = 1e-3  # rate\n")
-    write_notebook(tmp_path / "30_evaluate_exam.ipynb", RUN + "shots = [0]  # shots\nshard_index = 0  # shard\nnum_shards = 1  # shards\n")
+    write_notebook(tmp_path / "30_evaluate_exam.ipynb", RUN + "shots = [0]  # shots\n")
     write_notebook(tmp_path / "40_findings.ipynb", 'preset = "mini"  # preset\n')
     yield tmp_path / "presets"
     presets.declared_parameters.cache_clear()
@@ -67,17 +67,6 @@ def test_a_preset_states_only_what_differs_from_the_one_it_extends(folder: Path)
     assert preset.runs[0].tune == {"rank": 16, "rate": 1}
 
 
-def test_an_evaluation_in_shards_is_a_job_per_shard_and_one_that_sums_up(folder: Path) -> None:
-    save(folder, "prepare: {10_prepare: {}}\nruns: {a: {evaluate: {num_shards: 2}}, b: {evaluate: {num_shards: 1}}}\n")
-    asked = {job.output: job for job in presets.load_preset("mini").jobs() if job.notebook == presets.EVALUATE_NOTEBOOK}
-    assert list(asked) == [f"30_evaluate_exam__{name}" for name in ("a__shard0", "a__shard1", "a", "b")]
-    first, second, whole, plain = asked.values()
-    assert [job.parameters["shard_index"] for job in (first, second)] == [0, 1] and first.parameters["num_shards"] == 2
-    assert "20_tune_lora__a" in first.after and "30_evaluate_exam__a__shard0" not in second.after
-    assert {first.output, second.output} < set(whole.after) and "num_shards" not in whole.parameters
-    assert plain.after == ("10_prepare", "20_tune_lora__b")
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -106,8 +95,6 @@ def test_an_evaluation_in_shards_is_a_job_per_shard_and_one_that_sums_up(folder:
         ("runs: {a: {tune: {rank: true}}}", "takes int"),
         ("runs: {a: {evaluate: {shots: [one]}}}", "takes list of int"),
         ("runs: {a: {evaluate: {shots: 1}}}", "takes list of int"),
-        ("runs: {a: {evaluate: {num_shards: 0}}}", "num_shards is 0"),
-        ("runs: {a: {evaluate: {num_shards: two}}}", "num_shards is 'two'"),
         ("runs: {a: {tune: {run_name: b}}}", "'run_name' comes from the preset itself"),
         ("runs: {a: {evaluate: {seed: 2}}}", "'seed' comes from the preset itself"),
         ("prepare: {10_prepare: {preset: paper}}", "'preset' comes from the preset itself"),

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.questions import Question
-from jmedlora_utils.evaluation import evaluator, generation, likelihood, metrics
-from jmedlora_utils.evaluation.evaluator import EvalSettings
+from jmedlora_utils.evaluation import evaluator, generation, likelihood, metrics, results
+from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import loading
 from tests import tiny
 
-ASK = EvalSettings(base="llama", shots=(0, 1), template="plain_ja", batch_size=8, likelihood=True)
+ASK = EvalSettings(base="llama", shots=[0, 1], template="plain_ja", batch_size=8, likelihood=True)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_copies_of_the_cache_stay_within_their_bytes(workspace, monkeypatch) -> 
 
 
 @pytest.mark.parametrize("bos", [True, False])
-def test_trap_20_choice_tokens_start_where_the_prompt_ends(bos: bool) -> None:
+def test_choice_tokens_start_where_the_prompt_ends(bos: bool) -> None:
     tokenizer = tiny.make_tokenizer(bos=bos)
     whole = "アカシ病の治療に用いるのはどれか。アカシ薬"
     merged = 0
@@ -119,7 +119,7 @@ def test_trap_20_choice_tokens_start_where_the_prompt_ends(bos: bool) -> None:
     assert 0 < merged < len(whole) - 1, "some cuts must fall inside a token and some between tokens"
 
 
-def test_trap_20_the_templates_end_where_a_token_ends() -> None:
+def test_the_templates_end_where_a_token_ends() -> None:
     for bos in (True, False):
         tokenizer = tiny.make_tokenizer(bos=bos)
         for template in ("alpaca_ja", "plain_ja"):
@@ -128,7 +128,7 @@ def test_trap_20_the_templates_end_where_a_token_ends() -> None:
                 assert not likelihood.encode_options(tokenizer, text, prompts.encode_prompt(tokenizer, text), q.choices).merges
 
 
-def test_trap_21_every_normaliser_is_named_and_divides_by_what_it_says() -> None:
+def test_every_normaliser_is_named_and_divides_by_what_it_says() -> None:
     question = replace(tiny.make_questions(1)[0], choices=("ab", "薬", "薬薬薬", "c", "de"))
     row = {"logprobs": [-2.0, -3.0, -6.0, -1.5, -4.0], "tokens": [1, 3, 2, 1, 4]}
     found = {name: likelihood.normalised(question, row, name) for name in likelihood.NORMALISERS}
@@ -178,7 +178,7 @@ def asked(workspace):
 
 
 def test_it_stands_apart_from_the_three_scorers(asked, workspace) -> None:
-    plain = evaluator.evaluate(replace(ASK, likelihood=False), "plain", workspace)
+    plain = evaluator.evaluate(ASK.changed(likelihood=False), "plain", workspace)
     for record, without in zip(asked, plain, strict=True):
         assert {k: v for k, v in record.metrics.items() if k != "likelihood"} == without.metrics
         assert set(record.metrics["likelihood"]) == set(likelihood.NORMALISERS)
@@ -193,15 +193,11 @@ def test_it_stands_apart_from_the_three_scorers(asked, workspace) -> None:
 
 
 def test_the_record_says_what_the_rows_say(asked, workspace) -> None:
-    questions, _ = evaluator.asked_questions(asked[0], workspace)
+    questions, _ = results.asked_questions(asked[0], workspace)
     file = workspace.answers / "base__step0__mini_trained__0shot__likelihood.jsonl"
     rows = [json.loads(line) for line in file.open(encoding="utf-8")]
     right = [metrics.is_right(q, likelihood.choose(q, r["logprobs"])) for q, r in zip(questions, rows, strict=True)]
     assert asked[0].metrics["likelihood"]["sum"]["all"]["accuracy"]["value"] == pytest.approx(sum(right) / 24)
-    table = likelihood.table(asked)
-    assert list(table.columns) == ["exam", "group", "shots", "step", "n", "sum", "per token", "per character", "per byte"]
-    assert list(zip(table["shots"], table["group"], strict=True)) == [(s, g) for s in (0, 1) for g in ("taught", "untaught")]
-    assert likelihood.table([replace(asked[0], metrics={})]).empty
 
 
 def test_a_cut_off_likelihood_file_is_finished_byte_for_byte(asked, workspace, monkeypatch) -> None:
@@ -237,7 +233,7 @@ def test_a_run_that_was_killed_while_scoring_choices_counts_all_of_its_seconds(w
         return inner(*args)
 
     monkeypatch.setattr(likelihood, "score_batch", slow)
-    ask = replace(ASK, shots=(0,))
+    ask = ASK.changed(shots=[0])
     with pytest.raises(KeyboardInterrupt):
         evaluator.evaluate(ask, "killed", workspace)
     [record] = evaluator.evaluate(ask, "killed", workspace)

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.data import prompts
 from jmedlora_utils.data.igakuqa import load_igakuqa
 from jmedlora_utils.data.jjsimqa import load_jjsimqa
 from jmedlora_utils.data.questions import Question, select_text_five
-from jmedlora_utils.evaluation import metrics
+from jmedlora_utils.evaluation import metrics, reading
 from jmedlora_utils.evaluation.metrics import gestalt_distance, score
 
 settings.register_profile("metrics", max_examples=60, deadline=None)
@@ -38,7 +39,7 @@ def test_identity_is_1(a, variant):
 
 
 @given(texts, texts)
-def test_trap_27_mean_ratio_is_symmetric_and_ratio_is_not(a, b):
+def test_mean_ratio_is_symmetric_and_ratio_is_not(a, b):
     assert gestalt_distance(a, b, "mean_ratio") == gestalt_distance(b, a, "mean_ratio")
     assert gestalt_distance(a, b, "longest") == gestalt_distance(b, a, "longest")
     assert SequenceMatcher(None, "tide", "diet").ratio() != SequenceMatcher(None, "diet", "tide").ratio()
@@ -58,7 +59,7 @@ def test_distances_on_a_worked_example():
     assert gestalt_distance("", "肺炎", "ratio") == 0
 
 
-def test_trap_28_autojunk_is_on_in_mean_ratio_only():
+def test_autojunk_is_on_in_mean_ratio_only():
     # A choice quoted 40 times: all its characters are popular, so with the heuristic one order matches nothing.
     choice, response = "肺炎球菌肺炎", "答え" + "肺炎球菌肺炎" * 40
     assert gestalt_distance(response, choice, "ratio") == pytest.approx(2 * 6 / (6 + 242))
@@ -88,14 +89,14 @@ def test_journal_is_the_formula_on_a_single_answer():
 
 
 @pytest.mark.parametrize("scorer", ["journal", "strict"])
-def test_trap_30_empty_and_tied_responses_pick_nothing(scorer):
+def test_empty_and_tied_responses_pick_nothing(scorer):
     assert score(question(), "", scorer) == metrics.Score(0, 0, 0, False)
     tied = question(choices=("甲乙丙丁", "丙丁甲乙", "い", "う", "え"))
     assert score(tied, "甲乙", scorer).accuracy == 0
     assert not score(tied, "甲乙", scorer).readable
 
 
-def test_trap_30_harness_gives_an_empty_response_the_first_choice():
+def test_harness_gives_an_empty_response_the_first_choice():
     found = score(question(), "", "harness")
     assert (found.accuracy, found.readable) == (1, False)
     assert score(question(gold=frozenset("b")), "", "harness").accuracy == 0
@@ -103,7 +104,7 @@ def test_trap_30_harness_gives_an_empty_response_the_first_choice():
 
 @pytest.mark.parametrize("separator", metrics.SEPARATORS)
 @pytest.mark.parametrize("scorer", ["journal", "strict"])
-def test_trap_26_order_and_separator_do_not_matter(scorer, separator):
+def test_order_and_separator_do_not_matter(scorer, separator):
     for response in (separator.join(("肺炎", "肺癌, 小細胞")), separator.join(("肺癌, 小細胞", "肺炎"))):
         found = score(pair(), response, scorer)
         assert (found.exact_match, found.accuracy, found.picked) == (1, 1, frozenset("ac"))
@@ -117,7 +118,7 @@ def test_several_answers_are_all_or_nothing(scorer):
     assert score(plain, "肺炎,気胸,肺癌", scorer).exact_match == 0
 
 
-def test_trap_05_number_to_choose_is_the_stems_not_golds():
+def test_number_to_choose_is_the_stems_not_golds():
     wrong_gold = question(gold=frozenset("ab"), choices=("肺炎", "気胸", "肺癌", "結核", "喘息"))
     assert score(wrong_gold, "肺炎球菌", "strict").picked == frozenset("a")
     assert score(wrong_gold, "肺炎球菌", "strict").accuracy == 0
@@ -159,20 +160,20 @@ def test_harness_is_the_described_rule(choices, letters, response):
     assert (found.exact_match, found.accuracy) == reference_harness(choices, letters, response)
 
 
-def test_trap_04_comma_in_a_choice_breaks_harness_only():
+def test_comma_in_a_choice_breaks_harness_only():
     comma = question(gold=frozenset("c"))
     assert score(comma, "肺癌, 小細胞", "harness").accuracy == 0
     assert score(comma, "肺癌, 小細胞", "journal").accuracy == score(comma, "肺癌, 小細胞", "strict").accuracy == 1
 
 
-def test_trap_29_full_stops_make_15_of_1_5_in_harness_only():
+def test_full_stops_make_15_of_1_5_in_harness_only():
     numbers = question(choices=("15", "1.5", "25", "2.5", "35"))
     assert score(numbers, "1.5", "harness").exact_match == 1
     assert score(numbers, "1.5", "strict").picked == frozenset("b")
     assert score(numbers, "1.5", "journal").picked == frozenset("b")
 
 
-def test_trap_31_equal_choices_drift_in_harness_and_are_one_in_strict():
+def test_equal_choices_drift_in_harness_and_are_one_in_strict():
     double = pair(choices=("運動を避ける", "運動を避ける", "薬を飲む", "家族と話す", "休む"), gold=frozenset("ad"))
     for letters in ("a、d", "b、d"):
         assert score(double, letters, "strict").accuracy == 1
@@ -180,7 +181,7 @@ def test_trap_31_equal_choices_drift_in_harness_and_are_one_in_strict():
     assert score(double, "運動を避ける、家族と話す", "harness").accuracy == 0
 
 
-def test_trap_32_what_raises_there_is_wrong_here():
+def test_what_raises_there_is_wrong_here():
     either = question(rule="any", gold=frozenset("ad"))
     number = question(rule="number", choices=(), gold=frozenset(), number="26")
     many = question(choices=("a,b,c,d,e,f", "い", "う", "え", "お"))
@@ -189,7 +190,7 @@ def test_trap_32_what_raises_there_is_wrong_here():
     assert score(many, "a,b,c,d,e,f", "harness").exact_match == 1
 
 
-def test_trap_33_gestalt_is_the_gold_entry():
+def test_gestalt_is_the_gold_entry():
     assert score(question(gold=frozenset("b")), "肺炎", "harness").gestalt == gestalt_distance("肺炎", "気胸", "mean_ratio")
 
 
@@ -219,7 +220,7 @@ READABLE = [
 
 
 @pytest.mark.parametrize("response", READABLE)
-def test_trap_34_letters_texts_and_both_are_read(response):
+def test_letters_texts_and_both_are_read(response):
     found = score(pair(), response)
     assert (found.picked, found.exact_match, found.readable) == (frozenset("ac"), 1, True)
 
@@ -228,7 +229,7 @@ def test_trap_34_letters_texts_and_both_are_read(response):
     "response",
     ["", "\u3000", "画像がないため、お答えできません。", "a. 気胸", "c (肺炎)", "1,3", "acb", "fとg", "①③"],
 )
-def test_trap_35_what_cannot_be_read_is_shown_and_wrong(response):
+def test_what_cannot_be_read_is_shown_and_wrong(response):
     found = score(pair(), response)
     assert (found.exact_match, found.accuracy, found.readable, found.picked) == (0, 0, False, frozenset())
 
@@ -256,12 +257,12 @@ def test_full_width_digits_in_choices_and_responses():
     ("response", "right"),
     [("10.0", 1), ("10", 1), ("１０．０", 1), ("100", 1), ("答え：10.0", 1), ("001", 0), ("1.00", 0), ("36.05", 0), ("10か20", 0), ("", 0)],
 )
-def test_trap_07_free_numbers_are_decimals_through_the_mask(response, right):
+def test_free_numbers_are_decimals_through_the_mask(response, right):
     asked = question(rule="number", choices=(), gold=frozenset(), number="10.0", text="計算せよ。解答：①②.③/人口1,000対")
     assert score(asked, response).accuracy == right
 
 
-def test_trap_07_digits_are_not_sorted_and_thousands_are_read():
+def test_digits_are_not_sorted_and_thousands_are_read():
     asked = question(rule="number", choices=(), gold=frozenset(), number="2.1", text="解答：①.②")
     assert [score(asked, r).accuracy for r in ("2.1", "21", "12", "1.2")] == [1, 1, 0, 0]
     kcal = question(rule="number", choices=(), gold=frozenset(), number="1130", text="解答：1, ①②③ kcal")
@@ -288,31 +289,27 @@ def test_any_text_is_scored_within_bounds(response, scorer):
 
 
 @given(
-    st.lists(st.text(alphabet="肺炎、,と。.12a ", min_size=1, max_size=8).filter(lambda t: metrics._plain(t) != ""), min_size=5, max_size=5)
+    st.lists(st.text(alphabet="肺炎、,と。.12a ", min_size=1, max_size=8).filter(lambda t: reading.plain(t) != ""), min_size=5, max_size=5)
 )
-def test_trap_25_a_perfect_model_is_always_right(choices):
-    if len({metrics._plain(c) for c in choices}) < 5:
+def test_a_perfect_model_is_always_right(choices):
+    if len({reading.plain(c) for c in choices}) < 5:
         return
     single = question(choices=tuple(choices), gold=frozenset("c"))
-    assert score(single, metrics.oracle_response(single), "journal").accuracy == 1
-    if metrics.read_choices(single, choices[2]):
-        assert score(single, metrics.oracle_response(single), "strict").accuracy == 1
+    assert score(single, prompts.answer_text(single), "journal").accuracy == 1
+    if reading.read_choices(single, choices[2]):
+        assert score(single, prompts.answer_text(single), "strict").accuracy == 1
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
 def test_score_frame_has_one_row_per_question_and_scorer():
-    questions = [question(), pair(id="2")]
-    frame = metrics.score_frame(questions, {"1": "a", "2": "肺炎"})
+    frame = metrics.score_frame([question(), pair(id="2")], ["a", "肺炎"])
     assert list(frame["scorer"]) == list(metrics.SCORERS) * 2
     assert frame.loc[frame["scorer"] == "strict", "picked"].tolist() == ["a", "a"]
-    assert metrics.score_frame(questions, ["a", "肺炎"]).equals(frame)
     assert metrics.scorer_differences(frame).index.tolist() == ["1"]
-    with pytest.raises(JmedloraError, match="1 of 2 questions have no response, first 2"):
-        metrics.score_frame(questions, {"1": "a"})
     with pytest.raises(JmedloraError, match="1 responses for 2 questions"):
-        metrics.score_frame(questions, ["a"])
+        metrics.score_frame([question(), pair(id="2")], ["a"])
 
 
 def test_random_choice_is_analytic():
@@ -347,9 +344,11 @@ def published(name: str) -> list[Question]:
 @needs_data
 @pytest.mark.parametrize("name", EXAMS)
 @pytest.mark.parametrize("separator", ["、", ", "])
-def test_trap_25_a_perfect_model_scores_100_percent_on_every_question(name, separator):
+def test_a_perfect_model_scores_100_percent_on_every_question(name, separator):
     questions = published(name)
-    frame = metrics.score_frame(questions, [metrics.oracle_response(q, separator) for q in questions], ("journal", "strict"))
+    frame = metrics.score_frame(
+        questions, [separator.join(q.choice(x) for x in q.right_letters()) or q.number for q in questions], ("journal", "strict")
+    )
     short = frame[(frame["accuracy"] < 1) | (frame["exact_match"] < 1) | (frame["gestalt"] < 1)]
     assert short.empty, short
 
@@ -357,7 +356,7 @@ def test_trap_25_a_perfect_model_scores_100_percent_on_every_question(name, sepa
 @needs_data
 @pytest.mark.parametrize("name", EXAMS)
 @pytest.mark.parametrize("form", ["{letter}", "{letter}. {text}", "（{wide}）{text}"])
-def test_trap_25_letters_and_labelled_texts_are_as_good(name, form):
+def test_letters_and_labelled_texts_are_as_good(name, form):
     def write(q: Question) -> str:
         parts = [form.format(letter=x, text=q.choice(x), wide=chr(ord(x) + 0xFEE0)) for x in reversed(q.right_letters())]
         return "、".join(parts) or q.number
@@ -382,7 +381,7 @@ CEILINGS = {
 
 @needs_data
 @pytest.mark.parametrize(("name", "separator"), list(CEILINGS))
-def test_trap_25_harness_reaches_exactly_its_ceilings(name, separator):
+def test_harness_reaches_exactly_its_ceilings(name, separator):
     questions = published(name) if name == "jjsimqa" else select_text_five(published(name))[0]
     responses = [separator.join(q.choice(letter) for letter in sorted(q.gold)) for q in questions]
     means = metrics.score_frame(questions, responses, ("harness",))[["exact_match", "accuracy"]].mean() * 100
@@ -390,7 +389,7 @@ def test_trap_25_harness_reaches_exactly_its_ceilings(name, separator):
 
 
 @needs_data
-def test_trap_30_what_an_empty_response_earns_under_harness():
+def test_what_an_empty_response_earns_under_harness():
     # peers.md: 17.0 % on IgakuQA (2018-2022) and 12.4 % on JJSIMQA.
     earned = {}
     for name in ("ja", "jjsimqa"):
@@ -401,7 +400,7 @@ def test_trap_30_what_an_empty_response_earns_under_harness():
 
 
 @needs_data
-def test_trap_27_how_many_pairs_are_asymmetric():
+def test_how_many_pairs_are_asymmetric():
     # peers.md counts 10 % on JJSIMQA; which pairs it takes is not said. Ours: all ordered pairs of choices of one question.
     found = [
         gestalt_distance(a, b, "ratio") != gestalt_distance(b, a, "ratio")

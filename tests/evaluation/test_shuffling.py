@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import igakuqa, prompts
-from jmedlora_utils.evaluation import evaluator, shuffling
-from jmedlora_utils.evaluation.evaluator import EvalSettings
+from jmedlora_utils.evaluation import evaluator, exam_prompts, results, shuffling
+from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import loading
 from tests import tiny
 from tests.exam_fixtures import data_dir, needs_data
@@ -20,7 +18,7 @@ QUESTION = replace(tiny.make_questions(4)[3], gold=frozenset("be"), prohibited=f
 
 
 @given(st.integers(1, 10_000), st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=5))
-def test_trap_14_gold_and_all_that_goes_with_a_choice_follows_it_in_a_copy(seed: int, name: str) -> None:
+def test_gold_and_all_that_goes_with_a_choice_follows_it_in_a_copy(seed: int, name: str) -> None:
     question = replace(QUESTION, id=name)
     before = asdict(question)
     moved = shuffling.shuffle_choices(question, seed)
@@ -33,7 +31,7 @@ def test_trap_14_gold_and_all_that_goes_with_a_choice_follows_it_in_a_copy(seed:
     assert set(prompts.answer_text(moved).split("、")) == set(prompts.answer_text(question).split("、"))
 
 
-def test_trap_10_a_moved_choice_takes_its_answer_along_in_the_prompt() -> None:
+def test_a_moved_choice_takes_its_answer_along_in_the_prompt() -> None:
     for question in tiny.make_questions(20):
         moved = shuffling.shuffle_choices(question, 3)
         text = prompts.build_exam_prompt(moved, "plain_ja")
@@ -59,31 +57,25 @@ def test_choices_printed_in_the_stem_are_not_moved() -> None:
 
 def test_the_table_shows_a_model_that_likes_the_first_place() -> None:
     questions = [replace(q, gold=frozenset("abcde"[i % 5])) for i, q in enumerate(tiny.make_questions(40)) if q.n_select == 1]
-    table = shuffling.position_table([({"exam": "x"}, questions, [q.choices[0] for q in questions])]).set_index("place")
+    table = shuffling.position_frame(questions, [q.choices[0] for q in questions]).set_index("place")
     assert list(table.index) == list("abcde") and table["n"].sum() == len(questions) == 30
-    assert table.loc["a", "accuracy"].startswith("100.0") and table.loc["b", "accuracy"].startswith("0.0")
-    assert table.loc["a", "chosen here"] == "100.0" and table.loc["a", "gold here"] == "20.0"
-    assert shuffling.position_table([({"exam": "x"}, tiny.make_questions(4)[3:], ["x"])]).empty, "two answers to choose have no one place"
+    assert table.loc["a", "right"] == table.loc["a", "n"] and table["right"].sum() == table.loc["a", "right"]
+    assert table.loc["a", "chosen"] == 1 and table.loc["a", "gold"] == 0.2
+    assert shuffling.position_frame(tiny.make_questions(4)[3:], ["x"]).empty, "two answers to choose have no one place"
 
 
 def test_an_evaluation_asks_and_scores_the_shuffled_choices(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
     plain = EvalSettings(base="llama", template="plain_ja", limit=12)
-    shuffled = replace(plain, shuffle_choices=7)
+    shuffled = plain.changed(shuffle_choices=7)
     tokenizer = loading.load_tokenizer(loading.find_base("llama", workspace))
-    papers = [evaluator.prepare(s, "mini_trained", 0, tokenizer, 512, workspace) for s in (plain, shuffled)]
+    papers = [exam_prompts.prepare(s, "mini_trained", 0, tokenizer, 512, workspace) for s in (plain, shuffled)]
     assert [a.question.id for a in papers[0].asked] == [a.question.id for a in papers[1].asked]
     assert sum(a.prompt != b.prompt for a, b in zip(papers[0].asked, papers[1].asked, strict=True)) >= 10
     keys = [evaluator.answer_keys(papers[1], s, "m") for s in (plain, shuffled)]
     assert not set(keys[0]) & set(keys[1]), "the seed is in the key itself"
     [record] = evaluator.evaluate(shuffled, "shuffled", workspace)
     assert record.config["settings"]["shuffle_choices"] == 7
-    questions, responses = evaluator.asked_questions(record, workspace)
+    questions, responses = results.asked_questions(record, workspace)
     assert questions == [a.question for a in papers[1].asked] != [a.question for a in papers[0].asked]
-    assert record.metrics == evaluator.score_groups(questions, responses)
-    assert set(evaluator.position_table([record], workspace)["place"]) == set("abcde")
-
-
-def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(JmedloraError, match="shuffle_choices is -1"):
-        EvalSettings(base="x", shuffle_choices=-1)
+    assert record.metrics == results.score_groups(questions, responses)

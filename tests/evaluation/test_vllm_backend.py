@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.evaluation import evaluator
-from jmedlora_utils.evaluation.evaluator import EvalSettings
+from jmedlora_utils.evaluation import evaluator, exam_prompts
+from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import loading
 from tests import fake_vllm, tiny
 
@@ -21,7 +20,7 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         workspace = tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, "llama")
         adapter = tiny.make_adapter(workspace.bases / "llama", workspace.root / "adapter", rank=12)
-        ask = EvalSettings(base="llama", adapter=str(adapter), steps=(0, 5), template="plain_ja", batch_size=16, quantisation="none")
+        ask = EvalSettings(base="llama", adapter=str(adapter), steps=[0, 5], template="plain_ja", batch_size=16, quantisation="none")
         evaluator.evaluate(ask, "plain", workspace)
         yield workspace, ask
 
@@ -35,9 +34,9 @@ def rows(workspace, name: str) -> list[dict]:
     return [json.loads(line) for line in (workspace.answers / f"{name}__mini_trained__0shot.jsonl").open(encoding="utf-8")]
 
 
-def test_trap_18_vllm_answers_with_the_adapter_as_transformers_does(home, vllm) -> None:
+def test_vllm_answers_with_the_adapter_as_transformers_does(home, vllm) -> None:
     workspace, ask = home
-    records = evaluator.evaluate(replace(ask, backend="vllm"), "fast", workspace)
+    records = evaluator.evaluate(ask.changed(backend="vllm"), "fast", workspace)
     for step in (0, 5):
         ours, theirs = rows(workspace, f"plain__step{step}"), rows(workspace, f"fast__step{step}")
         assert [(r["id"], r["response"], r["finish"], r["n_new_tokens"]) for r in ours] == [
@@ -55,20 +54,20 @@ def test_trap_18_vllm_answers_with_the_adapter_as_transformers_does(home, vllm) 
     assert max(len(c.prompts) for c in answering) == 16
 
 
-def test_trap_18_vllm_that_ignores_the_adapter_is_refused(home, vllm) -> None:
+def test_vllm_that_ignores_the_adapter_is_refused(home, vllm) -> None:
     workspace, ask = home
     vllm.adapter_ignored = True
     for noise in (0.0, 1e-3):
         vllm.noise = noise
         with pytest.raises(JmedloraError, match="step 5: its outputs equal the base's within the noise of two equal calls"):
-            evaluator.evaluate(replace(ask, steps=(5,), backend="vllm"), f"ignored{noise}", workspace)
+            evaluator.evaluate(ask.changed(steps=[5], backend="vllm"), f"ignored{noise}", workspace)
     assert not list(workspace.answers.glob("ignored*"))
 
 
 def test_noise_does_not_hide_an_adapter(home, vllm) -> None:
     workspace, ask = home
     vllm.noise = 1e-3
-    assert evaluator.evaluate(replace(ask, steps=(5,), backend="vllm"), "noisy", workspace)[0].model["differs_from_base"]
+    assert evaluator.evaluate(ask.changed(steps=[5], backend="vllm"), "noisy", workspace)[0].model["differs_from_base"]
 
 
 def test_an_answer_that_opens_with_a_line_break_is_not_empty(home, vllm, monkeypatch) -> None:
@@ -90,9 +89,9 @@ def test_an_answer_that_opens_with_a_line_break_is_not_empty(home, vllm, monkeyp
 
     model = Scripted()
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: model)
-    paper = evaluator.prepare(replace(ask, limit=1), "mini_trained", 0, tokenizer, 512, workspace)
+    paper = exam_prompts.prepare(ask.changed(limit=1), "mini_trained", 0, tokenizer, 512, workspace)
     model.start = len(paper.asked[0].ids)
-    evaluator.evaluate(replace(ask, limit=1, steps=(0,), backend="vllm"), "opens", workspace)
+    evaluator.evaluate(ask.changed(limit=1, steps=[0], backend="vllm"), "opens", workspace)
     [row] = rows(workspace, "opens__step0")
     assert (row["response"], row["finish"], row["n_new_tokens"]) == ("アカシ薬", "stop", len(line) + len(word) + len(line))
     assert [c.sampling.stop for c in vllm.generated] == [["\n"], None]
@@ -101,27 +100,21 @@ def test_an_answer_that_opens_with_a_line_break_is_not_empty(home, vllm, monkeyp
 def test_an_end_token_that_is_not_handed_back_still_ends_the_answer(home, vllm) -> None:
     workspace, ask = home
     vllm.without_eos = True
-    evaluator.evaluate(replace(ask, steps=(5,), backend="vllm"), "bare", workspace)
+    evaluator.evaluate(ask.changed(steps=[5], backend="vllm"), "bare", workspace)
     expected = [(r["response"], r["finish"]) for r in rows(workspace, "plain__step5")]
     assert [(r["response"], r["finish"]) for r in rows(workspace, "bare__step5")] == expected
 
 
 def test_four_bits_and_a_base_alone_are_asked_for_in_vllms_words(home, vllm) -> None:
     workspace, ask = home
-    evaluator.evaluate(replace(ask, adapter="", steps=(0,), quantisation="nf4", limit=2, backend="vllm"), "alone", workspace)
+    evaluator.evaluate(ask.changed(adapter="", steps=[0], quantisation="nf4", limit=2, backend="vllm"), "alone", workspace)
     assert vllm.engines[0]["quantization"] == "bitsandbytes" and "enable_lora" not in vllm.engines[0]
 
 
-def test_without_vllm_the_mend_is_named(home, monkeypatch) -> None:
+def test_without_vllm_the_fix_is_named(home, monkeypatch) -> None:
     import sys
 
     workspace, ask = home
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(JmedloraError, match="backend 'vllm' is not installed: `pip install vllm`"):
-        evaluator.evaluate(replace(ask, backend="vllm"), "none", workspace)
-
-
-@pytest.mark.parametrize("change", [{"likelihood": True}, {"adapter_mode": "merged"}])
-def test_what_vllm_cannot_do_here_is_refused(home, change) -> None:
-    with pytest.raises(JmedloraError, match="backend 'vllm' only writes answers"):
-        replace(home[1], backend="vllm", **change)
+        evaluator.evaluate(ask.changed(backend="vllm"), "none", workspace)

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from jmedlora_utils.core.records import read_jsonl, read_record
-from jmedlora_utils.evaluation import evaluator
+from jmedlora_utils.evaluation import exam_prompts
 from tests import tiny
 from tests.executed import execute
 
@@ -27,6 +27,7 @@ def test_tune_then_ask(tmp_path, monkeypatch) -> None:
     }
     assert "tab-eval-excluded" in shown and "oracle" in shown and "The scorers disagree on" in shown
     assert "unreadable" in shown and "tab-eval-accuracy" in shown and "問題:" in shown
+    assert "ended by:" in shown and "Markdown object" not in shown
     assert "tab-eval-positions" in shown and "tab-eval-likelihood" in shown and "tab-eval-variants" in shown
 
 
@@ -48,7 +49,7 @@ def test_a_tiny_base_answers_two_hundred_real_questions(tmp_path, monkeypatch) -
         batch_size=16,
         template="alpaca_ja",
     )
-    questions = [q.id for q in evaluator.load_exam("igakuqa_2018", workspace)[0][:200]]
+    questions = [q.id for q in exam_prompts.load_exam("igakuqa_2018", workspace)[0][:200]]
     for shots in (0, 1):
         stem = f"real__step0__igakuqa_2018__{shots}shot"
         rows = read_jsonl(workspace.answers / f"{stem}.jsonl")

@@ -46,7 +46,7 @@ def test_a_sound_preset_is_planned(presets: Path, capsys: pytest.CaptureFixture[
         (run().replace("steps: [0, 10]", "steps: [a]"), "parameter 'steps' of notebook 30_evaluate_exam takes list of int"),
         (run(evaluate="exams: [mini_trained, igakuka]"), "no exam 'igakuka'"),
         (run(evaluate="exams: [igakuqa_1999]"), "no exam 'igakuqa_1999'"),
-        (run(evaluate="shots: [-1]"), "shots is [-1]"),
+        (run(evaluate="shots: [-1]"), "'shots': [-1]: none may be below 0"),
         (run().replace("base: en-small, max", "base: en-smal, max"), "no base 'en-smal'"),
         (run(prepare="prepare: {11_prepare_exams: {exams: [maxi]}, 19_pretrain_mini_bases: {bases: [en-small]}}\n"), "exams names 'maxi'"),
         (run("seed: 3"), "20_tune_lora__a: 'seed' comes from the preset itself"),
@@ -118,7 +118,6 @@ BAD_EVALUATION = {
     "adapter_mode": ["molten"],
     "compare": ["[x]", "merged-nf4"],
     "backend": ["tgi"],
-    "examples": ["-1", "a"],
 }
 
 

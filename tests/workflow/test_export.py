@@ -16,7 +16,7 @@ from jmedlora_utils.book.executed import MACHINE_PATH
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, read_record, sha256_file, write_record
 from jmedlora_utils.evaluation import evaluator
-from jmedlora_utils.evaluation.evaluator import EvalSettings
+from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import loading, registry
 from jmedlora_utils.tuning import training
 from jmedlora_utils.tuning.training import TuneSettings
@@ -39,9 +39,7 @@ def made(tmp_path_factory):
         for family in tiny.FAMILIES:
             training.tune(TuneSettings(base=OF[family], **common), f"{family}_lora", workspace)
         training.tune(TuneSettings(base=OF["llama"], method="full", **common), "llama_full", workspace)
-        settings = EvalSettings(
-            OF["llama"], "llama_lora", steps=(0, 3), exams=("mini_trained",), shots=(0, 1), template="plain_ja", max_new_tokens=6
-        )
+        settings = EvalSettings(base=OF["llama"], adapter="llama_lora", steps=[0, 3], shots=[0, 1], template="plain_ja", max_new_tokens=6)
         evaluator.evaluate(settings, "llama_lora", workspace)
         counts = {"articles": 3, "instructions": 40}
         data = {"instructions/train.jsonl": sha256_file(workspace.data / "instructions" / "train.jsonl")}

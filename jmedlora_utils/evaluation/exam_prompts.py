@@ -1,0 +1,131 @@
+"""The questions of an exam as a model reads them: found, worked examples drawn, prompts built and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.data import fetch, igakuqa, jjsimqa, prompts
+from jmedlora_utils.data.questions import Question, read_exam, select_text_five
+from jmedlora_utils.evaluation import shuffling
+from jmedlora_utils.evaluation.settings import EvalSettings
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question as the model reads it: the exact text of its prompt, and the token ids."""
+
+    question: Question
+    prompt: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ExamPrompts:
+    """One exam with one number of worked examples, ready to be asked.
+
+    Attributes:
+        exam: Name of the exam.
+        shots: Ids of the worked examples.
+        asked: The questions, in exam order.
+        excluded: Number of questions left out, by reason.
+        max_new_tokens: Answer budget.
+    """
+
+    exam: str
+    shots: tuple[str, ...]
+    asked: tuple[Asked, ...]
+    excluded: dict[str, int]
+    max_new_tokens: int
+
+    @property
+    def questions(self) -> list[Question]:
+        return [a.question for a in self.asked]
+
+    @property
+    def rows(self) -> list[tuple[int, ...]]:
+        """Token ids of every prompt."""
+        return [a.ids for a in self.asked]
+
+
+def load_exam(name: str, workspace: paths.Workspace) -> tuple[list[Question], dict[str, int]]:
+    """The questions of an exam that a text model can be asked, and how many were left out for which reason.
+
+    Args:
+        name: A file `data/exams/<name>.jsonl` of the workspace; else `jjsimqa`, or `igakuqa_<year>` for one year or
+            `igakuqa_<first>_<last>` for several, read from the exam data of `paths.exam_data_dir()`.
+        workspace: Where prepared exams lie.
+
+    Raises:
+        JmedloraError: There is no such exam, or its file is missing, malformed or not as published.
+    """
+    file = workspace.data / "exams" / f"{name}.jsonl"
+    if file.is_file():
+        return select_text_five(read_exam(file))
+    if name == "jjsimqa":
+        return select_text_five(jjsimqa.load_jjsimqa(fetch.verified(["JJSIMQA/"])))
+    years = name.removeprefix("igakuqa_").split("_")
+    if name.startswith("igakuqa_") and all(y.isdigit() for y in years) and len(years) <= 2:
+        asked = range(int(years[0]), int(years[-1]) + 1)
+        return select_text_five(igakuqa.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in asked), asked))
+    there = ", ".join(sorted(p.stem for p in (workspace.data / "exams").glob("*.jsonl"))) or "none; run notebook 10 or 11 first"
+    raise JmedloraError(f"no exam {name!r}; prepared: {there}; always: jjsimqa, igakuqa_<year>, igakuqa_<first>_<last>")
+
+
+def shot_pool(exam: str, workspace: paths.Workspace, language: str = "ja") -> list[Question]:
+    """Where worked examples come from.
+
+    `data/exams/<exam>_shots.jsonl` of the workspace, as notebook 11 writes it; without it the mini world's own pool, or
+    the three of the 100th examination in IgakuQA, in the exam's language.
+
+    Raises:
+        JmedloraError: The pool is malformed, not as published, or the mini world has none.
+    """
+    folder = workspace.data / "exams"
+    own = folder / f"{exam}_shots.jsonl"
+    if own.is_file():
+        return read_exam(own)
+    if exam.startswith("mini_"):
+        return read_exam(folder / "mini_shots.jsonl")
+    return igakuqa.load_worked_examples(fetch.verified(["IgakuQA/scripts/prompts/"]), language)
+
+
+def prepare(
+    settings: EvalSettings, exam: str, n_shots: int, tokenizer: Any, context: int, workspace: paths.Workspace, pool: Sequence[Question] = ()
+) -> ExamPrompts:
+    """Builds and encodes every prompt of an exam.
+
+    Args:
+        settings: Template, limit, and what becomes of long prompts.
+        exam: Name of the exam.
+        n_shots: Worked examples in each prompt.
+        tokenizer: Tokenizer of the model.
+        context: Tokens the model can read and write in all.
+        workspace: Where exams lie.
+        pool: Worked examples to draw from; `shot_pool` by default.
+
+    Raises:
+        JmedloraError: A prompt does not fit, or the pool has too few examples.
+    """
+    questions, excluded = load_exam(exam, workspace)
+    questions = [shuffling.shuffle_choices(q, settings.shuffle_choices) for q in questions[: settings.limit or None]]
+    if not questions:
+        raise JmedloraError(f"exam {exam!r} has no question that a text model can be asked; check its file")
+    shots: list[Question] = []
+    if n_shots:
+        shots = prompts.pick_shots(pool or shot_pool(exam, workspace, questions[0].language), n_shots, questions, settings.shot_seed)
+    budget = settings.max_new_tokens or answer_budget(tokenizer, questions, settings.margin)
+    texts = {q.id: prompts.build_exam_prompt(q, settings.template, shots, tokenizer) for q in questions}
+    encoded, long = prompts.encode_prompts(tokenizer, texts, context - budget, settings.too_long)
+    asked = tuple(Asked(q, texts[q.id], tuple(encoded[q.id])) for q in questions if q.id in encoded)
+    if not asked:
+        raise JmedloraError(f"exam {exam!r}: no prompt fits into {context} tokens; use fewer shots or a model with a longer context")
+    return ExamPrompts(exam, tuple(s.id for s in shots), asked, excluded | {"prompt too long": len(long)}, budget)
+
+
+def answer_budget(tokenizer: Any, questions: Sequence[Question], margin: int) -> int:
+    """Tokens of the longest gold answer, and a margin for its end."""
+    return margin + max(len(tokenizer(prompts.answer_text(q), add_special_tokens=False).input_ids) for q in questions)

@@ -1,0 +1,81 @@
+"""Prompts of an exam: found, drawn, encoded, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.data import fetch, igakuqa, prompts
+from jmedlora_utils.data.questions import write_exam
+from jmedlora_utils.evaluation import exam_prompts
+from jmedlora_utils.evaluation.settings import EvalSettings
+from jmedlora_utils.models import loading
+from tests import tiny
+from tests.exam_fixtures import data_dir, needs_data
+
+ASK = EvalSettings(base="llama", template="plain_ja")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, "llama")
+
+
+def test_a_long_prompt_is_an_error_or_counted(workspace) -> None:
+    tokenizer = loading.load_tokenizer(loading.find_base("llama", workspace))
+    lengths = [len(a.ids) for a in exam_prompts.prepare(ASK, "mini_trained", 0, tokenizer, 512, workspace).asked]
+    context = max(lengths) - 1 + 20
+    settings = ASK.changed(max_new_tokens=20)
+    with pytest.raises(JmedloraError, match=r"question mini_trained-\d+: its prompt has"):
+        exam_prompts.prepare(settings, "mini_trained", 0, tokenizer, context, workspace)
+    paper = exam_prompts.prepare(settings.changed(too_long="exclude"), "mini_trained", 0, tokenizer, context, workspace)
+    assert paper.excluded["prompt too long"] == lengths.count(max(lengths)) == 24 - len(paper.asked)
+
+
+def test_the_budget_covers_the_longest_gold_answer() -> None:
+    tokenizer = tiny.make_tokenizer(bos=True)
+    questions = tiny.make_questions(9)
+    longest = max(len(tokenizer(prompts.answer_text(q), add_special_tokens=False).input_ids) for q in questions)
+    assert exam_prompts.answer_budget(tokenizer, questions, 8) == longest + 8
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("exam", "shots", "file"),
+    [
+        ("igakuqa_2018", False, "IgakuQA/data/2018/112-A.jsonl"),
+        ("jjsimqa", False, "JJSIMQA/jjsimqa.jsonl"),
+        ("igakuqa_2018", True, "IgakuQA/scripts/prompts/prompt.jsonl"),
+    ],
+)
+def test_a_changed_or_missing_published_file_is_refused(tmp_path, monkeypatch, exam: str, shots: bool, file: str) -> None:
+    for part in ("IgakuQA/data/2018", "IgakuQA/scripts", "JJSIMQA"):
+        shutil.copytree(data_dir() / part, tmp_path / part)
+    monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / "runs"))
+    workspace = paths.Workspace("smoke", 1)
+    read = exam_prompts.shot_pool if shots else exam_prompts.load_exam
+    assert read(exam, workspace)
+    changed = bytearray((tmp_path / file).read_bytes())
+    changed[-2] ^= 1
+    (tmp_path / file).write_bytes(changed)
+    with pytest.raises(JmedloraError, match="not the published file"):
+        read(exam, workspace)
+    (tmp_path / file).unlink()
+    with pytest.raises(JmedloraError, match=r"1 exam files are missing[\s\S]*By hand"):
+        read(exam, workspace)
+
+
+def test_worked_examples_are_those_of_parameters_11_where_it_ran(workspace, monkeypatch) -> None:
+    own = workspace.data / "exams" / "other_shots.jsonl"
+    write_exam(own, tiny.make_questions(3, "other_shots", seed=7))
+    assert [q.id for q in exam_prompts.shot_pool("other", workspace)] == ["other_shots-0", "other_shots-1", "other_shots-2"]
+    own.unlink()
+    assert {q.exam for q in exam_prompts.shot_pool("mini_trained", workspace)} == {"mini_shots"}
+    monkeypatch.setattr(fetch, "verified", lambda parts: paths.exam_data_dir())
+    monkeypatch.setattr(igakuqa, "load_worked_examples", lambda folder, language: [language])
+    assert [exam_prompts.shot_pool("other", workspace, language) for language in ("ja", "en")] == [["ja"], ["en"]]
