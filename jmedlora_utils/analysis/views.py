@@ -18,7 +18,7 @@ from jmedlora_utils.analysis.findings import Condition, Finding
 from jmedlora_utils.analysis.tables import Study
 from jmedlora_utils.core import formatting, paths, statistics
 from jmedlora_utils.core.records import read_record
-from jmedlora_utils.data import invented_world
+from jmedlora_utils.data import invented_corpus, invented_world
 
 PUBLISHED = paths.RESULTS / "published"
 # Presets larger than the mini study, with what each would tell.
@@ -250,7 +250,7 @@ def bases_table(study: Study) -> pd.DataFrame:
 def medical_reading(study: Study) -> str:
     """The unequal reading of medical words in pretraining, with the numbers expected from the records' settings."""
     rows = [
-        (r.config["centric"], r.config["documents"] * (1 - r.config["english"]), invented_world.ja_shares(1 - r.config["english"]))
+        (r.config["centric"], r.config["documents"] * (1 - r.config["english"]), invented_corpus.ja_shares(1 - r.config["english"]))
         for r in study.records
         if r.kind == "pretrain" and {"documents", "english"} <= set(r.config)
     ]
@@ -263,7 +263,7 @@ def medical_reading(study: Study) -> str:
     if set(expected.get("centric", ())) != {"english", "japanese"}:
         return said
     by = expected.groupby("centric").mean()
-    random = by[list(invented_world.RANDOM_KINDS)].sum(axis=1)
+    random = by[list(invented_corpus.RANDOM_KINDS)].sum(axis=1)
     return (
         f"{said} Expected from the settings of a base, Japanese-centric against English-centric: suppositions and lots, "
         f"{random['japanese']:,.0f} against {random['english']:,.0f}; such sentences, {by.loc['japanese', 'context']:,.0f} against "

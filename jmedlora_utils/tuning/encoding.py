@@ -58,15 +58,17 @@ def read_instructions(path: Path) -> list[dict[str, Any]]:
     """Reads instruction records: JSON lines with `instruction` and `output`, and maybe `input` and `id`.
 
     Raises:
-        JmedloraError: A field is missing, no text, or empty; names file and line.
+        JmedloraError: A field is missing, no text, or empty, or two records share an id; names file and line.
     """
-    rows = []
+    rows, lines = [], dict[str, int]()
     for number, row in iter_jsonl(path):
+        if (first := lines.setdefault(str(row.get("id", f"line {number}")), number)) != number:
+            raise JmedloraError(f"{path}:{number}: id {row['id']!r} is already used in line {first}; give every record an id of its own")
         for field in ("instruction", "output"):
             if not isinstance(row.get(field), str) or not row[field].strip():
-                raise JmedloraError(f"{path}:{number}: field {field!r} is missing, empty or no text; mend or remove the line")
+                raise JmedloraError(f"{path}:{number}: field {field!r} is missing, empty or no text; fix or remove the line")
         if not isinstance(row.get("input", ""), str):
-            raise JmedloraError(f"{path}:{number}: field 'input' is no text; mend or remove the line")
+            raise JmedloraError(f"{path}:{number}: field 'input' is no text; fix or remove the line")
         rows.append({"id": row.get("id", f"line {number}"), "input": "", **row})
     if not rows:
         raise JmedloraError(f"{path}: holds no instruction record; run notebook 10 first")
@@ -82,7 +84,7 @@ def read_articles(path: Path) -> list[str]:
     texts = []
     for number, row in iter_jsonl(path):
         if not isinstance(row.get("text"), str) or not row["text"].strip():
-            raise JmedloraError(f"{path}:{number}: field 'text' is missing, empty or no text; mend or remove the line")
+            raise JmedloraError(f"{path}:{number}: field 'text' is missing, empty or no text; fix or remove the line")
         texts.append(row["text"])
     if not texts:
         raise JmedloraError(f"{path}: holds no article; run notebook 10 first")
