@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jmedlora_utils.core import records
 from jmedlora_utils.data import invented_world, prompts
+from jmedlora_utils.data.invented_corpus import corpus
 from jmedlora_utils.data.questions import Question
 from jmedlora_utils.evaluation import generation, likelihood, metrics
 from jmedlora_utils.models import loading, pretraining
@@ -59,7 +60,7 @@ def make_questions(n: int) -> tuple[list[Question], list[Question], list[str]]:
     """Questions of the mini world, worked examples, and texts to make a tokenizer from."""
     world = invented_world.make_world(invented_world.WorldSettings(seed=SEED))
     asked = world.exams()["mini_trained"][:n]
-    texts = [document.text for document in world.corpus(0.5, 2000)]
+    texts = [document.text for document in corpus(world, 0.5, 2000)]
     return asked, prompts.pick_shots(world.shots(), SHOTS, asked), texts
 
 

@@ -149,8 +149,8 @@ def load_records(folders: Path | Sequence[Path], kind: str | None = None, allow_
     return found
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Writes a text file whole or not at all: to a temporary file beside it, then renamed."""
+def write_text(path: Path, text: str, mode: int = 0o644) -> Path:
+    """Writes a text file whole or not at all: to a temporary file beside it, then renamed; 0o600 keeps confidential text to its owner."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ def write_text(path: Path, text: str) -> Path:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except OSError as error:
         if temporary:

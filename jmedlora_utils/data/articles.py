@@ -6,10 +6,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.records import RecordError, iter_jsonl
+from jmedlora_utils.core.records import iter_jsonl, read_text
+from jmedlora_utils.core.settings import Checked
 from jmedlora_utils.data.curation import normalise
 
 SUFFIXES = (".txt", ".md")
@@ -24,6 +28,12 @@ class Article:
     title: str = ""
 
 
+class _Line(Checked, extra="ignore"):
+    id: Annotated[str, Field(pattern=r"\S")] | int
+    text: str
+    title: str = ""
+
+
 def load_articles(path: Path | str) -> tuple[list[Article], dict[str, int]]:
     """Reads a folder of .txt and .md files (with subfolders), or a JSONL file with `id`, `text` and perhaps `title`.
 
@@ -32,19 +42,21 @@ def load_articles(path: Path | str) -> tuple[list[Article], dict[str, int]]:
         `same text` (left out: copies of an article under another id, which would end on both sides of the split).
 
     Raises:
-        JmedloraError: Nothing to read, a file that is not UTF-8, a broken line, a missing field or an id used twice.
+        JmedloraError: Nothing to read, a file that is not UTF-8, a link out of the folder, a broken line or an id used twice.
     """
     if not str(path):
         raise JmedloraError("parameter articles_path is empty; name a folder of .txt or .md files or a JSONL (book/own_articles.md)")
     path = Path(path).expanduser()
-    if path.is_dir():
-        found = list(_read_folder(path))
-    elif path.is_file():
-        found = list(_read_lines(path))
-    else:
-        looked = "" if path.is_absolute() else f" (looked for below {paths.relative(Path.cwd())}/; write the whole path)"
-        mend = "give a folder of .txt or .md files or a JSONL"
-        raise JmedloraError(f"parameter articles_path: {path} is neither a folder nor a file{looked}; {mend}")
+    try:
+        if path.is_dir():
+            found = list(_read_folder(path))
+        elif path.is_file():
+            found = list(_read_lines(path))
+        else:
+            looked = "" if path.is_absolute() else f" (looked for below {paths.relative(Path.cwd())}/; write the whole path)"
+            raise JmedloraError(f"{path} is neither a folder nor a file{looked}; give a folder of .txt or .md files or a JSONL")
+    except JmedloraError as error:
+        raise JmedloraError(f"parameter articles_path: {error}") from error
     kept: dict[str, Article] = {}
     for article in found:
         if article.text.strip():
@@ -56,42 +68,29 @@ def load_articles(path: Path | str) -> tuple[list[Article], dict[str, int]]:
 
 
 def _read_folder(folder: Path) -> Iterator[Article]:
-    inside = sorted(p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    files = [p for p in inside if p.suffix.lower() in SUFFIXES]
+    inside = sorted(p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    for path in inside:
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise JmedloraError(f"{path} is a link to {path.resolve()}, outside the folder; remove it, or put a copy in its place")
+    files = [p for p in inside if p.suffix.lower() in SUFFIXES and p.is_file()]
     if not files:
-        other = sorted({p.suffix or p.name for p in inside})
+        other = sorted({p.suffix or p.name for p in inside if p.is_file()})
         seen = f"; it holds {', '.join(other[:5])}: convert them to plain text" if other else "; it is empty"
-        raise JmedloraError(f"parameter articles_path: no .txt or .md file below {folder}{seen}")
+        raise JmedloraError(f"no .txt or .md file below {folder}{seen}")
     for path in files:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            mend = "save the file as UTF-8 (for Shift_JIS: iconv -f CP932 -t UTF-8)"
-            raise JmedloraError(f"{path}: byte {error.start} is not UTF-8; {mend}") from error
-        yield Article(path.relative_to(folder).as_posix(), text)
+        yield Article(path.relative_to(folder).as_posix(), read_text(path))
 
 
 def _read_lines(path: Path) -> Iterator[Article]:
     lines: dict[str, int] = {}
-    try:
-        for number, row in iter_jsonl(path):
-            where = f"{path}:{number}"
-            for name in ("id", "text"):
-                if name not in row:
-                    raise JmedloraError(f'{where}: field {name!r} is missing; a line is {{"id": ..., "text": ..., "title": ...}}')
-            if isinstance(row["id"], bool) or not isinstance(row["id"], str | int) or not str(row["id"]).strip():
-                raise JmedloraError(f"{where}: field 'id' must be a text or a whole number, found {row['id']!r}")
-            for name in ("text", "title"):
-                if not isinstance(row.get(name, ""), str):
-                    raise JmedloraError(f"{where}: field {name!r} must be a text, found {type(row[name]).__name__}")
-            key = str(row["id"])
-            if key in lines:
-                raise JmedloraError(f"{where}: id {key!r} stands in line {lines[key]} too; ids must differ")
-            lines[key] = number
-            yield Article(key, row["text"], row.get("title", ""))
-    except (RecordError, UnicodeDecodeError) as error:
-        where = "" if isinstance(error, RecordError) else f"{path}: not UTF-8; "
-        raise JmedloraError(f"parameter articles_path: {where}{error}") from error
+    for number, row in iter_jsonl(path):
+        where = f"{path}:{number}"
+        line = _Line.read(row, where)
+        article = Article(str(line.id), line.text, line.title)
+        if article.id in lines:
+            raise JmedloraError(f"{where}: id {article.id!r} is already used in line {lines[article.id]}; ids must differ")
+        lines[article.id] = number
+        yield article
 
 
 def split_text(text: str, limit: int) -> list[str]:
@@ -102,7 +101,7 @@ def split_text(text: str, limit: int) -> list[str]:
     parts: list[str] = []
     while len(text) > limit:
         head = text[:limit]
-        cuts = [[m.end() for m in re.finditer(pattern, head)] for pattern in (r"\n\s*\n", r"\n", r"[。．!?!?]|\.\s")]
+        cuts = [[m.end() for m in re.finditer(pattern, head)] for pattern in (r"\n\s*\n", r"\n", r"[。．！？!?]|\.\s")]
         cut = next((ends[-1] for ends in cuts if ends and ends[-1] >= limit // 2), limit)
         parts.append(text[:cut])
         text = text[cut:]

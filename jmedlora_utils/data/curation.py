@@ -5,20 +5,44 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
 
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.formatting import nfkc
 from jmedlora_utils.core.records import sha256_text, write_jsonl, write_text
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-LANGUAGES = ("ja", "en")
+from jmedlora_utils.core.settings import Checked
 
 Row = dict[str, Any]
+
+
+class CurationSettings(Checked):
+    """Which records are kept, and how they are split.
+
+    Attributes:
+        min_chars: Shortest instruction and output, in characters.
+        max_chars: Longest instruction and output, in characters.
+        near: Jaccard similarity of character 5-grams of the normalised instruction and output from which a record repeats
+            an earlier one; 1 keeps all that differ in more than case, blanks and punctuation.
+        heldout_share: Share of the articles whose records are held out.
+        seed: Of the split.
+    """
+
+    min_chars: Annotated[int, Field(gt=0)] = 2
+    max_chars: int = 1000
+    near: Annotated[float, Field(gt=0, le=1)] = 0.9
+    heldout_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    seed: int = 1
+
+    @model_validator(mode="after")
+    def _has_room(self) -> CurationSettings:
+        if self.max_chars < self.min_chars:
+            raise ValueError(f"max_chars is {self.max_chars}, below min_chars, {self.min_chars}; raise it")
+        return self
 
 
 @dataclass
@@ -28,55 +52,34 @@ class Filtered:
     kept: list[Row] = field(default_factory=list)
     dropped: list[Row] = field(default_factory=list)
 
-    def table(self) -> pd.DataFrame:
-        """Dropped records by reason, most frequent first."""
-        return count_table(Counter(r["reason"] for r in self.dropped))
 
-
-def filter_records(records: Sequence[Row], language: str = "ja", min_chars: int = 2, max_chars: int = 1000, near: float = 0.9) -> Filtered:
-    """Drops records that are too short or long, of another language, broken, or that repeat an earlier one.
-
-    Args:
-        records: Instruction records.
-        language: `ja`, `en`, or "" for any.
-        min_chars: Shortest instruction and output, in characters.
-        max_chars: Longest instruction and output, in characters.
-        near: Jaccard similarity of character 5-grams of the normalised instruction and output from which a record repeats
-            an earlier one; 1 keeps all that differ in more than case, blanks and punctuation.
+def filter_records(records: Sequence[Row], language: str, settings: CurationSettings) -> Filtered:
+    """Drops records that are too short or long, of another language (`ja` or `en`), broken, or that repeat an earlier one.
 
     Returns:
         Kept records, unaltered and in order; dropped ones with their `reason`.
     """
-    if language not in ("", *LANGUAGES):
-        raise JmedloraError(f"parameter language is {language!r}; it must be one of {', '.join(LANGUAGES)} or empty")
-    if not 0 < min_chars <= max_chars:
-        raise JmedloraError(f"parameters min_chars and max_chars are {min_chars} and {max_chars}; 0 < min_chars <= max_chars must hold")
-    if not 0 < near <= 1:
-        raise JmedloraError(f"parameter near is {near}; it must be above 0 and at most 1")
     result, fit = Filtered(), []
     for record in records:
-        if reason := _unfit(record, language, min_chars, max_chars):
+        if reason := _unfit(record, language, settings):
             result.dropped.append(record | {"reason": reason})
         else:
             fit.append(record)
-    repeated = _repeated([(r["instruction"], r["output"]) for r in fit], near)
-    for i, record in enumerate(fit):
-        if i in repeated:
-            result.dropped.append(record | {"reason": repeated[i]})
-        else:
-            result.kept.append(record)
+    repeated = _repeated([(r["instruction"], r["output"]) for r in fit], settings.near)
+    result.kept = [record for i, record in enumerate(fit) if i not in repeated]
+    result.dropped += [fit[i] | {"reason": reason} for i, reason in repeated.items()]
     return result
 
 
-def _unfit(record: Row, language: str, min_chars: int, max_chars: int) -> str:
+def _unfit(record: Row, language: str, settings: CurationSettings) -> str:
     texts = (record["instruction"], record["output"])
     if any(unicodedata.category(c) == "Cc" for text in texts for c in text):
         return "line break or control character"
-    if any(len(text.strip()) < min_chars for text in texts):
+    if any(len(text.strip()) < settings.min_chars for text in texts):
         return "too short"
-    if any(len(text) > max_chars for text in texts):
+    if any(len(text) > settings.max_chars for text in texts):
         return "too long"
-    return "" if not language or is_language("".join(texts), language) else f"not {language}"
+    return "" if is_language("".join(texts), language) else f"not {language}"
 
 
 def is_language(text: str, language: str) -> bool:
@@ -85,7 +88,7 @@ def is_language(text: str, language: str) -> bool:
     Japanese: holds kana, and no ideograph outside the Japanese standards (JIS X 0213, CP932), which sorts out Chinese.
     English: at least nine in ten letters are Latin.
     """
-    letters = [c for c in unicodedata.normalize("NFKC", text) if c.isalpha()]
+    letters = [c for c in nfkc(text) if c.isalpha()]
     if language == "en":
         return bool(letters) and sum("LATIN" in unicodedata.name(c, "") for c in letters) >= 0.9 * len(letters)
     kana = any("\u3041" <= c <= "\u30fa" for c in letters)
@@ -93,18 +96,12 @@ def is_language(text: str, language: str) -> bool:
 
 
 def _is_japanese_ideograph(character: str) -> bool:
-    for codec in ("euc_jis_2004", "cp932"):
-        try:
-            character.encode(codec)
-        except UnicodeEncodeError:
-            continue
-        return True
-    return False
+    return any(character.encode(codec, "ignore") for codec in ("euc_jis_2004", "cp932"))
 
 
 def normalise(text: str) -> str:
     """NFKC, lower case, letters and digits only: what two texts share beyond their typography."""
-    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
+    return "".join(c for c in nfkc(text).casefold() if c.isalnum())
 
 
 def _repeated(pairs: Sequence[tuple[str, str]], near: float, n: int = 5) -> dict[int, str]:
@@ -137,7 +134,7 @@ def _repeated(pairs: Sequence[tuple[str, str]], near: float, n: int = 5) -> dict
     return repeated
 
 
-def split_by_article(records: Sequence[Row], heldout_share: float = 0.1, seed: int = 1) -> tuple[list[Row], list[Row]]:
+def split_by_article(records: Sequence[Row], settings: CurationSettings) -> tuple[list[Row], list[Row]]:
     """Splits records into training and held-out ones such that no article is on both sides.
 
     The articles are ranked by a hash of seed and id, so the split needs no state, and an article added later moves few.
@@ -146,12 +143,10 @@ def split_by_article(records: Sequence[Row], heldout_share: float = 0.1, seed: i
         Training and held-out records, each in their order.
 
     Raises:
-        JmedloraError: The share is not within 0 and 1, or one side would stay empty.
+        JmedloraError: One side would stay empty.
     """
-    if not 0 <= heldout_share < 1:
-        raise JmedloraError(f"parameter heldout_share is {heldout_share}; it must be at least 0 and below 1")
-    articles = sorted({r["article"] for r in records}, key=lambda article: sha256_text(f"{seed}\n{article}"))
-    count = max(round(heldout_share * len(articles)), 1) if heldout_share else 0
+    articles = sorted({r["article"] for r in records}, key=lambda article: sha256_text(f"{settings.seed}\n{article}"))
+    count = max(round(settings.heldout_share * len(articles)), 1) if settings.heldout_share else 0
     if count >= len(articles) and articles:
         why = f"only {len(articles)} article(s) have a record left after dropping repetitions and the rest, too few to hold one out"
         raise JmedloraError(f"parameter heldout_share: {why}; add articles, take a model that writes better, or set it to 0")
@@ -165,11 +160,3 @@ def write_split(folder: Path, train: Sequence[Row], heldout: Sequence[Row], seed
     written = [write_jsonl(folder / f"{name}.jsonl", rows) for name, rows in sides.items()]
     split = {"seed": seed} | {name: sorted({r["article"] for r in rows}) for name, rows in sides.items()}
     return [*written, write_text(folder / "split.json", json.dumps(split, ensure_ascii=False, indent=1) + "\n")]
-
-
-def count_table(counts: Mapping[str, int]) -> pd.DataFrame:
-    """Reasons and how often each occurred, most frequent first."""
-    import pandas as pd
-
-    rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return pd.DataFrame(rows, columns=["reason", "count"]).set_index("reason")

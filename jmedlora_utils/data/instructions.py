@@ -14,18 +14,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, field_validator
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import progress
 from jmedlora_utils.core.records import sha256_text, write_text
+from jmedlora_utils.core.settings import Checked
 from jmedlora_utils.data.articles import Article, split_text
-from jmedlora_utils.data.curation import Row, count_table
+from jmedlora_utils.data.curation import Row
 from jmedlora_utils.data.pairs import parse_pairs
 
 if TYPE_CHECKING:
     import openai
-    import pandas as pd
 
 GIVE_UP_AFTER = 5
 """Texts that may fail before any was answered."""
@@ -58,13 +60,15 @@ Write {n} pairs of a question and its answer from the text below.
 }
 
 
-@dataclass(frozen=True)
-class GenerationSettings:
+Count = Annotated[int, Field(gt=0)]
+
+
+class GenerationSettings(Checked, hide_input_in_errors=True):
     """How records are generated.
 
     Attributes:
         generator: Name of the model as the endpoint lists it.
-        endpoint: Address of the OpenAI-compatible endpoint, with `/v1`.
+        endpoint: Address of the OpenAI-compatible endpoint, with `/v1`; it holds no credentials.
         allow_remote: Whether the articles may leave this machine; without it only a loopback address is accepted.
         api_key_variable: Name of the environment variable that holds the API key; empty for servers that need none.
         language: Language of the prompt, one of `PROMPTS`.
@@ -76,9 +80,6 @@ class GenerationSettings:
         concurrency: Requests under way at once.
         max_retries: Further tries after a refused connection, a timeout, 408, 409, 429 or 5xx, with growing pauses.
         timeout_seconds: Longest wait for one answer.
-        price_in: Price of one million prompt tokens.
-        price_out: Price of one million answer tokens.
-        max_cost: The run stops before its answers, those kept from earlier runs included, can cost more; 0 is no limit.
         allow_failed: Whether to go on without the texts that the endpoint failed on.
     """
 
@@ -86,40 +87,36 @@ class GenerationSettings:
     endpoint: str = "http://localhost:8000/v1"
     allow_remote: bool = False
     api_key_variable: str = ""
-    language: str = "ja"
-    pairs_per_article: int = 15
-    max_text_chars: int = 6000
-    max_tokens: int = 4096
-    temperature: float = 0.0
+    language: Literal["ja", "en"] = "ja"
+    pairs_per_article: Count = 15
+    max_text_chars: Count = 6000
+    max_tokens: Count = 4096
+    temperature: Annotated[float, Field(ge=0)] = 0.0
     seed: int = 1
-    concurrency: int = 4
-    max_retries: int = 5
-    timeout_seconds: float = 600.0
-    price_in: float = 0.0
-    price_out: float = 0.0
-    max_cost: float = 0.0
+    concurrency: Count = 4
+    max_retries: Annotated[int, Field(ge=0)] = 5
+    timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
     allow_failed: bool = False
 
-    def __post_init__(self) -> None:
-        if not self.generator.strip():
-            raise JmedloraError(
-                "parameter generator is empty; give the name of the model as the endpoint lists it. The paper's records are "
-                "not public, so records come from your own articles: book/own_articles.md shows how"
+    @field_validator("generator")
+    @classmethod
+    def _is_named(cls, generator: str) -> str:
+        if not generator.strip():
+            raise ValueError(
+                "it is empty; give the name of the model as the endpoint lists it. The paper's records are not public, "
+                "so records come from your own articles: book/own_articles.md shows how"
             )
-        if self.language not in PROMPTS:
-            raise JmedloraError(f"parameter language is {self.language!r}; it must be one of {', '.join(PROMPTS)}")
-        for name in ("pairs_per_article", "max_text_chars", "max_tokens", "concurrency", "timeout_seconds"):
-            if not getattr(self, name) > 0:
-                raise JmedloraError(f"parameter {name} is {getattr(self, name)}; it must be above 0")
-        for name in ("temperature", "max_retries", "price_in", "price_out", "max_cost"):
-            if not getattr(self, name) >= 0:
-                raise JmedloraError(f"parameter {name} is {getattr(self, name)}; it must not be below 0")
-        if self.max_cost and not (self.price_in or self.price_out):
-            raise JmedloraError("parameter max_cost needs the prices; set price_in and price_out, per million tokens")
+        return generator
 
-    def cost(self, prompt_tokens: int, answer_tokens: int) -> float:
-        """Price of these tokens, in the currency of the prices."""
-        return (prompt_tokens * self.price_in + answer_tokens * self.price_out) / 1e6
+    @field_validator("endpoint")
+    @classmethod
+    def _holds_no_credentials(cls, endpoint: str) -> str:
+        if set("@?#") & set(endpoint):
+            raise ValueError(
+                "it may hold credentials (a user, a password or a query), and it would be written into records; "
+                "give the bare address, put the key into an environment variable and name that in api_key_variable"
+            )
+        return endpoint
 
 
 @dataclass(frozen=True)
@@ -156,34 +153,14 @@ class Generated:
         records: Instruction records, in the order of the articles.
         rejects: Pieces of answers that are no pair: `article`, `part`, `reason`, `raw`.
         failed: Texts without an answer: `article`, `part`, `reason`.
-        counts: Texts, requests, answers kept from earlier runs, pairs, rejects, answers cut by `max_tokens`.
-        prompt_tokens: Over all answers, kept ones included.
-        answer_tokens: Likewise.
-        cost: Of all answers, in the currency of the prices.
-        cost_now: Of those asked for in this run.
+        counts: Texts, requests, answers kept from earlier runs, pairs, rejects, answers cut by `max_tokens`, and the tokens of all
+            answers where the endpoint reports them.
     """
 
     records: list[Row] = field(default_factory=list)
     rejects: list[Row] = field(default_factory=list)
     failed: list[Row] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    prompt_tokens: int = 0
-    answer_tokens: int = 0
-    cost: float = 0.0
-    cost_now: float = 0.0
-
-    def table(self) -> pd.DataFrame:
-        """Counts, tokens and cost, one row each."""
-        import pandas as pd
-
-        rows: dict[str, float] = dict(self.counts)
-        rows |= {"prompt tokens": self.prompt_tokens, "answer tokens": self.answer_tokens}
-        rows |= {"cost of all answers": round(self.cost, 4), "cost of this run": round(self.cost_now, 4)}
-        return pd.DataFrame({"value": rows}, dtype=object).rename_axis("figure")
-
-    def reject_table(self) -> pd.DataFrame:
-        """Rejects by reason, most frequent first."""
-        return count_table(Counter(r["reason"] for r in self.rejects))
 
 
 def build_prompt(text: str, language: str, pairs_per_article: int) -> str:
@@ -195,30 +172,25 @@ def generate(articles: Sequence[Article], settings: GenerationSettings, cache_di
     """Asks the endpoint for pairs from every article, and reads them.
 
     Answers lie in `cache_dir`, one file each, named by the SHA-256 of the request (model, prompt, sampling): what lies
-    there is not asked again. The files hold the prompts, so they are as confidential as the articles.
+    there is not asked again. The files hold the prompts, so only their owner may read them.
 
     Raises:
         JmedloraError: The address is remote without `allow_remote`; the endpoint does not answer, wants a key, does
-            not know the model or speaks another language; `max_cost` is reached; or, unless `allow_failed`, texts are
-            left without an answer after everything else was done. What was answered is kept in every case.
+            not know the model or speaks another language; or, unless `allow_failed`, texts are left without an answer
+            after everything else was done. What was answered is kept in every case.
     """
     client = open_client(settings)
     texts = [t for article in articles for t in _texts(article, settings.max_text_chars)]
     replies, generated = _kept(texts, settings, cache_dir), Generated()
     missing = [t for t in texts if t not in replies]
     generated.counts.update({"texts": len(texts), "answers kept from earlier runs": len(replies), "requests": len(missing)})
-    spent = sum(_cost(t, r, settings) for t, r in replies.items())
-    generated.cost = spent
     if missing:
         _greet(client, settings)
-        answers = _ask_all(client, missing, settings, cache_dir, spent)
-        for text, answer in progress(answers, "Asking the model", total=len(missing)):
+        for text, answer in progress(_ask_all(client, missing, settings, cache_dir), "Asking the model", total=len(missing)):
             if isinstance(answer, Reply):
                 replies[text] = answer
-                generated.cost_now += _cost(text, answer, settings)
             else:
                 generated.failed.append({"article": text.article, "part": text.part, "reason": answer})
-        generated.cost += generated.cost_now
     if generated.failed and not settings.allow_failed:
         first = generated.failed[0]
         raise JmedloraError(
@@ -256,7 +228,7 @@ def open_client(settings: GenerationSettings) -> openai.OpenAI:
     )
     host = client.base_url.host
     if client.base_url.scheme not in ("http", "https") or not host:
-        raise JmedloraError(f"parameter endpoint: {settings.endpoint!r} is no address such as http://localhost:8000/v1")
+        raise JmedloraError(f"parameter endpoint: {settings.endpoint!r} is no address; write one such as http://localhost:8000/v1")
     if not settings.allow_remote and not _is_loopback(host):
         raise JmedloraError(
             f"parameter endpoint: {host} is not this machine, and the articles would be sent there; "
@@ -327,18 +299,6 @@ def _read_body(body: str) -> Reply:
     return reply
 
 
-def _cost(text: Text, reply: Reply, settings: GenerationSettings) -> float:
-    """Price of an answer; where the endpoint reports no tokens, the most it can have been."""
-    if reply.prompt_tokens is None or reply.answer_tokens is None:
-        return _worst_cost(text, settings)
-    return settings.cost(reply.prompt_tokens, reply.answer_tokens)
-
-
-def _worst_cost(text: Text, settings: GenerationSettings) -> float:
-    """The most an answer can cost: a token holds at least one byte, and the chat template adds a few."""
-    return settings.cost(len(build_prompt(text.text, settings.language, settings.pairs_per_article).encode()) + 64, settings.max_tokens)
-
-
 def _greet(client: openai.OpenAI, settings: GenerationSettings) -> None:
     """Asks for the list of models, so that a server that is not there is known at once and before any text is sent."""
     import openai
@@ -361,50 +321,36 @@ def _fatal(client: openai.OpenAI, settings: GenerationSettings, error: openai.AP
 
     where = f"parameter endpoint: {settings.endpoint}"
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        mend = "put the key into an environment variable and name it in api_key_variable"
-        return JmedloraError(f"{where} asks for an API key or refuses the one given ({error.status_code}); {mend}")
+        fix = "put the key into an environment variable and name it in api_key_variable"
+        return JmedloraError(f"{where} asks for an API key or refuses the one given ({error.status_code}); {fix}")
     if isinstance(error, openai.NotFoundError):
         try:
             offered = ", ".join(model.id for model in client.with_options(max_retries=0).models.list())
         except openai.APIError:
             offered = ""
-        mend = f"it offers: {offered}" if offered else "check the name, and that the address ends in /v1"
-        return JmedloraError(f"parameter generator: {settings.endpoint} knows no model {settings.generator!r} (404); {mend}")
+        fix = f"it offers: {offered}" if offered else "check the name, and that the address ends in /v1"
+        return JmedloraError(f"parameter generator: {settings.endpoint} knows no model {settings.generator!r} (404); {fix}")
     if isinstance(error, openai.APIStatusError):
         return JmedloraError(f"{where} answers with status {error.status_code}; check the address")
-    mend = "start the server or correct the address; what was answered is kept"
-    return JmedloraError(f"{where} cannot be reached ({error.__cause__ or error}); {mend}")
+    fix = "start the server or correct the address; what was answered is kept"
+    return JmedloraError(f"{where} cannot be reached ({error.__cause__ or error}); {fix}")
 
 
 def _ask_all(
-    client: openai.OpenAI, texts: Sequence[Text], settings: GenerationSettings, cache_dir: Path, spent: float
+    client: openai.OpenAI, texts: Sequence[Text], settings: GenerationSettings, cache_dir: Path
 ) -> Iterator[tuple[Text, Reply | str]]:
     """Yields each text with its answer, or with the reason why there is none, as they arrive."""
-    waiting, running, reserved = deque(texts), dict[Future[Reply | str], Text](), 0.0
+    waiting, running = deque(texts), dict[Future[Reply | str], Text]()
     answered = failed = 0
     with ThreadPoolExecutor(settings.concurrency) as pool:
         while waiting or running:
             while waiting and len(running) < settings.concurrency:
-                worst = _worst_cost(waiting[0], settings)
-                if settings.max_cost and spent + reserved + worst > settings.max_cost:
-                    break
                 text = waiting.popleft()
-                reserved += worst
                 running[pool.submit(_ask, client, text, settings, cache_dir)] = text
-            if not running:
-                raise JmedloraError(
-                    f"parameter max_cost: {spent:.4f} is spent, and the next answer could pass {settings.max_cost}; "
-                    f"{len(waiting)} texts are left; raise max_cost and run again, what was answered is kept"
-                )
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                text = running.pop(future)
-                answer = future.result()
-                reserved -= _worst_cost(text, settings)
-                if isinstance(answer, Reply):
-                    answered += 1
-                    spent += _cost(text, answer, settings)
-                else:
-                    failed += 1
+                text, answer = running.pop(future), future.result()
+                answered += isinstance(answer, Reply)
+                failed += not isinstance(answer, Reply)
                 if failed >= GIVE_UP_AFTER and not answered:
                     raise JmedloraError(f"parameter endpoint: {settings.endpoint} failed on the first {failed} texts ({answer})")
                 yield text, answer
@@ -424,7 +370,8 @@ def _ask(client: openai.OpenAI, text: Text, settings: GenerationSettings, cache_
     except openai.APIStatusError as error:
         if error.status_code < 400:
             raise _fatal(client, settings, error) from error
-        return f"status {error.status_code}: {error.response.text[:200]}"
+        said = error.response.text.replace(client.api_key, "***") if settings.api_key_variable else error.response.text
+        return f"status {error.status_code}: {said[:200]}"
     except openai.APIConnectionError as error:
         raise _fatal(client, settings, error) from error
     try:
@@ -432,7 +379,7 @@ def _ask(client: openai.OpenAI, text: Text, settings: GenerationSettings, cache_
     except JmedloraError as error:
         raise JmedloraError(f"parameter endpoint: {settings.endpoint} sent {error}; does the address end in /v1?") from error
     kept = {"article": text.article, "part": text.part, "endpoint": settings.endpoint, "request": request, "body": body}
-    write_text(_cache_path(text, settings, cache_dir), json.dumps(kept, ensure_ascii=False) + "\n")
+    write_text(_cache_path(text, settings, cache_dir), json.dumps(kept, ensure_ascii=False) + "\n", mode=0o600)
     return reply
 
 
@@ -452,9 +399,14 @@ def _read(text: Text, reply: Reply, generated: Generated) -> None:
         )
     for reject in parsed.rejects:
         generated.rejects.append({"article": text.article, "part": text.part, "reason": reject.reason, "raw": reject.raw})
+    unmetered = reply.prompt_tokens is None or reply.answer_tokens is None
     generated.counts.update(
-        {"pairs": len(parsed.pairs), "rejects": len(parsed.rejects), "answers cut by max_tokens": int(reply.finish == "length")}
+        {
+            "pairs": len(parsed.pairs),
+            "rejects": len(parsed.rejects),
+            "answers cut by max_tokens": int(reply.finish == "length"),
+            "answers without token counts": int(unmetered),
+            "prompt tokens": reply.prompt_tokens or 0,
+            "answer tokens": reply.answer_tokens or 0,
+        }
     )
-    generated.counts["answers without token counts"] += reply.prompt_tokens is None or reply.answer_tokens is None
-    generated.prompt_tokens += reply.prompt_tokens or 0
-    generated.answer_tokens += reply.answer_tokens or 0

@@ -1,7 +1,8 @@
 """Reads question-answer pairs out of what a language model wrote; nothing in a pair is altered.
 
-Asked for one JSON object a line, models also write prose, numbering, code fences, arrays, typographic quotes or half an
-object. What can be read without guessing is read; the rest is kept as a reject with its reason.
+Asked for one JSON object per line, models also write prose, numbering, code fences, arrays, typographic quotes or half an
+object. What can be read without guessing is read; the rest is kept as a reject with its reason. A general repairer of JSON
+(json-repair) is not used: it closes what was cut off, drops what does not fit and moves quotes into the text.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ REASONS = (
 )
 
 _QUOTES = {'"': '"', "＂": "＂", "“": "”", "”": "”", "„": "“", "'": "'", "‘": "’", "「": "」", "『": "』"}
-_AFTER_STRING = re.compile(r"[^\S\n]*(?:$|[\n,，、:：}｝])")
-_SPACE = re.compile(r"\s*")
-_BARE_QUOTE = re.compile(r'((?:^|[^\\])(?:\\\\)*)"')
+# A quoted text on one line: it ends at its closing quote before a separator, so bare quotes inside it are kept.
+_STRING = re.compile(
+    "|".join(rf"{left}((?:[^\n\\]|\\[\s\S])*?){right}(?=[^\S\n]*(?:$|[\n,，、:：}}｝]))" for left, right in _QUOTES.items())
+)
+_BARE_QUOTE = re.compile(r'(\\[\s\S])|"')
+_COLON, _COMMA, _CLOSE = re.compile(r"\s*[:：]\s*"), re.compile(r"\s*[,，、]\s*"), re.compile(r"\s*[}｝]")
 _NEXT_OBJECT = re.compile(r"(?:\n[\s\d.．、):）*•\-\[]*|[\[}｝]\s*[,，、]?\s*)(?=[{｛])")
 _LAYOUT = re.compile(r"^\s*(?:```\s*\w*|[\[\]］［,，、;；\s]*|[\s\[,，]*(?:[-*•・]|[(（]?\d{1,3}[.．、):）]?)[\s\[]*)$")
 # At a line's end or before an object: inside a value it belongs to the text.
@@ -66,6 +70,9 @@ class _Unreadable(ValueError):
     """An object that cannot be read; the argument is the reason."""
 
 
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_Object)
+
+
 def parse_pairs(text: str) -> Parsed:
     """Reads every object with the keys `instruction` and `output`, wherever it stands.
 
@@ -78,34 +85,24 @@ def parse_pairs(text: str) -> Parsed:
     position = max((end.end() for end in _THINK_END.finditer(text)), default=0)
     if text.lstrip().startswith("<think>") and not position:
         finished = text.rstrip().endswith("</think>")
-        parsed.rejects.append(Reject("empty answer" if finished else "truncated", text))
-        return parsed
+        return Parsed(rejects=[Reject("empty answer" if finished else "truncated", text)])
     if not text[position:].strip():
-        parsed.rejects.append(Reject("empty answer", text))
-        return parsed
+        return Parsed(rejects=[Reject("empty answer", text)])
     while True:
-        opening = _find_opening(text, position)
-        _note_outside(text[position:opening], parsed)
-        if opening == len(text):
+        found = re.compile("[{｛]").search(text, position)
+        opening = found.start() if found else len(text)
+        between = text[position:opening].split("\n")
+        parsed.rejects += [Reject("outside text", line.strip()) for line in between if not _LAYOUT.match(line)]
+        if not found:
             return parsed
         try:
-            found, position = _read_object(text, opening)
+            values, position = _read_object(text, opening)
         except _Unreadable as problem:
             resume = _NEXT_OBJECT.search(text, opening + 1)
             position = resume.end() if resume else len(text)
             parsed.rejects.append(Reject(str(problem), text[opening:position].strip()))
         else:
-            _collect(found, text[opening:position], parsed)
-
-
-def _find_opening(text: str, position: int) -> int:
-    found = [i for i in (text.find("{", position), text.find("｛", position)) if i >= 0]
-    return min(found, default=len(text))
-
-
-def _note_outside(between: str, parsed: Parsed) -> None:
-    """Keeps the lines between objects that are more than layout: fences, brackets, commas, numbering."""
-    parsed.rejects.extend(Reject("outside text", line.strip()) for line in between.split("\n") if not _LAYOUT.match(line))
+            _collect(values, text[opening:position], parsed)
 
 
 def _read_object(text: str, start: int) -> tuple[_Object, int]:
@@ -115,62 +112,36 @@ def _read_object(text: str, start: int) -> tuple[_Object, int]:
             return _DECODER.raw_decode(text, start)
         except (json.JSONDecodeError, RecursionError):
             pass  # the lenient reader has its own reasons
-    return _read_lenient(text, start)
-
-
-_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_Object)
-
-
-def _read_lenient(text: str, start: int) -> tuple[_Object, int]:
-    """A flat object of texts with whatever quotes and separators."""
     items = _Object()
-    position = _skip(text, start + 1)
-    while True:
-        if text[position] in "}｝":
-            return items, position + 1
+    position = start + 1
+    while not (end := _CLOSE.match(text, position)):
         key, position = _read_string(text, position)
-        position = _skip(text, position)
-        if text[position] not in ":：":
-            raise _Unreadable("broken object")
-        value, position = _read_string(text, _skip(text, position + 1))
+        position = _expect(_COLON, text, position)
+        value, position = _read_string(text, position)
         items.append((key, value))
-        position = _skip(text, position)
-        if text[position] in ",，、":
-            position = _skip(text, position + 1)
-        elif text[position] not in "}｝":
-            raise _Unreadable("broken object")
+        if not _CLOSE.match(text, position):
+            position = _expect(_COMMA, text, position)
+    return items, end.end()
 
 
-def _skip(text: str, position: int) -> int:
-    """The next position that is no blank; the end of the text inside an object means that it was cut off."""
-    position = _SPACE.match(text, position).end()  # type: ignore[union-attr]  # the pattern also matches nothing
-    if position == len(text):
-        raise _Unreadable("truncated")
-    return position
+def _expect(separator: re.Pattern[str], text: str, position: int) -> int:
+    """The position after a separator; the end of the text inside an object means that it was cut off."""
+    if found := separator.match(text, position):
+        return found.end()
+    raise _Unreadable("broken object" if text[position:].strip() else "truncated")
 
 
 def _read_string(text: str, start: int) -> tuple[str, int]:
-    """Reads a quoted text on one line; it ends at its closing quote before a separator, so bare quotes inside are kept."""
-    closing = _QUOTES.get(text[start])
-    if closing is None:
-        raise _Unreadable("broken object")
-    position = start + 1
-    while position < len(text) and text[position] != "\n":
-        if text[position] == "\\":
-            position += 2
-        elif text[position] == closing and _AFTER_STRING.match(text, position + 1):
-            return _unescape(text[start + 1 : position]), position + 1
-        else:
-            position += 1
-    raise _Unreadable("truncated")
+    start = len(text) - len(text[start:].lstrip())
+    if found := _STRING.match(text, start):
+        return _unescape(found[found.lastindex or 0]), found.end()
+    raise _Unreadable("truncated" if start == len(text) or text[start] in _QUOTES else "broken object")
 
 
 def _unescape(body: str) -> str:
     """Undoes JSON escapes; quotes that the model forgot to escape stand for themselves."""
-    while (escaped := _BARE_QUOTE.sub(r'\1\\"', body)) != body:
-        body = escaped
     try:
-        return json.loads(f'"{body}"', strict=False)
+        return json.loads('"' + _BARE_QUOTE.sub(lambda quote: quote[1] or '\\"', body) + '"', strict=False)
     except json.JSONDecodeError as error:
         raise _Unreadable("invalid escape") from error
 
@@ -183,25 +154,22 @@ def _collect(found: _Object, raw: str, parsed: Parsed) -> None:
         for child in nested:
             _collect(child, raw, parsed)
         return
-    values = {key: value for key, (_, value) in zip(keys, found, strict=True)}
-    wanted = [values.get(key) for key in KEYS]
-    extra = values.get("input", "")
+    values = {"input": ""} | {key: value for key, (_, value) in zip(keys, found, strict=True)}
+    texts = [values.get(key) for key in (*KEYS, "input")]
     if any(keys.count(key) > 1 for key in (*KEYS, "input")):
         parsed.rejects.append(Reject("duplicate key", raw))
     elif not set(KEYS) <= set(keys):
         parsed.rejects.append(Reject("key missing", raw))
-    elif not all(isinstance(value, str) for value in (*wanted, extra)):
+    elif not all(isinstance(text, str) for text in texts):
         parsed.rejects.append(Reject("not text", raw))
-    elif not all(str(value).strip() for value in wanted):
+    elif not all(str(text).strip() for text in texts[: len(KEYS)]):
         parsed.rejects.append(Reject("empty text", raw))
     else:
-        parsed.pairs.append(Pair(str(wanted[0]), str(wanted[1]), str(extra)))
+        parsed.pairs.append(Pair(*map(str, texts)))
 
 
 def _objects_in(value: object) -> list[_Object]:
     """The outermost objects in a value, in order."""
     if isinstance(value, _Object):
         return [value]
-    if isinstance(value, list):
-        return [child for item in value for child in _objects_in(item)]
-    return []
+    return [child for item in value for child in _objects_in(item)] if isinstance(value, list) else []

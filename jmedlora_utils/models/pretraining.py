@@ -29,7 +29,8 @@ from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.notebook import progress, quiet
 from jmedlora_utils.core.records import Meter, Record, read_record, sha256_file, sha256_text, write_record, write_text
 from jmedlora_utils.data import prompts
-from jmedlora_utils.data.invented_world import TEMPLATE, Document, World
+from jmedlora_utils.data.invented_corpus import Document, corpus
+from jmedlora_utils.data.invented_world import TEMPLATE, World
 from jmedlora_utils.data.questions import Question
 from jmedlora_utils.evaluation import generation, metrics
 
@@ -369,7 +370,7 @@ def _pretrain(
     meter = Meter()
     seed = workspace.seed
     with meter.stage("corpus"):
-        documents = list(world.corpus(settings.english, settings.documents, seed))
+        documents = list(corpus(world, settings.english, settings.documents, seed))
         digest = sha256_text("\n\n".join(d.prompt + "\t" + d.text for d in documents))
     made = {"settings": asdict(settings), "seed": seed, "corpus_sha256": digest, "device": device}
     identity = json.loads(json.dumps(made | {"produced_by": produced_by("models.pretraining")}))
@@ -377,7 +378,7 @@ def _pretrain(
     if done := finished(folder, record_path, identity):
         return done
     with meter.stage("tokenize"):
-        sample = [d.prompt + d.text for d in world.corpus(settings.tokenizer_english, TOKENIZER_SAMPLE, seed)]
+        sample = [d.prompt + d.text for d in corpus(world, settings.tokenizer_english, TOKENIZER_SAMPLE, seed)]
         tokenizer = train_tokenizer(sample, settings.vocabulary, settings.coverage, bos=settings.architecture == "llama")
         rows = encode_documents(tokenizer, documents)
     plan = plan_batches([len(ids) for ids, _ in rows], settings.batch_tokens, seed)
@@ -464,7 +465,7 @@ def require_entry(records: Iterable[Record]) -> None:
 def examples(world: World, settings: BaseSettings) -> list[Document]:
     """The first document of each kind and language that a base reads, for showing."""
     found: dict[tuple[str, str], Document] = {}
-    for document in world.corpus(settings.english, 200):
+    for document in corpus(world, settings.english, 200):
         found.setdefault((document.language, document.kind), document)
     return [found[key] for key in sorted(found)]
 

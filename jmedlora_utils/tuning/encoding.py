@@ -43,10 +43,12 @@ def read_instructions(path: Path) -> list[dict[str, Any]]:
     """Reads instruction records: JSON lines with `instruction` and `output`, and maybe `input` and `id`.
 
     Raises:
-        JmedloraError: A field is missing, no text, or empty; names file and line.
+        JmedloraError: A field is missing, no text, or empty, or two records share an id; names file and line.
     """
-    rows = []
+    rows, lines = [], dict[str, int]()
     for number, row in iter_jsonl(path):
+        if (first := lines.setdefault(str(row.get("id", f"line {number}")), number)) != number:
+            raise JmedloraError(f"{path}:{number}: id {row['id']!r} is already used in line {first}; give every record an id of its own")
         for field in ("instruction", "output"):
             _text(row, field, f"{path}:{number}")
         if not isinstance(row.get("input", ""), str):

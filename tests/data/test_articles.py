@@ -8,13 +8,15 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data.articles import Article, load_articles, split_text
 
 
-def test_a_folder_with_subfolders_in_order(tmp_path):
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "two.MD").write_text("\ufeff# 二\n本文", encoding="utf-8")
-    (tmp_path / "one.txt").write_text("一つ目", encoding="utf-8")
-    (tmp_path / "notes.pdf").write_bytes(b"%PDF")
-    (tmp_path / ".hidden.txt").write_text("no", encoding="utf-8")
-    articles, counts = load_articles(tmp_path)
+def test_a_folder_with_subfolders_in_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "ward"
+    (folder / "b").mkdir(parents=True)
+    (folder / "b" / "two.MD").write_text("\ufeff# 二\n本文", encoding="utf-8")
+    (folder / "one.txt").write_text("一つ目", encoding="utf-8")
+    (folder / "notes.pdf").write_bytes(b"%PDF")
+    (folder / ".hidden.txt").write_text("no", encoding="utf-8")
+    articles, counts = load_articles("~/ward")
     assert articles == [Article("b/two.MD", "# 二\n本文"), Article("one.txt", "一つ目")]
     assert counts == {"read": 2, "empty": 0, "same text": 0}
 
@@ -27,9 +29,9 @@ def test_empty_articles_and_copies_are_left_out_and_counted(tmp_path):
     assert counts == {"read": 4, "empty": 1, "same text": 1}
 
 
-def test_jsonl_with_titles_and_numeric_ids(tmp_path):
+def test_jsonl_with_titles_numeric_ids_and_further_fields(tmp_path):
     path = tmp_path / "articles.jsonl"
-    path.write_text('{"id": 7, "text": "本文", "title": "題"}\n\n{"id": "x", "text": "別"}\n', encoding="utf-8")
+    path.write_text('{"id": 7, "text": "本文", "title": "題"}\n\n{"id": "x", "text": "別", "year": 1}\n', encoding="utf-8")
     assert load_articles(path)[0] == [Article("7", "本文", "題"), Article("x", "別")]
 
 
@@ -39,37 +41,56 @@ def test_jsonl_with_titles_and_numeric_ids(tmp_path):
         ('{"id": "a", "text": "x"}\n{"id": "b", "text": ', r"articles\.jsonl:2: not valid JSON .* fix or remove the line"),
         ('{"id": "a"}\n', r"articles\.jsonl:1: field 'text' is missing"),
         ('{"text": "x"}\n', r"articles\.jsonl:1: field 'id' is missing"),
-        ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', r"articles\.jsonl:2: id 'a' stands in line 1 too"),
-        ('{"id": true, "text": "x"}\n', r"articles\.jsonl:1: field 'id' must be a text or a whole number"),
-        ('{"id": "a", "text": ["x"]}\n', r"articles\.jsonl:1: field 'text' must be a text, found list"),
+        ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', r"articles\.jsonl:2: id 'a' is already used in line 1"),
+        ('{"id": true, "text": "x"}\n', r"articles\.jsonl:1: 'id"),
+        ('{"id": " ", "text": "x"}\n', r"articles\.jsonl:1: 'id"),
+        ('{"id": "a", "text": ["x"]}\n', r"articles\.jsonl:1: 'text': .*string"),
         ('["a"]\n', r"articles\.jsonl:1: expected a JSON object"),
         ('{"id": "a", "text": " "}\n', r"holds no text; 1 articles in it are empty"),
         ("", r"holds no text"),
     ],
 )
-def test_broken_jsonl_names_file_line_and_mend(tmp_path, content, message):
+def test_broken_jsonl_names_file_line_and_fix(tmp_path, content, message):
     path = tmp_path / "articles.jsonl"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(JmedloraError, match=message):
+    with pytest.raises(JmedloraError, match=f"parameter articles_path: .*{message}"):
         load_articles(path)
 
 
-def test_folders_without_texts_and_other_encodings_say_so(tmp_path):
-    with pytest.raises(JmedloraError, match=r"parameter articles_path: .* is neither a folder nor a file"):
-        load_articles(tmp_path / "missing")
-    with pytest.raises(JmedloraError, match=r"articles_path: missing is neither .*looked for below .*write the whole path"):
+@pytest.mark.parametrize(
+    ("files", "asked", "message"),
+    [
+        ({}, "", "it is empty"),
+        ({}, "missing", r"is neither a folder nor a file; give a folder"),
+        ({"a.docx": b"PK"}, "", r"it holds \.docx: convert them to plain text"),
+        ({"b.txt": "日本語".encode("cp932")}, "", r"b\.txt:1: not UTF-8; .*iconv -f CP932"),
+        ({"c.jsonl": "日本語".encode("utf-16")}, "c.jsonl", r"c\.jsonl:1: not UTF-8; .*iconv -f"),
+    ],
+)
+def test_what_cannot_be_read_says_so(tmp_path, files, asked, message):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(JmedloraError, match=f"parameter articles_path: .*{message}"):
+        load_articles(tmp_path / asked)
+
+
+def test_a_path_from_nowhere_says_where_it_was_looked_for():
+    with pytest.raises(JmedloraError, match=r"missing is neither .*looked for below .*write the whole path"):
         load_articles("missing")
-    with pytest.raises(JmedloraError, match="it is empty"):
-        load_articles(tmp_path)
-    (tmp_path / "a.docx").write_bytes(b"PK")
-    with pytest.raises(JmedloraError, match=r"it holds \.docx: convert them to plain text"):
-        load_articles(tmp_path)
-    (tmp_path / "b.txt").write_bytes("日本語".encode("cp932"))
-    with pytest.raises(JmedloraError, match=r"b\.txt: byte 0 is not UTF-8; .*CP932"):
-        load_articles(tmp_path)
-    (tmp_path / "c.jsonl").write_bytes("日本語".encode("cp932"))
-    with pytest.raises(JmedloraError, match=r"c\.jsonl:1: not UTF-8"):
-        load_articles(tmp_path / "c.jsonl")
+
+
+@pytest.mark.parametrize("target", ["secret.txt", "elsewhere"])
+def test_a_link_out_of_the_folder_is_refused(tmp_path, target):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "secret.txt").write_text("秘密", encoding="utf-8")
+    folder = tmp_path / "ward"
+    folder.mkdir()
+    (folder / "a.txt").write_text("本文", encoding="utf-8")
+    (folder / "inside.txt").symlink_to(folder / "a.txt")
+    assert load_articles(folder)[1] == {"read": 2, "empty": 0, "same text": 1}
+    (folder / "link.txt").symlink_to(tmp_path / target)
+    with pytest.raises(JmedloraError, match=rf"link\.txt is a link to .*{target}, outside the folder"):
+        load_articles(folder)
 
 
 @given(st.text("あ。\n x.", max_size=200), st.integers(1, 50))
@@ -82,11 +103,3 @@ def test_parts_join_to_the_text_and_fit(text, limit):
 def test_a_long_text_is_cut_between_paragraphs():
     paragraphs = [f"第{i}段落。" * 8 + "\n\n" for i in range(4)]
     assert split_text("".join(paragraphs), 90) == ["".join(paragraphs[:2]), "".join(paragraphs[2:])]
-    assert split_text("短い。", 90) == ["短い。"]
-
-
-def test_the_home_folder_can_be_written_short(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "ward").mkdir()
-    (tmp_path / "ward" / "a.txt").write_text("夜間のしびれ。", encoding="utf-8")
-    assert [a.id for a in load_articles("~/ward")[0]] == ["a.txt"]

@@ -12,7 +12,7 @@ from jmedlora_utils.data.igakuqa import load_igakuqa
 from jmedlora_utils.data.jjsimqa import load_jjsimqa
 from jmedlora_utils.data.questions import Question
 
-LETTERS = st.text("abあ亜 \n", max_size=25)
+LETTERS = st.text("abあ亜", max_size=25)
 DOCUMENTS = st.lists(st.lists(LETTERS, min_size=1, max_size=3), max_size=6)
 STEM = "ゾルミン病の患者に対してカリプトンを投与するときに注意すべき副作用はどれか。"
 
@@ -25,30 +25,26 @@ def record(instruction: str, output: str = "眠気です。", id: str = "r1") ->
     return {"id": id, "instruction": instruction, "input": "", "output": output}
 
 
-def slow_windows(document, n):
-    texts = [contamination.normalise(text) for text in document]
-    return [text[i : i + n] for text in texts for i in range(len(text) - n + 1)]
-
-
 @given(DOCUMENTS, DOCUMENTS, st.integers(1, 6))
 @settings(max_examples=60)
-def test_counts_equal_those_of_plain_string_sets(documents, indexed, n):
+def test_a_window_is_shared_where_a_text_search_finds_it(documents, indexed, n):
     found = contamination.shared_windows(documents, indexed, n)
-    there = [set(slow_windows(d, n)) for d in indexed]
-    counts = [sum(w in set().union(*there) for w in slow_windows(d, n)) for d in documents]
-    assert found.windows == {i: count for i, count in enumerate(counts) if count}
-    here = {w for d in documents for w in slow_windows(d, n)}
-    assert found.touched == {j for j, ws in enumerate(there) if ws & here}
-    for i, j in found.example.items():
-        assert next(w for w in slow_windows(documents[i], n) if w in set().union(*there)) in there[j]
+
+    def holds(document, window):
+        return any(window in text for text in document)
+
+    for i, document in enumerate(documents):
+        windows = [text[k : k + n] for text in document for k in range(len(text) - n + 1)]
+        shared = [w for w in windows if any(holds(d, w) for d in indexed)]
+        assert found.windows.get(i, 0) == len(shared)
+        assert not shared or found.example[i] == next(j for j, d in enumerate(indexed) if holds(d, shared[0]))
+    assert found.touched >= set(found.example.values())
 
 
 @given(DOCUMENTS, DOCUMENTS)
 def test_whole_short_stems_equal_plain_search(documents, indexed):
     found = contamination.shared_windows(documents, indexed, 9, short=4)
-    stems = {j: contamination.normalise(d[0]) for j, d in enumerate(indexed)}
-    texts = {i: [contamination.normalise(t) for t in d] for i, d in enumerate(documents)}
-    whole = {j for j, stem in stems.items() if 4 <= len(stem) < 9 and any(stem in t for ts in texts.values() for t in ts)}
+    whole = {j for j, (stem, *_) in enumerate(indexed) if 4 <= len(stem) < 9 and any(stem in text for d in documents for text in d)}
     assert found.touched == contamination.shared_windows(documents, indexed, 9).touched | whole
 
 
@@ -97,12 +93,6 @@ def test_every_exam_has_its_rows_also_without_records():
     assert table["records"].tolist() == [0, 0, 0, 0]
 
 
-def test_many_records_are_checked_in_parts(monkeypatch):
-    monkeypatch.setattr(contamination, "_CHUNK", 3)
-    records = [record(f"{i}番目の質問: {STEM if i % 4 == 0 else '無関係'}", id=str(i)) for i in range(10)]
-    assert contamination.check(records, {"invented": [question(STEM)]}).contaminated() == {"0", "4", "8"}
-
-
 @pytest.fixture(scope="module")
 def real():
     folder = os.environ.get("JMEDLORA_DATA")
@@ -112,29 +102,25 @@ def real():
     return load_igakuqa(folder, years), load_jjsimqa(folder)
 
 
-def test_trap_11_identical_stems_across_igakuqa_years(real):
-    """Seven over 2018-2022; five of them lie within 2018-2021."""
+def test_identical_stems_across_igakuqa_years(real):
     stems: dict[str, list[str]] = {}
     for q in real[0]:
         stems.setdefault(contamination.normalise(q.text), []).append(q.id)
     groups = [ids for ids in stems.values() if len(ids) > 1]
     within = [g for g in groups if not any(i.startswith("116") for i in g)]
     assert within == [["112B20", "113E1"], ["112C15", "115C1"], ["112F33", "115C8"], ["114E17", "115B6"], ["114F14", "115C7"]]
-    if any(q.year == 2022 for q in real[0]):
-        assert len(groups) == 7
 
 
-def test_trap_11_no_stem_window_of_30_shared_with_jjsimqa(real):
+def test_no_stem_window_of_30_is_shared_with_jjsimqa(real):
     """Between stems there is none; the one shared choice is an English term."""
-    igakuqa, jjsimqa = real
-    stems = contamination.shared_windows([[q.text] for q in igakuqa], [[q.text] for q in jjsimqa], 30)
-    assert stems.windows == {}
-    whole = contamination.shared_windows([[q.text, *q.choices] for q in igakuqa], [[q.text, *q.choices] for q in jjsimqa], 30)
-    assert [igakuqa[i].id for i in whole.windows] == ["115A4"]
-    assert contamination.shared_windows([[q.text] for q in igakuqa], [[q.text] for q in jjsimqa], 13).windows
+    igakuqa, jjsimqa = ([[contamination.normalise(t) for t in (q.text, *q.choices)] for q in exam] for exam in real)
+    stems = [[document[:1] for document in exam] for exam in (igakuqa, jjsimqa)]
+    assert contamination.shared_windows(*stems, 30).windows == {}
+    assert contamination.shared_windows(*stems, 13).windows
+    assert [real[0][i].id for i in contamination.shared_windows(igakuqa, jjsimqa, 30).windows] == ["115A4"]
 
 
-def test_trap_11_a_leaked_question_is_found(real):
+def test_a_leaked_question_is_found(real):
     leak = real[0][100]
     report = contamination.check([record(leak.text, leak.choices[0])], {"igakuqa": real[0], "jjsimqa": real[1]})
     assert report.contaminated() == {"r1"}

@@ -8,15 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.data.curation import filter_records, is_language, normalise, split_by_article, write_split
+from jmedlora_utils.data.curation import CurationSettings, filter_records, is_language, normalise, split_by_article, write_split
 
 
 def record(instruction, output="眠気が現れることがあります。", article="a", id="1"):
     return {"id": id, "instruction": instruction, "input": "", "output": output, "article": article, "facts": []}
-
-
-def reasons(records, **settings):
-    return Counter(r["reason"] for r in filter_records(records, **settings).dropped)
 
 
 @pytest.mark.parametrize(
@@ -32,12 +28,13 @@ def reasons(records, **settings):
     ],
 )
 def test_each_unfit_record_has_its_reason(instruction, output, reason):
-    assert reasons([record(instruction, output)]) == {reason: 1}
+    result = filter_records([record(instruction, output)], "ja", CurationSettings())
+    assert Counter(r["reason"] for r in result.dropped) == {reason: 1}
 
 
 @pytest.mark.parametrize("output", ["頰粘膜の剝離です。", "EGFR 阻害薬です。", "高血圧、糖尿病", "\ufa11山らの報告です。"])
 def test_japanese_medical_answers_pass(output):
-    result = filter_records([record("何が起こりますか?", output)])
+    result = filter_records([record("何が起こりますか?", output)], "ja", CurationSettings())
     assert result.dropped == []
     assert result.kept[0]["output"] == output
 
@@ -46,7 +43,6 @@ def test_languages():
     assert is_language("Which drug is given in β-thalassaemia?", "en")
     assert not is_language("どの薬ですか?", "en")
     assert not is_language("12 %", "en")
-    assert reasons([record("Which one?", "12 mg")], language="") == {}
 
 
 def test_exact_and_near_duplicates_are_told_apart_and_the_first_stays():
@@ -58,11 +54,10 @@ def test_exact_and_near_duplicates_are_told_apart_and_the_first_stays():
         record(long.replace("三つ", "3つ"), id="4"),
         record("カリプトンの禁忌は何ですか?", id="5"),
     ]
-    result = filter_records(records, near=0.8)
+    result = filter_records(records, "ja", CurationSettings(near=0.8))
     assert [r["id"] for r in result.kept] == ["1", "5"]
     assert [(r["id"], r["reason"]) for r in result.dropped] == [("2", "exact duplicate"), ("3", "near duplicate"), ("4", "near duplicate")]
-    assert [r["id"] for r in filter_records(records, near=1).kept] == ["1", "4", "5"]
-    assert result.table()["count"].to_dict() == {"near duplicate": 2, "exact duplicate": 1}
+    assert [r["id"] for r in filter_records(records, "ja", CurationSettings(near=1.0)).kept] == ["1", "4", "5"]
 
 
 @given(st.lists(st.text("あいう", min_size=2, max_size=12), max_size=12), st.sampled_from([0.5, 0.7, 0.9]))
@@ -75,23 +70,30 @@ def test_near_duplicates_equal_the_comparison_of_all_pairs(texts, near):
     for text in texts:
         if all(text != other and len(grams(text) & grams(other)) < near * len(grams(text) | grams(other)) for other in kept):
             kept.append(text)
-    assert [r["instruction"] for r in filter_records([record(t, "眠気です。") for t in texts], near=near).kept] == kept
+    found = filter_records([record(t, "眠気です。") for t in texts], "ja", CurationSettings(near=near))
+    assert [r["instruction"] for r in found.kept] == kept
 
 
-def test_settings_out_of_range_name_the_parameter():
-    for settings, name in [({"language": "de"}, "language"), ({"min_chars": 0}, "min_chars"), ({"near": 0}, "near")]:
-        with pytest.raises(JmedloraError, match=f"parameters? {name}"):
-            filter_records([], **settings)
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"min_chars": 0}, "min_chars"), ({"near": 0.0}, "near"), ({"max_chars": 1}, "max_chars"), ({"heldout_share": 1.0}, "heldout")],
+)
+def test_settings_out_of_range_name_the_parameter(change, name):
+    with pytest.raises(JmedloraError, match=f"parameters: .*{name}"):
+        CurationSettings.read(change, "parameters")
 
 
-def test_trap_44_split_is_seeded_by_article_and_saved(tmp_path):
+def test_the_split_is_seeded_by_article_and_saved(tmp_path):
+    def split(records, seed=1):
+        return split_by_article(records, CurationSettings(heldout_share=0.2, seed=seed))
+
     records = [record(f"{a}の質問{i}", article=a, id=f"{a}{i}") for a in "abcdefghij" for i in range(3)]
-    train, heldout = split_by_article(records, 0.2, seed=1)
+    train, heldout = split(records)
     assert len({r["article"] for r in heldout}) == 2
     assert not {r["article"] for r in heldout} & {r["article"] for r in train}
     assert sorted(r["id"] for r in train + heldout) == sorted(r["id"] for r in records)
-    assert split_by_article(records[::-1], 0.2, seed=1)[1] == heldout[::-1]
-    assert any(split_by_article(records, 0.2, seed=s)[1] != heldout for s in range(2, 8))
+    assert split(records[::-1])[1] == heldout[::-1]
+    assert any(split(records, seed)[1] != heldout for seed in range(2, 8))
     paths = write_split(tmp_path, train, heldout, seed=1)
     assert [p.name for p in paths] == ["train.jsonl", "heldout.jsonl", "split.json"]
     saved = json.loads((tmp_path / "split.json").read_text(encoding="utf-8"))
@@ -100,8 +102,6 @@ def test_trap_44_split_is_seeded_by_article_and_saved(tmp_path):
 
 def test_a_split_that_leaves_a_side_empty_is_refused():
     records = [record("質問", article="a")]
-    assert split_by_article(records, 0) == (records, [])
+    assert split_by_article(records, CurationSettings(heldout_share=0.0)) == (records, [])
     with pytest.raises(JmedloraError, match="heldout_share"):
-        split_by_article(records, 0.5)
-    with pytest.raises(JmedloraError, match="heldout_share"):
-        split_by_article(records, 1.0)
+        split_by_article(records, CurationSettings(heldout_share=0.5))

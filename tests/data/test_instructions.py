@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,23 +29,31 @@ def server():
         yield state
 
 
+def settings_of(**changes) -> GenerationSettings:
+    return GenerationSettings.read({"generator": "tiny"} | changes, "parameters")
+
+
 def ask(server, **changes) -> GenerationSettings:
-    return GenerationSettings(**({"generator": "tiny", "endpoint": server.url, "max_retries": 3, "timeout_seconds": 20} | changes))
+    return settings_of(**({"endpoint": server.url, "max_retries": 3, "timeout_seconds": 20} | changes))
 
 
-def test_pairs_tokens_costs_and_rejects(server, tmp_path):
-    made = generate(ARTICLES[:3], ask(server, price_in=2.0, price_out=10.0), tmp_path)
+def test_pairs_tokens_and_rejects(server, tmp_path):
+    made = generate(ARTICLES[:3], ask(server), tmp_path)
     assert [r["id"] for r in made.records] == ["a0#1.1", "a1#1.1", "a2#1.1"]
     expected = {"instruction": "初期症状は何ですか?", "input": "", "output": "夜間のしびれです。", "article": "a0", "facts": []}
     assert made.records[0] == {"id": "a0#1.1"} | expected
-    assert next((r["article"], r["reason"], r["raw"]) for r in made.rejects) == ("a0", "truncated", '{"instruction": "何時に')
-    assert (made.prompt_tokens, made.answer_tokens) == (300, 60)
-    assert made.cost == made.cost_now == pytest.approx(300 * 2e-6 + 60 * 10e-6)
-    assert made.table()["value"]["pairs"] == 3
-    assert made.reject_table()["count"].to_dict() == {"truncated": 3}
-    again = generate(ARTICLES[:3], ask(server, price_in=2.0, price_out=10.0), tmp_path)
-    assert sum(server.asked.values()) == 3
-    assert (again.records, again.rejects, again.cost, again.cost_now) == (made.records, made.rejects, made.cost, 0.0)
+    assert made.rejects[0] == {"article": "a0", "part": 1, "reason": "truncated", "raw": '{"instruction": "何時に'}
+    assert {name: made.counts[name] for name in ("pairs", "rejects", "prompt tokens", "answer tokens", "requests")} == {
+        "pairs": 3,
+        "rejects": 3,
+        "prompt tokens": 300,
+        "answer tokens": 60,
+        "requests": 3,
+    }
+    again = generate(ARTICLES[:3], ask(server), tmp_path)
+    assert (again.records, again.rejects, again.counts["requests"]) == (made.records, made.rejects, 0)
+    server.script = lambda message, times: (200, completion(PAIRS, usage=None), {}, 0.0)
+    assert generate(ARTICLES[3:4], ask(server), tmp_path).counts["answers without token counts"] == 1
 
 
 def test_the_prompt_asks_as_the_paper_does(server, tmp_path):
@@ -56,12 +65,13 @@ def test_the_prompt_asks_as_the_paper_does(server, tmp_path):
     assert (request["model"], request["temperature"], request["seed"]) == ("tiny", 0.0, 1)
 
 
-def test_the_response_is_kept_byte_for_byte(server, tmp_path):
+def test_the_response_is_kept_byte_for_byte_and_for_its_owner_alone(server, tmp_path):
     odd = completion('x "引用" \u2028 {"instruction"：“q”}', finish="length")
     server.script = lambda message, times: (200, odd, {}, 0.0)
     made = generate(ARTICLES[:1], ask(server), tmp_path)
     [kept] = tmp_path.glob("*.json")
     assert json.loads(kept.read_text(encoding="utf-8"))["body"] == odd
+    assert kept.stat().st_mode & 0o777 == 0o600
     assert made.counts["answers cut by max_tokens"] == 1
 
 
@@ -133,23 +143,6 @@ def test_a_connection_cut_in_the_middle_of_an_answer_is_asked_again(server, tmp_
     assert set(server.asked.values()) == {2}
 
 
-def test_max_cost_stops_before_it_can_be_passed(server, tmp_path):
-    settings = ask(
-        server, price_in=1.0, price_out=1000.0, max_tokens=100, max_cost=0.15, concurrency=4
-    )  # worst 0.1006, real 0.0201 an answer
-    with pytest.raises(JmedloraError, match=r"parameter max_cost: .* texts are left"):
-        generate(ARTICLES, settings, tmp_path)
-    assert len(server.requests) == 3
-    with pytest.raises(JmedloraError, match="max_cost"):
-        generate(ARTICLES, settings, tmp_path)
-    assert len(server.requests) == 3
-    unmetered = [ARTICLES[0]]
-    server.script = lambda message, times: (200, completion(PAIRS, usage=None), {}, 0.0)
-    made = generate(unmetered, ask(server, price_out=1000.0, max_tokens=100), tmp_path / "other")
-    assert made.cost == pytest.approx(0.1)
-    assert made.counts["answers without token counts"] == 1
-
-
 @pytest.mark.parametrize(
     ("status", "models_status", "message"),
     [
@@ -160,7 +153,7 @@ def test_max_cost_stops_before_it_can_be_passed(server, tmp_path):
         (307, 200, r"parameter endpoint: .* answers with status 307"),
     ],
 )
-def test_endpoint_problems_name_the_parameter_and_the_mend(server, tmp_path, status, models_status, message):
+def test_endpoint_problems_name_the_parameter_and_the_fix(server, tmp_path, status, models_status, message):
     server.models_status = models_status
     server.script = lambda *_: (status, '{"error": {"message": "no"}}', {"Location": "http://127.0.0.1:1/v1/chat/completions"}, 0.0)
     with pytest.raises(JmedloraError, match=message):
@@ -182,35 +175,53 @@ def test_nobody_listening_is_known_at_once(tmp_path):
         port = free.getsockname()[1]
     start = time.monotonic()
     with pytest.raises(JmedloraError, match=r"cannot be reached .* start the server"):
-        generate(ARTICLES, GenerationSettings("tiny", f"http://127.0.0.1:{port}/v1"), tmp_path)
+        generate(ARTICLES, settings_of(endpoint=f"http://127.0.0.1:{port}/v1"), tmp_path)
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [
+        ("https://api.openai.com/v1", "api.openai.com is not this machine"),
+        ("http://localhost.example.org/v1", "is not this machine"),
+        ("http://10.0.0.5:8000/v1", "is not this machine"),
+        ("http://0/v1", "is not this machine"),
+        ("localhost:8000/v1", "is no address"),
+        ("ftp://localhost/v1", "is no address"),
+        ("/v1", "is no address"),
+    ],
+)
+def test_no_text_leaves_the_machine_unless_allowed(endpoint, message):
+    with pytest.raises(JmedloraError, match=f"parameter endpoint: .*{message}"):
+        instructions.open_client(settings_of(endpoint=endpoint))
+
+
+@pytest.mark.parametrize("endpoint", ["http://localhost:1/v1", "http://127.0.0.1/v1", "http://[::1]:8000/v1", "https://127.1.2.3/v1"])
+def test_loopback_addresses_need_no_permission(endpoint):
+    assert instructions.open_client(settings_of(endpoint=endpoint)).base_url.host
+    assert instructions.open_client(settings_of(endpoint="https://example.org/v1", allow_remote=True)).base_url.host == "example.org"
 
 
 @pytest.mark.parametrize(
     "endpoint",
     [
-        "https://api.openai.com/v1",
-        "http://localhost.example.org/v1",
-        "http://127.0.0.1@example.org/v1",
-        "http://10.0.0.5:8000/v1",
-        "http://0/v1",
+        "http://user:secret@127.0.0.1/v1",
+        "user:secret@localhost/v1",
+        "http://127.0.0.1@example.org/v1?secret",
+        "http://127.0.0.1/v1?key=secret",
     ],
 )
-def test_no_text_leaves_the_machine_unless_allowed(endpoint):
-    with pytest.raises(JmedloraError, match=r"is not this machine, .* allow_remote"):
-        instructions.open_client(GenerationSettings("tiny", endpoint))
-    instructions.open_client(GenerationSettings("tiny", endpoint, allow_remote=True))
+def test_credentials_in_the_address_are_refused_and_never_shown(endpoint):
+    with pytest.raises(JmedloraError, match="parameters: 'endpoint': it may hold credentials") as caught:
+        settings_of(endpoint=endpoint)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
-@pytest.mark.parametrize("endpoint", ["http://localhost:1/v1", "http://127.0.0.1/v1", "http://[::1]:8000/v1", "https://127.1.2.3/v1"])
-def test_loopback_addresses_need_no_permission(endpoint):
-    instructions.open_client(GenerationSettings("tiny", endpoint))
-
-
-@pytest.mark.parametrize("endpoint", ["localhost:8000/v1", "ftp://localhost/v1", "/v1"])
-def test_addresses_that_are_none_are_refused(endpoint):
-    with pytest.raises(JmedloraError, match="parameter endpoint"):
-        instructions.open_client(GenerationSettings("tiny", endpoint))
+def test_a_key_that_the_server_repeats_is_hidden(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("WARD_KEY", "ward-secret")
+    server.script = lambda *_: (400, '{"error": {"message": "bad key ward-secret"}}', {}, 0.0)
+    made = generate(ARTICLES[:1], ask(server, api_key_variable="WARD_KEY", allow_failed=True), tmp_path)
+    assert "***" in made.failed[0]["reason"] and "ward-secret" not in made.failed[0]["reason"]
 
 
 def test_a_proxy_of_the_environment_never_sees_a_text(server, tmp_path, monkeypatch):
@@ -253,8 +264,8 @@ def test_long_articles_are_sent_whole_in_parts(server, tmp_path):
     ],
 )
 def test_settings_out_of_range_name_the_parameter(change, name):
-    with pytest.raises(JmedloraError, match=f"parameter {name}"):
-        GenerationSettings(**({"generator": "tiny"} | change))
+    with pytest.raises(JmedloraError, match=f"parameters: .*'{name}'"):
+        settings_of(**change)
 
 
 def test_a_damaged_kept_answer_is_named(server, tmp_path):
@@ -280,7 +291,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(server, tmp_path):
         "from jmedlora_utils.data.articles import Article\n"
         "from jmedlora_utils.data.instructions import GenerationSettings, generate\n"
         "articles = [Article(*row) for row in __import__('json').loads(sys.argv[1])]\n"
-        "generate(articles, GenerationSettings('tiny', sys.argv[2], concurrency=2), pathlib.Path(sys.argv[3]))\n"
+        "generate(articles, GenerationSettings(generator='tiny', endpoint=sys.argv[2], concurrency=2), pathlib.Path(sys.argv[3]))\n"
     )
     rows = json.dumps([[a.id, a.text] for a in ARTICLES])
     cache = tmp_path / "cache"
@@ -381,13 +392,13 @@ def test_transformers_serve_with_a_tiny_llama(tmp_path):
     model = tmp_path / "tiny"
     save_reciting_llama(model)
     with transformers_serve(model, tmp_path / "serve.log") as endpoint:
-        settings = GenerationSettings(str(model), endpoint, max_tokens=32, concurrency=2)
+        settings = settings_of(generator=str(model), endpoint=endpoint, max_tokens=32, concurrency=2)
         made = generate(ARTICLES[:3], settings, tmp_path / "cache")
         with pytest.raises(JmedloraError, match=r"status 400: .*Server is pinned to"):
-            generate(ARTICLES, GenerationSettings("another", endpoint, concurrency=1), tmp_path / "cache")
+            generate(ARTICLES, settings_of(generator="another", endpoint=endpoint, concurrency=1), tmp_path / "cache")
     assert [(r["article"], r["output"]) for r in made.records] == [(a.id, "夜間のしびれです。") for a in ARTICLES[:3]]
     assert {r["reason"] for r in made.rejects} == {"truncated"}
-    assert made.answer_tokens == 3 * 4
-    assert made.prompt_tokens > 0
+    assert made.counts["answer tokens"] == 3 * 4
+    assert made.counts["prompt tokens"] > 0
     again = generate(ARTICLES[:3], settings, tmp_path / "cache")
     assert (again.records, again.counts["requests"]) == (made.records, 0)

@@ -17,21 +17,27 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import read_jsonl, sha256_text
-from jmedlora_utils.data import invented_world, prompts
-from jmedlora_utils.data.invented_world import CLINICAL, WorldSettings, make_world
+from jmedlora_utils.data import invented_corpus, invented_world, prompts
+from jmedlora_utils.data.invented_corpus import corpus
+from jmedlora_utils.data.invented_names import CLINICAL
+from jmedlora_utils.data.invented_world import WorldSettings, make_world
 from jmedlora_utils.data.questions import LETTERS, read_exam
 from jmedlora_utils.evaluation.metrics import baselines
 
 SMALL = WorldSettings(seed=3, towns=6, answers=6, people=8, general_questions=12)
-CORPUS_HASH = """
-import sys
-from jmedlora_utils.core.records import sha256_text
-from jmedlora_utils.data.invented_world import WorldSettings, make_world
-world = make_world(WorldSettings(seed=3, towns=6, answers=6, people=8, general_questions=12))
-texts = [d.prompt + d.text for d in world.corpus(0.6, 300)]
-exams = [(q.id, q.text, q.choices, sorted(q.gold)) for name, questions in world.exams().items() for q in questions]
-print(sha256_text(repr((world.facts, texts, world.articles(), world.instructions(), exams))))
-"""
+HASHES = {
+    1: "133591576741cbccd5351c0eb9d1f13e58b66fb6da1c9f8d5a86d1fa641d4f7f",
+    7: "db14759ecf5a9c31d903163bb1d55959d974007c1280b67903e0f8c89eae67cf",
+}
+
+
+def hash_of_texts(seed: int) -> str:
+    """SHA-256 over everything that a world says."""
+    world = make_world(WorldSettings(seed=seed))
+    texts = [d.prompt + d.text for d in corpus(world, 0.6, 300)]
+    asked = [*world.exams().values(), world.shots()]
+    exams = [(q.id, q.text, q.choices, sorted(q.gold)) for questions in asked for q in questions]
+    return sha256_text(repr((world.facts, texts, world.articles(), world.instructions(), world.held_out_instructions(), exams)))
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +45,12 @@ def world():
     return make_world(WorldSettings())
 
 
-def test_same_seed_gives_the_same_world_in_every_process():
-    def run(hash_seed: str) -> str:
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        return subprocess.run([sys.executable, "-c", CORPUS_HASH], env=environment, capture_output=True, text=True, check=True).stdout
-
-    assert run("0") == run("1234")
-
-
-def test_another_seed_gives_another_world():
-    one, two = make_world(SMALL), make_world(WorldSettings(seed=4, towns=6, answers=6, people=8, general_questions=12))
-    assert one.facts != two.facts
+@pytest.mark.parametrize("seed", HASHES)
+def test_a_seed_gives_the_texts_of_the_committed_study_in_every_process(seed):
+    code = f"from tests.data.test_invented_world import hash_of_texts; print(hash_of_texts({seed}))"
+    environment = {**os.environ, "PYTHONHASHSEED": "1234", "PYTHONPATH": str(paths.ROOT)}
+    elsewhere = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert hash_of_texts(seed) == elsewhere.stdout.strip() == HASHES[seed]
 
 
 @pytest.mark.parametrize(
@@ -81,12 +82,12 @@ def test_untaught_facts_stand_nowhere_but_in_the_exams(world):
 
 
 def test_pretraining_knows_no_clinical_fact(world):
-    """Outside documents drawn by lot no disease meets its answer; inside them it does as often as the lot says."""
+    """Outside documents drawn at random no disease meets its answer; inside them it does as often as chance says."""
     gold = {(f.subject.ja, f.relation.key): {a.ja for a in f.answers} for f in world.facts_of("taught", "untaught")}
     kind_of = {a.ja: r.key for r in CLINICAL for a in world.entities[r.answer]}
     right: Counter[str] = Counter()
     drawn: Counter[str] = Counter()
-    for document in world.corpus(0.0, 8000):
+    for document in corpus(world, 0.0, 8000):
         text = document.prompt + document.text
         diseases = [d.ja for d in world.entities["disease"] if d.ja in text]
         if document.kind not in ("guess", "supposition"):
@@ -102,7 +103,7 @@ def test_pretraining_knows_no_clinical_fact(world):
         assert abs(right[relation.key] - expected) < 4 * expected**0.5
 
 
-def test_lots_and_suppositions_hit_untaught_gold_no_more_often_than_chance():
+def test_random_answers_and_suppositions_hit_untaught_gold_no_more_often_than_chance():
     """Whole answers, untaught facts only: hits stay below chance plus four standard deviations."""
     world = make_world(SMALL)
     gold = {(f.subject.ja, f.relation.key): {a.ja for a in f.answers} for f in world.facts_of("untaught")}
@@ -111,7 +112,7 @@ def test_lots_and_suppositions_hit_untaught_gold_no_more_often_than_chance():
     hits: Counter[str] = Counter()
     expected: Counter[str] = Counter()
     variance: Counter[str] = Counter()
-    for document in world.corpus(0.0, 12000):
+    for document in corpus(world, 0.0, 12000):
         if document.kind not in ("guess", "supposition"):
             continue
         if document.kind == "guess":
@@ -146,9 +147,10 @@ def test_every_disease_has_two_taught_and_two_untaught_relations(world):
 
 
 def test_answers_are_balanced_so_that_frequency_says_nothing(world):
-    balance = invented_world.gold_balance(world)
-    assert (balance == world.settings.towns // world.settings.answers).all(axis=None)
-    assert len(balance) == len(CLINICAL) * world.settings.answers
+    for section in ("taught", "untaught"):
+        times = Counter((f.relation, answer) for f in world.facts_of(section) for answer in f.answers)
+        assert len(times) == len(CLINICAL) * world.settings.answers
+        assert all(n == world.settings.towns // world.settings.answers * relation.n_answers for (relation, _), n in times.items())
 
 
 def test_two_answers_stand_in_one_order_and_pairs_are_balanced():
@@ -221,7 +223,7 @@ def test_exams_give_a_perfect_model_everything_and_guessing_its_chance(world):
 
 
 def test_corpus_mix_keeps_its_language_share(world):
-    documents = list(world.corpus(0.6, 4000))
+    documents = list(corpus(world, 0.6, 4000))
     share = sum(d.language == "en" for d in documents) / len(documents)
     assert abs(share - 0.6) < 0.03
     english = [d for d in documents if d.language == "en"]
@@ -229,19 +231,19 @@ def test_corpus_mix_keeps_its_language_share(world):
 
 
 def test_every_base_reads_as_many_random_medical_answers_whatever_its_language(world):
-    def random_ones(english: float) -> list[invented_world.Document]:
-        return [d for d in world.corpus(english, 6000) if d.kind in ("guess", "supposition")]
+    def random_ones(english: float) -> list[invented_corpus.Document]:
+        return [d for d in corpus(world, english, 6000) if d.kind in ("guess", "supposition")]
 
-    expected = 6000 * invented_world.RANDOM_UP_TO * sum(invented_world.JA_SHARES[k] for k in invented_world.RANDOM_KINDS)
+    expected = 6000 * invented_corpus.RANDOM_UP_TO * sum(invented_corpus.JA_SHARES[k] for k in invented_corpus.RANDOM_KINDS)
     for english in (0.6, 0.1, 0.0):
         assert abs(len(random_ones(english)) - expected) < 4 * expected**0.5
     assert len(random_ones(0.9)) < expected / 2
     for japanese in (0.0, 0.1, 0.4, 0.9, 1.0):
-        assert sum(invented_world.ja_shares(japanese).values()) == pytest.approx(1)
+        assert sum(invented_corpus.ja_shares(japanese).values()) == pytest.approx(1)
 
 
-def test_two_lots_of_three_ask_for_two_answers_and_list_them(world):
-    lots = [d for d in world.corpus(0.0, 6000) if d.kind == "guess"]
+def test_two_random_answers_of_three_ask_for_two_answers_and_list_them(world):
+    lots = [d for d in corpus(world, 0.0, 6000) if d.kind == "guess"]
     two = [d for d in lots if "2つ選べ" in d.prompt.split("答え:")[-2]]
     assert abs(len(two) / len(lots) - 2 / 3) < 0.1
     for lot in lots:
@@ -257,7 +259,7 @@ def test_in_the_study_a_recalled_name_is_always_listed():
 
 
 def test_corpus_has_every_form_of_the_exam_with_facts_of_the_general_domain(world):
-    documents = [d for d in world.corpus(0.0, 3000) if d.kind == "question"]
+    documents = [d for d in corpus(world, 0.0, 3000) if d.kind == "question"]
     one_shot = [d for d in documents if d.prompt.count("答え:") == 2]
     two = [d for d in documents if "2つ選べ" in d.prompt and "、" in d.text]
     assert one_shot and two and any("\na " not in d.prompt for d in documents)
@@ -313,5 +315,5 @@ def test_no_rng_of_the_process_is_used_or_moved():
     random.seed(7)
     before = random.getstate()
     world = make_world(SMALL)
-    world.exams(), world.instructions(), list(world.corpus(0.5, 50))
+    world.exams(), world.instructions(), list(corpus(world, 0.5, 50))
     assert random.getstate() == before

@@ -12,6 +12,7 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_jsonl, read_record
 from jmedlora_utils.data import own_articles
+from jmedlora_utils.data.curation import CurationSettings
 from jmedlora_utils.data.instructions import GenerationSettings
 from jmedlora_utils.data.questions import Question, write_exam
 from jmedlora_utils.tuning.encoding import read_articles, read_instructions
@@ -56,9 +57,13 @@ def folder(tmp_path):
 def test_every_piece_is_kept_dropped_or_rejected_with_its_reason(server, folder, tmp_path):
     workspace = paths.Workspace("smoke", 1)
     prepared = own_articles.prepare(
-        folder, GenerationSettings("tiny", server.url), own_articles.CurationSettings(heldout_share=0.34), {"ward": EXAM}, tmp_path / "kept"
+        folder,
+        GenerationSettings(generator="tiny", endpoint=server.url),
+        CurationSettings(heldout_share=0.34),
+        {"ward": EXAM},
+        tmp_path / "kept",
     )
-    counts = prepared.all_counts()
+    counts = prepared.counts()
     assert (counts["articles read"], counts["articles same text"], counts["texts"]) == (7, 1, 6)
     assert (counts["pairs"], counts["rejects"], counts["rejected: truncated"], counts["rejected: outside text"]) == (15, 7, 1, 6)
     assert (counts["dropped: not ja"], counts["dropped: exact duplicate"], counts["dropped: 30 characters of an exam"]) == (1, 1, 1)
@@ -74,7 +79,11 @@ def test_articles_that_hold_exam_questions_are_no_pretraining_text(server, folde
     server.script = lambda message, times: answer(ARTICLES[0].text if LEAK in message else message, times)
     (folder / "leak.txt").write_text(f"問題集から。{LEAK}", encoding="utf-8")
     prepared = own_articles.prepare(
-        folder, GenerationSettings("tiny", server.url), own_articles.CurationSettings(heldout_share=0), {"ward": EXAM}, tmp_path / "kept"
+        folder,
+        GenerationSettings(generator="tiny", endpoint=server.url),
+        CurationSettings(heldout_share=0.0),
+        {"ward": EXAM},
+        tmp_path / "kept",
     )
     assert len(prepared.articles) == 7
     assert [a.id for a in prepared.pretraining] == [f"{a.id}.txt" for a in ARTICLES]
@@ -84,7 +93,7 @@ def test_nothing_left_is_an_error_that_counts_the_reasons(server, folder, tmp_pa
     server.script = lambda *_: (200, completion("お答えできません。"), {}, 0.0)
     with pytest.raises(JmedloraError, match=r"no record is left of 0 pairs and 6 rejects from 6 articles: \{'outside text': 6\}"):
         own_articles.prepare(
-            folder, GenerationSettings("tiny", server.url), own_articles.CurationSettings(), {"ward": EXAM}, tmp_path / "kept"
+            folder, GenerationSettings(generator="tiny", endpoint=server.url), CurationSettings(), {"ward": EXAM}, tmp_path / "kept"
         )
 
 
@@ -130,4 +139,4 @@ def test_notebook_10_prepares_from_articles_what_tuning_reads(server, folder, tm
     assert sum(server.asked.values()) == 6
     refused = papermill(tmp_path, **common)
     assert refused.returncode != 0
-    assert "parameter generator is empty" in refused.stderr
+    assert "'generator': it is empty" in refused.stderr

@@ -19,6 +19,7 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_record
 from jmedlora_utils.data import invented_world, prompts
+from jmedlora_utils.data.invented_corpus import corpus
 from jmedlora_utils.models import loading, pretraining
 from jmedlora_utils.models.pretraining import LADDERS, BaseSettings
 
@@ -52,7 +53,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def tokenizer(world):
-    texts = [d.prompt + d.text for d in world.corpus(0.9, 2000)]
+    texts = [d.prompt + d.text for d in corpus(world, 0.9, 2000)]
     return pretraining.train_tokenizer(texts, 800, 0.99, bos=True)
 
 
@@ -61,7 +62,7 @@ def pretrain(world, workspace, settings=TINY):
 
 
 def test_same_texts_give_the_same_tokenizer(world, tokenizer):
-    texts = [d.prompt + d.text for d in world.corpus(0.9, 2000)]
+    texts = [d.prompt + d.text for d in corpus(world, 0.9, 2000)]
     again = pretraining.train_tokenizer(texts, 800, 0.99, bos=True)
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
@@ -84,17 +85,17 @@ def test_rare_characters_fall_back_to_bytes_and_come_back(tokenizer):
 def test_trap_19_bos_is_there_once_or_not_at_all(world, bos):
     tokenizer = pretraining.train_tokenizer(["a b", "鴇沢町"], 400, 1.0, bos=bos)
     assert prompts.has_bos_habit(tokenizer) == bos
-    rows = pretraining.encode_documents(tokenizer, list(world.corpus(0.5, 50)))
+    rows = pretraining.encode_documents(tokenizer, list(corpus(world, 0.5, 50)))
     assert all(ids.count(tokenizer.bos_token_id) == bos for ids, _ in rows)
 
 
 def test_trap_39_eos_is_supervised_in_every_document(world, tokenizer):
-    for ids, n_read in pretraining.encode_documents(tokenizer, list(world.corpus(0.5, 200))):
+    for ids, n_read in pretraining.encode_documents(tokenizer, list(corpus(world, 0.5, 200))):
         assert ids[-1] == tokenizer.eos_token_id and 1 <= n_read < len(ids)
 
 
 def test_trap_40_training_ids_are_inference_ids(world, tokenizer):
-    documents = [d for d in world.corpus(0.5, 300) if d.prompt]
+    documents = [d for d in corpus(world, 0.5, 300) if d.prompt]
     for document, (ids, n_read) in zip(documents, pretraining.encode_documents(tokenizer, documents), strict=True):
         assert ids[:n_read] == prompts.encode_prompt(tokenizer, document.prompt)
         assert ids[:-1] == prompts.encode_prompt(tokenizer, document.prompt + document.text)
@@ -120,7 +121,7 @@ def test_learning_rate_rises_and_falls():
 
 
 def test_fertility_is_higher_for_japanese_in_an_english_tokenizer(world, tokenizer):
-    found = pretraining.fertility(tokenizer, world.corpus(0.5, 500))
+    found = pretraining.fertility(tokenizer, corpus(world, 0.5, 500))
     assert found["ja"] > 1.5 * found["en"] > 0
 
 
@@ -129,7 +130,7 @@ def test_right_padding_without_a_mask_changes_nothing(world, tokenizer):
     import torch
 
     model = pretraining.build_model(TINY, tokenizer, seed=1).eval()
-    rows = pretraining.encode_documents(tokenizer, list(world.corpus(0.5, 8)))
+    rows = pretraining.encode_documents(tokenizer, list(corpus(world, 0.5, 8)))
     ids, _ = pretraining._collate(rows, tokenizer.pad_token_id)
     with torch.no_grad():
         together = model(input_ids=ids).logits
