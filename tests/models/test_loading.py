@@ -21,7 +21,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_trap_46_four_bit_counts_the_true_parameters(folders, family: str) -> None:
+def test_four_bit_counts_the_true_parameters(folders, family: str) -> None:
     plain, _ = loading.load_base(str(folders[family]))
     packed, _ = loading.load_base(str(folders[family]), quantisation="nf4")
     assert any(p.__class__.__name__ == "Params4bit" for p in packed.parameters())
