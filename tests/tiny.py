@@ -1,4 +1,4 @@
-"""Tiny checkpoints of the paper's two architectures and of Qwen3, made on the spot, and invented exam questions."""
+"""Tiny checkpoints of the paper's two architectures, of Qwen3 and of Gemma 3, made on the spot, and invented exam questions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from jmedlora_utils.data.questions import LETTERS, Question, write_exam
 
 SYLLABLES = "アイウエオカキクケコサシスセソタチツテトナニヌネノ"
 FAMILIES = ("llama", "gpt_neox", "qwen3")
+# Gemma 3 is loaded and planned; shared prefixes with a sliding window are not yet right in generation and likelihood.
+LOADED_FAMILIES = (*FAMILIES, "gemma3_text")
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -50,16 +52,17 @@ def make_tokenizer(bos: bool, pad: bool = True, vocab_size: int = 500, chatml: b
 
 def make_family_tokenizer(family: str, pad: bool = True) -> Any:
     """The tokenizer that `make_checkpoint` gives a model of `family`."""
-    return make_tokenizer(bos=family == "llama", pad=pad, chatml=family == "qwen3")
+    return make_tokenizer(bos=family in ("llama", "gemma3_text"), pad=pad, chatml=family == "qwen3")
 
 
 def make_checkpoint(
     folder: Path, family: str = "llama", seed: int = 0, hidden: int = 64, pad: bool = True, tie: bool = False, context: int = 512
 ) -> Path:
-    """Saves a random model of a family and returns its folder; only `llama` has a tokenizer with a BOS habit.
+    """Saves a random model of a family and returns its folder; `llama` and `gemma3_text` have a tokenizer that adds a BOS.
 
     `qwen3` has what real ones have: heads wider than their share of the hidden size (the smaller ones), fewer of them for keys and
-    values, and generation settings that sample and name two ends.
+    values, and generation settings that sample and name two ends. `gemma3_text` has one table of embeddings, and a layer that sees
+    only a sliding window.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -78,6 +81,9 @@ def make_checkpoint(
         "tie_word_embeddings": tie,
         "initializer_range": 0.1,
     }
+    if family == "gemma3_text":
+        sizes |= {"num_key_value_heads": 1, "head_dim": hidden // 2, "tie_word_embeddings": True, "sliding_window": 64}
+        sizes |= {"layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": hidden // 2}
     if family == "qwen3":
         sizes |= {"num_key_value_heads": 2, "head_dim": hidden // 2, "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>")}
     torch.manual_seed(seed)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fnmatch
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from jmedlora_utils.core import presets
 from jmedlora_utils.core.errors import JmedloraError
@@ -20,15 +20,8 @@ SETTINGS_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 WEIGHTS = (("*.safetensors",), ("pytorch_model*.bin", "adapter_model.bin"))
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A model of a preset, and what of it has to be fetched.
-
-    Attributes:
-        entry: From the registry.
-        files: File name to bytes.
-        missing: Bytes of the files that are not in the cache yet.
-    """
+class Wanted(NamedTuple):
+    """A model of a preset, its files (name to bytes), and the bytes that are not in the cache yet."""
 
     entry: ModelEntry
     files: dict[str, int]
@@ -85,17 +78,15 @@ def fetch(preset_name: str) -> list[tuple[ModelEntry, Path]]:
     from huggingface_hub.errors import HTTPError
 
     wanted = [look_up(entry) for entry in models_of(presets.load_preset(preset_name))]
-    cache = Path(constants.HF_HUB_CACHE)
-    check_disk(wanted, cache)
+    check_disk(wanted, Path(constants.HF_HUB_CACHE))
     found = []
-    for item in wanted:
-        entry = item.entry
-        print(f"{entry.name} at {entry.revision}: {sum(item.files.values()) / GB:.1f} GB, {item.missing / GB:.1f} of them to fetch")
+    for entry, files, missing in wanted:
+        print(f"{entry.name} at {entry.revision}: {sum(files.values()) / GB:.1f} GB, {missing / GB:.1f} of them to fetch")
         try:
-            folder = Path(snapshot_download(entry.hub_id, revision=entry.revision, allow_patterns=list(item.files)))
+            folder = Path(snapshot_download(entry.hub_id, revision=entry.revision, allow_patterns=list(files)))
         except (HTTPError, OSError) as error:
             raise JmedloraError(f"{entry.name}: the download broke off ({_first_line(error)}); call again to go on") from error
-        short = [name for name, size in item.files.items() if not (folder / name).is_file() or (folder / name).stat().st_size != size]
+        short = [name for name, size in files.items() if not (folder / name).is_file() or (folder / name).stat().st_size != size]
         if short:
             raise JmedloraError(f"{entry.name}: {short[0]} is not whole in the cache; delete {folder.name} there and call again")
         found.append((entry, folder))
@@ -114,44 +105,41 @@ def look_up(entry: ModelEntry) -> Wanted:
     page = f"https://huggingface.co/{entry.hub_id}"
     try:
         siblings = HfApi().model_info(entry.hub_id, revision=entry.revision, files_metadata=True).siblings or []
-    except GatedRepoError as error:
-        raise JmedloraError(f"{entry.name}: your token may not read it; accept its licence ({entry.licence}) on {page}") from error
-    except RevisionNotFoundError as error:
-        raise JmedloraError(f"{entry.name}: the hub has no commit {entry.revision}; choose one on {page}/commits/main") from error
-    except RepositoryNotFoundError as error:
-        raise JmedloraError(
-            f"{entry.name}: the hub has no {entry.hub_id}, or your token may not see it; check the spelling and HF_TOKEN"
-        ) from error
     except (HTTPError, OSError) as error:
-        raise JmedloraError(
-            f"{entry.name}: the hub cannot be reached ({_first_line(error)}); call this on a machine with a network"
-        ) from error
+        if isinstance(error, GatedRepoError):
+            why = f"your token may not read it; accept its licence ({entry.licence}) on {page}"
+        elif isinstance(error, RevisionNotFoundError):
+            why = f"the hub has no commit {entry.revision}; choose one on {page}/commits/main"
+        elif isinstance(error, RepositoryNotFoundError):
+            why = f"the hub has no {entry.hub_id}, or your token may not see it; check the spelling and HF_TOKEN"
+        else:
+            why = f"the hub cannot be reached ({_first_line(error)}); call this on a machine with a network"
+        raise JmedloraError(f"{entry.name}: {why}") from error
     files = chosen_files({s.rfilename: s.size or 0 for s in siblings})
     if not files:
         raise JmedloraError(f"{entry.name}: {page} has no weights at commit {entry.revision}; choose another commit")
-    there = {n for n in files if isinstance(try_to_load_from_cache(entry.hub_id, n, revision=entry.revision), str)}
+    there = {name for name in files if isinstance(try_to_load_from_cache(entry.hub_id, name, revision=entry.revision), str)}
     return Wanted(entry, files, sum(size for name, size in files.items() if name not in there))
 
 
 def chosen_files(sizes: dict[str, int]) -> dict[str, int]:
-    """Of the files of a repository, those that loading needs: settings, tokenizer, and one copy of the weights; empty without weights.
+    """Of the files of a repository (name to bytes), those that loading needs: settings, tokenizer, and one copy of the weights.
 
-    Args:
-        sizes: File name to bytes; files in subfolders are other formats.
+    Files in subfolders are other formats. Empty where there are no weights.
     """
-    top = {name: size for name, size in sizes.items() if "/" not in name}
-    weights: dict[str, int] = {}
-    for patterns in WEIGHTS:
-        weights = weights or {name: size for name, size in top.items() if _matches(name, patterns)}
-    settings = {name: size for name, size in top.items() if _matches(name, SETTINGS_FILES)}
-    return settings | weights if weights else {}
+
+    def matching(patterns: Sequence[str]) -> dict[str, int]:
+        return {name: n for name, n in sizes.items() if "/" not in name and any(fnmatch.fnmatch(name, p) for p in patterns)}
+
+    weights = next(filter(None, map(matching, WEIGHTS)), {})
+    return matching(SETTINGS_FILES) | weights if weights else {}
 
 
 def check_disk(wanted: Sequence[Wanted], cache: Path) -> None:
     """Refuses what the disk of the cache cannot hold.
 
     Raises:
-        JmedloraError: It is too small; names the sizes and the mend.
+        JmedloraError: It is too small; names the sizes.
     """
     there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
     need, free = sum(item.missing for item in wanted), shutil.disk_usage(there).free
@@ -161,10 +149,6 @@ def check_disk(wanted: Sequence[Wanted], cache: Path) -> None:
             f"the models take {need / GB:.1f} GB ({each}) and the disk of {cache} has {free / GB:.1f} GB free; nothing was fetched. "
             "Free some space, or let HF_HOME name a folder on a larger disk, here and for the jobs"
         )
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def _first_line(error: Exception) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
@@ -22,7 +21,7 @@ QUANTISATIONS = ("none", "nf4")
 DTYPES = ("float32", "bfloat16", "float16")
 FULL_HASH_BYTES = 1 << 30
 SAMPLE_BYTES = 4096
-STRETCHES = 1024
+STRETCHES = 4096
 IDENTITY_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 # What a damaged folder makes the libraries raise, beside their own errors.
 BROKEN = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, AttributeError, IndexError)
@@ -33,6 +32,7 @@ _LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 LORA_TARGETS = {
     "llama": _LLAMA,
     "qwen3": _LLAMA,
+    "gemma3_text": _LLAMA,
     "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
 }
 
@@ -131,11 +131,16 @@ def load_base(
         raise _load_error("model", entry.name, error) from error
     # Under FSDP only the main process has read the weights at this point.
     whole = os.environ.get("ACCELERATE_USE_FSDP") != "true"
-    if whole and not all(torch.isfinite(p).all() for p in model.parameters() if p.is_floating_point()):
+    if whole and not all(torch.isfinite(torch.stack(torch.aminmax(p))).all() for p in model.parameters() if _holds_numbers(p)):
         raise JmedloraError(f"model {entry.name!r}: its weights hold values that are no finite numbers; copy the folder again")
     if quantisation == "nf4":
         keep_4bit_layout(model)
     return model.eval(), tokenizer
+
+
+def _holds_numbers(parameter: Any) -> bool:
+    """4-bit weights are packed: read as numbers, their bytes mean nothing."""
+    return parameter.is_floating_point() and parameter.numel() > 0 and parameter.__class__.__name__ != "Params4bit"
 
 
 def keep_4bit_layout(model: Any) -> None:
@@ -288,63 +293,39 @@ def fingerprint(entry: ModelEntry) -> str:
 
 
 def sampled_sha256(path: Path) -> str:
-    """SHA-256 over samples of a weights file: its size, its header, and the start, middle and end of every tensor in it.
+    """SHA-256 over the size of a weights file and its first `SAMPLE_BYTES` in each of `STRETCHES` equal stretches, and its last ones.
 
-    A file of another format than safetensors is sampled at fixed distances. A change that spares all samples is not seen: tuning
-    moves every part of the tensors that it touches, but a few weights changed by hand may go unseen.
-
-    Raises:
-        JmedloraError: A safetensors file is damaged.
+    Tuning moves every part of the tensors that it touches, and those are longer than a stretch; a few weights changed by hand may go
+    unseen.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(f"sampled {size}\n".encode())
     with path.open("rb") as file:
-        for start, end in _tensor_spans(file, size) if path.suffix == ".safetensors" else _stretches(size):
-            for at in sorted({start, max(start, (start + end - SAMPLE_BYTES) // 2), max(start, end - SAMPLE_BYTES)}):
-                file.seek(at)
-                digest.update(file.read(min(SAMPLE_BYTES, end - at)))
+        for start in [*range(0, size, max(SAMPLE_BYTES, size // STRETCHES)), max(0, size - SAMPLE_BYTES)]:
+            file.seek(start)
+            digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()
-
-
-def _tensor_spans(file: BinaryIO, size: int) -> list[tuple[int, int]]:
-    """Where the parts of a safetensors file lie: its header, and each tensor."""
-    length = int.from_bytes(file.read(8), "little")
-    try:
-        head = json.loads(file.read(length) if length < size else b"")
-        tensors = sorted(tuple(about["data_offsets"]) for name, about in head.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise JmedloraError(f"{paths.relative(Path(file.name))}: it has no header of a safetensors file; copy it again") from error
-    begin = 8 + length
-    return [*_stretches(begin), *((begin + start, begin + end) for start, end in tensors)]
-
-
-def _stretches(size: int) -> list[tuple[int, int]]:
-    """Equal stretches of a file, at most about `STRETCHES`; each of `SAMPLE_BYTES` where that covers all of it."""
-    step = max(SAMPLE_BYTES, size // STRETCHES)
-    return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def _load_error(what: str, name: str, error: Exception) -> JmedloraError:
     """Turns a library's error into one that says what to do."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    causes: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in causes:
-        causes.append(current)
-        current = current.__cause__ or current.__context__
+    causes: list[BaseException | None] = [error]
+    while causes[-1] is not None and len(causes) < 20:
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)
     text = " ".join(str(error).split())
     if any(isinstance(c, GatedRepoError) for c in causes):
-        mend = "it is gated: accept its licence on its page and log in with `hf auth login`"
+        fix = "it is gated: accept its licence on its page and log in with `hf auth login`"
     elif any(isinstance(c, RevisionNotFoundError) for c in causes):
-        mend = "the hub has no such revision; check the pinned commit"
+        fix = "the hub has no such revision; check the pinned commit"
     elif any(isinstance(c, RepositoryNotFoundError) for c in causes):
-        mend = "the hub knows no such id (or it is private): check the spelling"
+        fix = "the hub knows no such id (or it is private): check the spelling"
     elif isinstance(error, OSError) and not Path(name).exists():
-        mend = (
+        fix = (
             "the hub cannot be reached and the model is not in the local cache: fetch it on a machine with network (make fetch), "
             "or give a local folder"
         )
     else:
-        mend = "check the folder and the installed versions"
-    return JmedloraError(f"{what} {name!r} could not be loaded: {mend} ({text[:300]})")
+        fix = "check the folder and the installed versions"
+    return JmedloraError(f"{what} {name!r} could not be loaded: {fix} ({text[:300]})")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.models.registry import Shape
+from jmedlora_utils.models.shape import Shape
 
 METHODS = ("lora", "qlora", "full")
 OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit")
@@ -19,11 +19,7 @@ OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adamw_bnb_8bit", "paged_adamw
 # The modules at the end of a block, where a passing copy of an input comes on top of everything the block keeps.
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj", "dense_h_to_4h", "dense_4h_to_h")
 
-# bitsandbytes: NF4 packs two weights a byte; every 64 weights share a scale; double quantisation stores that scale in one byte
-# and every 256 scales share a float32, plus one float32 offset a tensor and two lookup tables of float32 (16 and 256 entries).
-NF4_BLOCK = 64
-NF4_NESTED_BLOCK = 256
-NF4_TABLES = 4 * (16 + 256) + 4
+# bitsandbytes: an 8-bit state has one scale (float32) for 256 values; tensors under 4,096 elements keep float32 states.
 ADAM_8BIT_BLOCK = 256
 ADAM_8BIT_SMALLEST = 4096
 
@@ -78,7 +74,13 @@ class Tuning:
 
     @property
     def adapted(self) -> tuple[str, ...]:
+        """Modules of one block that have an adapter."""
         return self.targets or tuple(self.shape.linears())
+
+    @property
+    def quantisation(self) -> str:
+        """How the base is loaded: `none` or `nf4`."""
+        return "nf4" if self.method == "qlora" else "none"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,6 @@ class Memory:
         activations: What the forward pass keeps for the backward pass.
         work: The larger of two passing needs: logits and their gradient, or one block computed again.
         cache: Keys and values in generation.
-        paged: Optimizer state that may leave the card; not in `total`.
     """
 
     weights: int
@@ -104,74 +105,36 @@ class Memory:
     activations: int = 0
     work: int = 0
     cache: int = 0
-    paged: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.adapter + self.gradients + self.optimizer + self.activations + self.work + self.cache
-
-
-def nf4_bytes(elements: int) -> int:
-    """Bytes of one NF4 tensor with double quantisation: packed weights, scales, scales of the scales, tables."""
-    scales = math.ceil(elements / NF4_BLOCK)
-    return math.ceil(elements / 2) + scales + 4 * math.ceil(scales / NF4_NESTED_BLOCK) + NF4_TABLES
-
-
-def load_bytes(shape: Shape, quantisation: str = "none", weight_bytes: int = 2) -> int:
-    """Bytes of the base weights on the card.
-
-    Args:
-        shape: Sizes.
-        quantisation: `none` or `nf4`; NF4 takes the linear modules of the blocks and leaves embeddings, output head, norms and biases.
-        weight_bytes: Bytes of one parameter that is not quantised.
-    """
-    if quantisation == "none":
-        return shape.parameters() * weight_bytes
-    if quantisation != "nf4":
-        raise JmedloraError(f"quantisation {quantisation!r} is not one of none, nf4")
-    return shape.layers * sum(nf4_bytes(i * o) for i, o in shape.linears().values()) + shape.other_parameters() * weight_bytes
+        return sum(asdict(self).values())
 
 
 def adapter_parameters(shape: Shape, rank: int, targets: Sequence[str] = (), embeddings: bool = False) -> int:
     """Parameters of a LoRA: r × (input + output width) for each adapted module of each block, plus the embedding copies if trained."""
-    linears = shape.linears()
-    block = sum(rank * (linears[name][0] + linears[name][1]) for name in (targets or linears))
-    return shape.layers * block + (embedding_parameters(shape) if embeddings else 0)
+    return sum(trained_tensors(Tuning(shape, rank=rank, targets=tuple(targets), embeddings=embeddings)))
 
 
-def embedding_parameters(shape: Shape) -> int:
-    """Parameters of the input and, where it is not the same table, the output embeddings."""
-    return (1 if shape.tied else 2) * shape.vocab * shape.hidden
+def trained_tensors(run: Tuning) -> list[int]:
+    """Sizes of the trained tensors: A and B of each adapted module (for full tuning, one entry for all parameters)."""
+    if run.method == "full":
+        return [run.shape.parameters()]
+    linears = run.shape.linears()
+    pairs = [run.rank * width for name in run.adapted for width in linears[name]]
+    tables = [run.shape.vocab * run.shape.hidden] * (1 if run.shape.tied else 2)
+    return pairs * run.shape.layers + (tables if run.embeddings else [])
 
 
 def trained_parameters(run: Tuning) -> int:
     """Parameters that receive a gradient."""
-    if run.method == "full":
-        return run.shape.parameters()
-    return adapter_parameters(run.shape, run.rank, run.targets, run.embeddings)
+    return sum(trained_tensors(run))
 
 
 def optimizer_bytes(sizes: Iterable[int], optimizer: str = "adamw_torch_fused") -> int:
-    """Bytes of an optimizer's state for tensors of these sizes: two float32 a parameter, or two bytes and their block scales.
-
-    bitsandbytes keeps tensors under 4,096 elements in float32; its 8-bit states share two tables of 256 float32.
-    """
+    """Bytes of an optimizer's state for tensors of these sizes: two float32 per parameter, or two bytes and their block scales."""
     eight = optimizer.endswith("8bit")
-    total = 0
-    for n in sizes:
-        small = n < ADAM_8BIT_SMALLEST
-        total += 2 * n + 2 * 4 * math.ceil(n / ADAM_8BIT_BLOCK) if eight and not small else 8 * n
-    return total
-
-
-def trained_tensors(run: Tuning) -> list[int]:
-    """Sizes of the trained tensors: A and B of each adapted module (for full fine-tuning, one entry for all)."""
-    if run.method == "full":
-        return [run.shape.parameters()]
-    linears = run.shape.linears()
-    pair = [run.rank * width for name in run.adapted for width in linears[name]]
-    tables = [run.shape.vocab * run.shape.hidden] * (1 if run.shape.tied else 2)
-    return pair * run.shape.layers + (tables if run.embeddings else [])
+    return sum(2 * n + 8 * math.ceil(n / ADAM_8BIT_BLOCK) if eight and n >= ADAM_8BIT_SMALLEST else 8 * n for n in sizes)
 
 
 def block_activations(run: Tuning) -> tuple[int, int]:
@@ -183,7 +146,6 @@ def block_activations(run: Tuning) -> tuple[int, int]:
     shape = run.shape
     wide, c = 4, 2 if run.mixed else 4
     linears = shape.linears()
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     softmax = 4 * shape.heads
     if shape.architecture == "gpt_neox":
         norms = 2 * ((wide if run.cuda else c) * shape.hidden + 2 * 4)
@@ -191,10 +153,10 @@ def block_activations(run: Tuning) -> tuple[int, int]:
         feed_forward = c * shape.intermediate
         shared = {"query_key_value": "norm 1", "dense": "attention", "dense_h_to_4h": "norm 2", "dense_4h_to_h": "feed forward"}
     else:
-        norms = 2 * (wide * shape.hidden + 4)
-        if shape.architecture == "qwen3":
-            norms += wide * (queries + keys) + 4 * (shape.heads + shape.kv_heads)
-        attention = c * (2 * queries + 2 * keys) + softmax
+        norms = (4 if shape.architecture == "gemma3_text" else 2) * (wide * shape.hidden + 4)
+        if shape.architecture in ("qwen3", "gemma3_text"):
+            norms += wide * (shape.queries + shape.keys) + 4 * (shape.heads + shape.kv_heads)
+        attention = c * (2 * shape.queries + 2 * shape.keys) + softmax
         feed_forward = 3 * c * shape.intermediate
         shared = {"q_proj": "norm 1", "k_proj": "norm 1", "v_proj": "norm 1", "o_proj": "attention"}
         shared |= {"gate_proj": "norm 2", "up_proj": "norm 2", "down_proj": "feed forward"}
@@ -226,51 +188,46 @@ def tuning_memory(run: Tuning) -> Memory:
     supervised = run.micro_batch * (run.supervised or run.length)
     c = 2 if run.mixed else 4
     trained = trained_parameters(run)
-    state = optimizer_bytes(trained_tensors(run), run.optimizer)
-    paged = run.optimizer.startswith("paged")
     outside, inside = block_activations(run)
     block, last = tokens * (outside + inside), tokens * outside + supervised * inside
-    linears = shape.linears()
     if run.checkpointing:
         kept = shape.layers * tokens * c * shape.hidden
     else:
         kept = (shape.layers - 1) * block + last + (2 * trained if run.mixed and run.method != "full" else 0)
     head = 12 * supervised * shape.vocab + tokens * (4 + c) * shape.hidden
-    late = [linears[name][0] for name in run.adapted if name in FEED_FORWARD]
+    late = [shape.linears()[name][0] for name in run.adapted if name in FEED_FORWARD]
     cast = max(late, default=0) * (4 + (4 if run.dropout > 0 else 0)) if run.mixed else 0
-    unpacked = 2 * max(i * o for i, o in linears.values()) if run.method == "qlora" and run.cuda else 0
+    unpacked = 2 * shape.largest_linear() if run.method == "qlora" and run.cuda else 0
     product, residual = c * shape.intermediate + cast, tokens * 4 * c * shape.hidden + unpacked
     through = tokens * product + residual
     work = through + block if run.checkpointing else max(supervised * product + residual, through - last)
     return Memory(
-        weights=load_bytes(shape, "nf4" if run.method == "qlora" else "none", 4 if run.method == "full" else run.weight_bytes),
+        weights=shape.load_bytes(run.quantisation, 4 if run.method == "full" else run.weight_bytes),
         adapter=0 if run.method == "full" else 4 * trained,
         gradients=4 * trained if run.accumulating else max(4 * trained - kept, 0),
-        optimizer=0 if paged else state,
+        optimizer=0 if run.optimizer.startswith("paged") else optimizer_bytes(trained_tensors(run), run.optimizer),
         activations=kept,
         work=max(head, work),
-        paged=state if paged else 0,
     )
 
 
 def cache_bytes(shape: Shape, batch: int, length: int, element_bytes: int = 2) -> int:
-    """Bytes of keys and values: 2 × blocks × key heads × head width × tokens."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * batch * length * element_bytes
+    """Bytes of keys and values: 2 × blocks × width of all key heads × tokens; with a sliding window the most it can be."""
+    return 2 * shape.layers * shape.keys * batch * length * element_bytes
 
 
 def generation_memory(
     shape: Shape, quantisation: str = "none", batch: int = 1, prompt: int = 1024, new: int = 64, adapter: int = 0
 ) -> Memory:
     """Peak bytes of batched greedy generation, bfloat16: weights, adapter (`adapter` parameters, float32), cache, one block at work."""
-    widest = max(i * o for i, o in shape.linears().values())
     wide = 2 if shape.architecture == "gpt_neox" else 3  # arrays of the feed-forward part at once: a gate is one more
     block = batch * prompt * 2 * (4 * shape.hidden + wide * shape.intermediate)
     logits = batch * shape.vocab * (2 + 4)
     return Memory(
-        weights=load_bytes(shape, quantisation),
+        weights=shape.load_bytes(quantisation),
         adapter=4 * adapter,
         cache=cache_bytes(shape, batch, prompt + new),
-        work=block + logits + (2 * widest if quantisation == "nf4" else 0),
+        work=block + logits + (2 * shape.largest_linear() if quantisation == "nf4" else 0),
     )
 
 

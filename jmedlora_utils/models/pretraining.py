@@ -15,12 +15,10 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
@@ -31,8 +29,6 @@ from jmedlora_utils.core.records import Meter, Record, read_record, sha256_file,
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.invented_corpus import Document, corpus
 from jmedlora_utils.data.invented_world import TEMPLATE, World
-from jmedlora_utils.data.questions import Question
-from jmedlora_utils.evaluation import generation, metrics
 
 ARCHITECTURES = ("llama", "gpt_neox")
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
@@ -43,12 +39,8 @@ PIECES = r"\n[a-j]▁(?=[^A-Za-z])|▁?[A-Za-z]+|[ァ-ヴー]+|[ぁ-ん]+|[一-�
 TOKENIZER_SAMPLE = 6000
 WINDOW = 1024  # documents that are sorted by length together
 LOG_EVERY = 10
-
-# Share of the general exam, in Japanese, that a base must answer before it is tuned. Guessing earns a fifth; three
-# fifths of 50 questions lie so far above it that chance does not reach them (p < 1e-9), so a base that passes reads the
-# questions and the choices, and what it lacks on the medical exam are the facts.
-ENTRY_BAR = 0.60
 DEVICES = ("cpu", "cuda")
+Examine = Callable[[Any, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -325,13 +317,7 @@ def _save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def pretrain(
-    settings: BaseSettings,
-    world: World,
-    exam: Sequence[Question],
-    shots: Sequence[Question],
-    workspace: paths.Workspace,
-    every: int = 200,
-    device: str = "cpu",
+    settings: BaseSettings, world: World, workspace: paths.Workspace, examine: Examine, every: int = 200, device: str = "cpu"
 ) -> Record:
     """Trains one base, or returns the record of the finished one; a killed run goes on.
 
@@ -341,9 +327,8 @@ def pretrain(
     Args:
         settings: What to train.
         world: Where the documents come from.
-        exam: Questions of the entry check, in Japanese.
-        shots: Pool of worked examples for its 1-shot form.
         workspace: Where the base and the record go.
+        examine: The entry check: from model and tokenizer to what stands in the record, see `evaluation.entry_check`.
         every: Steps between states for resuming.
         device: `cpu` or `cuda`; part of what makes the base, since the two do not round alike.
 
@@ -355,25 +340,18 @@ def pretrain(
     if device not in DEVICES or (device == "cuda" and not torch.cuda.is_available()):
         raise JmedloraError(f"device is {device!r}; it takes 'cpu', or 'cuda' where torch sees a GPU")
     with alone(workspace.bases / f".{settings.name}.lock", f"the base {settings.name}"):
-        return _pretrain(settings, world, exam, shots, workspace, every, device)
+        return _pretrain(settings, world, workspace, examine, every, device)
 
 
-def _pretrain(
-    settings: BaseSettings,
-    world: World,
-    exam: Sequence[Question],
-    shots: Sequence[Question],
-    workspace: paths.Workspace,
-    every: int,
-    device: str,
-) -> Record:
+def _pretrain(settings: BaseSettings, world: World, workspace: paths.Workspace, examine: Examine, every: int, device: str) -> Record:
     meter = Meter()
     seed = workspace.seed
     with meter.stage("corpus"):
         documents = list(corpus(world, settings.english, settings.documents, seed))
         digest = sha256_text("\n\n".join(d.prompt + "\t" + d.text for d in documents))
     made = {"settings": asdict(settings), "seed": seed, "corpus_sha256": digest, "device": device}
-    identity = json.loads(json.dumps(made | {"produced_by": produced_by("models.pretraining")}))
+    # The entry check is handed in, and what it finds stands in the record: its code counts too.
+    identity = json.loads(json.dumps(made | {"produced_by": produced_by("models.pretraining", "evaluation.entry_check")}))
     folder, record_path = workspace.bases / settings.name, workspace.records / f"19_pretrain__{settings.name}.json"
     if done := finished(folder, record_path, identity):
         return done
@@ -387,8 +365,7 @@ def _pretrain(
     with meter.stage("train"):
         series = train(model, rows, plan, settings.learning_rate, work / "state.pt", every, settings.name)
     with meter.stage("entry_check"):
-        model.eval()
-        entry = {f"{k}shot": entry_check(model, tokenizer, exam, prompts.pick_shots(shots, k, exam, seed)) for k in (0, 1)}
+        entry = examine(model.eval(), tokenizer)
     with meter.stage("save"):
         _publish(model, tokenizer, identity, work, folder)
     tokens = sum(len(ids) for ids, _ in rows)
@@ -398,7 +375,7 @@ def _pretrain(
         name=record_path.stem,
         preset=workspace.preset,
         seed=seed,
-        config=asdict(settings) | {"centric": settings.centric, "entry_bar": ENTRY_BAR, "template": TEMPLATE, "device": device},
+        config=asdict(settings) | {"centric": settings.centric, "template": TEMPLATE, "device": device},
         metrics={
             "series": series,
             "final_loss": series[-1]["loss"],
@@ -430,91 +407,6 @@ def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Recor
     if not record_path.is_file() or not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")) != identity:
         return None
     return read_record(record_path)
-
-
-def entry_check(model: Any, tokenizer: Any, exam: Sequence[Question], shots: Sequence[Question]) -> dict[str, float]:
-    """Accuracy and Exact match (strict scorer, 0 to 1) of a base on an exam, and the number of questions."""
-    asked = [prompts.encode_prompt(tokenizer, prompts.build_exam_prompt(q, TEMPLATE, shots)) for q in exam]
-    budget = max(len(tokenizer(prompts.answer_text(q), add_special_tokens=False).input_ids) for q in exam) + 4
-    responses = [""] * len(exam)
-    for batch in generation.sorted_batches([len(ids) for ids in asked], 64):
-        for i, answer in zip(batch, generation.generate(model, tokenizer, [asked[i] for i in batch], budget), strict=True):
-            responses[i] = answer.text
-    scores = [metrics.score(q, r, scorer="strict") for q, r in zip(exam, responses, strict=True)]
-    mean = {k: round(sum(float(getattr(s, k)) for s in scores) / len(scores), 4) for k in ("accuracy", "exact_match")}
-    return mean | {"n": len(scores)}
-
-
-def passes(record: Record) -> bool:
-    """Whether a base passes its entry check: 0-shot Accuracy on the general exam at or above `ENTRY_BAR`."""
-    return record.metrics["entry"]["0shot"]["accuracy"] >= ENTRY_BAR
-
-
-def require_entry(records: Iterable[Record]) -> None:
-    """Refuses bases that do not pass.
-
-    Raises:
-        JmedloraError: Names the bases and what they reached.
-    """
-    weak = {r.model["base"]: r.metrics["entry"]["0shot"]["accuracy"] for r in records if not passes(r)}
-    if weak:
-        found = ", ".join(f"{name} {value:.0%}" for name, value in weak.items())
-        raise JmedloraError(f"below the entry bar of {ENTRY_BAR:.0%} on the general exam: {found}; raise documents in pretraining.LADDERS")
-
-
-def examples(world: World, settings: BaseSettings) -> list[Document]:
-    """The first document of each kind and language that a base reads, for showing."""
-    found: dict[tuple[str, str], Document] = {}
-    for document in corpus(world, settings.english, 200):
-        found.setdefault((document.language, document.kind), document)
-    return [found[key] for key in sorted(found)]
-
-
-def ladder_table(settings: Iterable[BaseSettings]) -> pd.DataFrame:
-    """One row a base: architecture, shape and reading."""
-    rows = [
-        {
-            "base": s.name,
-            "centric": s.centric,
-            "architecture": s.architecture,
-            "width": s.hidden,
-            "layers": s.layers,
-            "documents": s.documents,
-            "English documents %": round(100 * s.english),
-            "learning rate": s.learning_rate,
-        }
-        for s in settings
-    ]
-    return pd.DataFrame(rows)
-
-
-def loss_series(records: Iterable[Record]) -> pd.DataFrame:
-    """Pretraining loss, long: columns `run`, `seed`, `step`, `loss`."""
-    return pd.DataFrame([{"run": r.model["base"], "seed": r.seed, **point} for r in records for point in r.metrics["series"]])
-
-
-def entry_table(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a base: parameters, Accuracy on the general exam in percent without and with a worked example, and the verdict."""
-    rows = [
-        {
-            "base": r.model["base"],
-            "parameters": f"{r.counts['parameters']:,}",
-            "questions": r.metrics["entry"]["0shot"]["n"],
-            "0-shot": round(100 * r.metrics["entry"]["0shot"]["accuracy"], 1),
-            "1-shot": round(100 * r.metrics["entry"]["1shot"]["accuracy"], 1),
-            "bar": round(100 * ENTRY_BAR),
-            "passes": "yes" if passes(r) else "no",
-        }
-        for r in records
-    ]
-    return pd.DataFrame(rows)
-
-
-def fertility_table(records: Iterable[Record]) -> pd.DataFrame:
-    """Tokens per character of each kind of tokenizer: columns `tokenizer`, `language`, `tokens_per_character`."""
-    found = {r.config["centric"]: r.metrics["fertility"] for r in records}
-    rows = [(f"{centric.capitalize()}-centric", language, value) for centric, by in found.items() for language, value in by.items()]
-    return pd.DataFrame(rows, columns=["tokenizer", "language", "tokens_per_character"])
 
 
 def _publish(model: Any, tokenizer: Any, identity: dict[str, Any], work: Path, folder: Path) -> None:

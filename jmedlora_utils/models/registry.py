@@ -6,122 +6,36 @@ import difflib
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field, ValidationError, field_validator
+from pydantic.dataclasses import dataclass
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.settings import explain
+from jmedlora_utils.models.shape import ARCHITECTURES, STRICT, Shape
 
 MODELS_FILE = paths.PACKAGE_DATA / "models.yaml"
 LANGUAGES = ("japanese", "english", "multilingual", "unknown")
-BOS_HABITS = ("prepended", "none", "unknown")
-ARCHITECTURES = ("llama", "gpt_neox", "qwen3")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 UNKNOWN_REVISION = "unknown; pin before a run"
 
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a causal language model, enough to count its parameters and bytes.
-
-    Attributes:
-        architecture: One of `ARCHITECTURES`, the `model_type` of config.json.
-        layers: Transformer blocks.
-        hidden: Width of the residual stream.
-        intermediate: Width of the feed-forward block.
-        heads: Query heads.
-        kv_heads: Key and value heads.
-        head_dim: Width of one head.
-        vocab: Rows of the embedding table.
-        tied: Whether input and output embeddings are one table.
-    """
-
-    architecture: str
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    tied: bool = False
-
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """Linear modules of one block: name to (input width, output width)."""
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        if self.architecture == "gpt_neox":
-            return {
-                "query_key_value": (self.hidden, 3 * self.hidden),
-                "dense": (self.hidden, self.hidden),
-                "dense_h_to_4h": (self.hidden, self.intermediate),
-                "dense_4h_to_h": (self.intermediate, self.hidden),
-            }
-        return {
-            "q_proj": (self.hidden, queries),
-            "k_proj": (self.hidden, keys),
-            "v_proj": (self.hidden, keys),
-            "o_proj": (queries, self.hidden),
-            "gate_proj": (self.hidden, self.intermediate),
-            "up_proj": (self.hidden, self.intermediate),
-            "down_proj": (self.intermediate, self.hidden),
-        }
-
-    def block_other_parameters(self) -> int:
-        """Parameters of one block outside its linear weights: norms, and biases where the architecture has them."""
-        if self.architecture == "gpt_neox":
-            biases = sum(width for _, width in self.linears().values())
-            return biases + 4 * self.hidden
-        return 2 * self.hidden + (2 * self.head_dim if self.architecture == "qwen3" else 0)
-
-    def linear_parameters(self) -> int:
-        """Weights of all linear modules in all blocks: what 4-bit loading quantises."""
-        return self.layers * sum(i * o for i, o in self.linears().values())
-
-    def other_parameters(self) -> int:
-        """Parameters that 4-bit loading leaves alone: embeddings, output head, norms and biases."""
-        tables = (1 if self.tied else 2) * self.vocab * self.hidden
-        last_norm = self.hidden * (2 if self.architecture == "gpt_neox" else 1)
-        return tables + self.layers * self.block_other_parameters() + last_norm
-
-    def parameters(self) -> int:
-        """All parameters."""
-        return self.linear_parameters() + self.other_parameters()
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], where: str) -> Shape:
-        """Reads the sizes from the content of a config.json.
-
-        Raises:
-            JmedloraError: The architecture is not one of `ARCHITECTURES`, or a size is missing.
-        """
-        architecture = config.get("model_type", "")
-        if architecture not in ARCHITECTURES:
-            raise JmedloraError(f"{where}: model_type {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
-        try:
-            heads = config["num_attention_heads"]
-            return cls(
-                architecture=architecture,
-                layers=config["num_hidden_layers"],
-                hidden=config["hidden_size"],
-                intermediate=config["intermediate_size"],
-                heads=heads,
-                kv_heads=config.get("num_key_value_heads") or heads,
-                head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-                vocab=config["vocab_size"],
-                tied=bool(config.get("tie_word_embeddings", False)),
-            )
-        except KeyError as error:
-            raise JmedloraError(f"{where}: {error.args[0]!r} is missing; is this the config.json of a causal language model?") from error
-        except (TypeError, ZeroDivisionError) as error:
-            raise JmedloraError(f"{where}: a size in config.json is no whole number above 0 ({error}); copy it again") from error
+# What a registry file must say of a model, and what it may note for readers alone.
+REQUIRED = {"hub_id", "revision", "licence", "gated", "lora_targets", "source"}
+REQUIRED_OF = {
+    "base": REQUIRED | {"architecture", "shape", "parameters", "stored", "language", "bos", "eos"},
+    "adapter": REQUIRED | {"base", "rank", "bytes"},
+}
+NOTES = ("alpha", "dropout", "steps")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ModelEntry:
     """One base model or adapter.
 
@@ -137,7 +51,7 @@ class ModelEntry:
         licence: As the card states it.
         gated: Whether the hub asks for a token.
         context_length: Tokens the model was trained for, 0 where not known.
-        bos: One of `BOS_HABITS`.
+        bos: Whether the tokenizer puts a BOS before a text.
         eos: The token that ends an answer, or `unknown`.
         lora_targets: Module names that a LoRA adapts unless the run says otherwise; empty for all linear ones.
         chat_template: Whether the tokenizer brings one; None where not known.
@@ -149,25 +63,32 @@ class ModelEntry:
     """
 
     name: str
-    kind: str = "base"
+    kind: Literal["base", "adapter"] = "base"
     hub_id: str = ""
     folder: Path | None = None
     revision: str | None = None
     shape: Shape | None = None
     stored: int = 2
-    language: str = "unknown"
-    licence: str = "unknown"
+    language: Literal[*LANGUAGES] = "unknown"
+    licence: Annotated[str, Field(min_length=1)] = "unknown"
     gated: bool = False
     context_length: int = 0
-    bos: str = "unknown"
+    bos: Literal["prepended", "none", "unknown"] = "unknown"
     eos: str = "unknown"
-    lora_targets: tuple[str, ...] = ()
+    lora_targets: Annotated[tuple[str, ...], Field(strict=False)] = ()
     chat_template: bool | None = None
     base: str = ""
     rank: int = 0
     bytes: int = 0
     role: str = ""
     source: str = ""
+
+    @field_validator("revision")
+    @classmethod
+    def _full(cls, revision: str | None) -> str | None:
+        if revision is not None and not COMMIT.fullmatch(revision):
+            raise ValueError(f"{revision!r} is no full commit hash; write null where it is not known")
+        return revision
 
     @property
     def local(self) -> bool:
@@ -223,9 +144,9 @@ def read_models(path: Path, own: Path | None = None) -> dict[str, ModelEntry]:
         listed, changed = raw.get(key) or {}, site.get(key) or {}
         for name in dict.fromkeys([*listed, *changed]):
             where = own if own and name in changed else path
-            fields = {**(listed.get(name) or {}), **(changed.get(name) or {})}
-            folder = fields.pop("folder", None)
-            entry = _entry(name, kind, fields, f"{where.name}, {name}")
+            given = {**(listed.get(name) or {}), **(changed.get(name) or {})}
+            folder = given.pop("folder", None)
+            entry = _entry(name, kind, given, f"{where.name}, {name}")
             found[name] = _in_folder(entry, where.parent / Path(folder).expanduser(), where) if folder else entry
     for entry in found.values():
         if entry.kind == "adapter" and (entry.base not in found or found[entry.base].kind != "base"):
@@ -281,7 +202,7 @@ def check(
         The entry, unchanged.
 
     Raises:
-        JmedloraError: No revision is pinned, a gated model has no token, or the weights exceed the card. Names the mend.
+        JmedloraError: No revision is pinned, a gated model has no token, or the weights exceed the card; says what to do.
     """
     if not entry.local:
         if not entry.revision:
@@ -296,9 +217,7 @@ def check(
                 f"https://huggingface.co/{entry.hub_id}, then set HF_TOKEN, or give the path of a local copy"
             )
     if card_bytes and entry.shape is not None:
-        from jmedlora_utils.models.memory import load_bytes
-
-        need = load_bytes(entry.shape, quantisation)
+        need = entry.shape.load_bytes(quantisation)
         if need > card_bytes:
             smaller = "; use quantisation nf4" if quantisation == "none" else ""
             raise JmedloraError(
@@ -315,7 +234,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise JmedloraError(f"{path.name}: no such file; JMEDLORA_MODELS names the registry of this site, or is not set") from error
     except yaml.YAMLError as error:
         raise JmedloraError(f"{path.name}: not valid YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(raw, dict) or set(raw) - {"bases", "adapters"}:
+    except UnicodeDecodeError as error:
+        raise JmedloraError(f"{path.name}: not in UTF-8; save it in UTF-8") from error
+    parts = list(raw.values()) if isinstance(raw, dict) else [raw]
+    entries = [entry for part in parts if isinstance(part, dict) for entry in part.values()]
+    if not all(part is None or isinstance(part, dict) for part in [raw, *parts, *entries]) or set(raw) - {"bases", "adapters"}:
         raise JmedloraError(f"{path.name}: a registry has two parts, bases and adapters, each a mapping from names to fields")
     return raw
 
@@ -332,36 +255,23 @@ def _in_folder(entry: ModelEntry, folder: Path, where: Path) -> ModelEntry:
     return replace(entry, folder=local.folder, revision=None, shape=local.shape, context_length=local.context_length)
 
 
-def _entry(name: str, kind: str, fields: dict[str, Any], where: str) -> ModelEntry:
-    required = {"hub_id", "revision", "licence", "gated", "lora_targets", "source"}
-    required |= (
-        {"base", "rank", "bytes"} if kind == "adapter" else {"architecture", "shape", "parameters", "stored", "language", "bos", "eos"}
-    )
-    if missing := required - set(fields):
-        raise JmedloraError(f"{where}: field {sorted(missing)[0]!r} is missing")
-    for note in ("alpha", "dropout", "steps"):
-        fields.pop(note, None)
-    if fields["revision"] is not None and not COMMIT.fullmatch(str(fields["revision"])):
-        raise JmedloraError(f"{where}: revision {fields['revision']!r} is no full commit hash; write null where it is not known")
-    fields["lora_targets"] = tuple(fields["lora_targets"])
+def _entry(name: str, kind: str, given: dict[str, Any], where: str) -> ModelEntry:
+    if missing := sorted(REQUIRED_OF[kind] - set(given)):
+        raise JmedloraError(f"{where}: field {missing[0]!r} is missing; add it")
+    values = {key: value for key, value in given.items() if key not in NOTES}
     if kind == "base":
-        architecture, parameters = fields.pop("architecture"), fields.pop("parameters")
-        if architecture not in ARCHITECTURES:
-            raise JmedloraError(f"{where}: architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
-        try:
-            fields["shape"] = Shape(architecture=architecture, **fields["shape"])
-        except TypeError as error:
-            raise JmedloraError(f"{where}: shape does not fit ({error})") from error
-        if fields["shape"].parameters() != parameters:
-            raise JmedloraError(f"{where}: its shape gives {fields['shape'].parameters():,} parameters, parameters says {parameters:,}")
-        if unknown := set(fields["lora_targets"]) - set(fields["shape"].linears()):
-            raise JmedloraError(f"{where}: {sorted(unknown)[0]!r} is no linear module of {architecture}")
-        if fields["language"] not in LANGUAGES or fields["bos"] not in BOS_HABITS:
-            raise JmedloraError(f"{where}: language is one of {', '.join(LANGUAGES)}; bos one of {', '.join(BOS_HABITS)}")
+        architecture, parameters = values.pop("architecture"), values.pop("parameters")
+        sizes = values["shape"] if isinstance(values["shape"], dict) else {}
+        shape = values["shape"] = Shape.read({"architecture": architecture, **sizes}, f"{where}, shape")
+        if shape.parameters() != parameters:
+            raise JmedloraError(f"{where}: its shape gives {shape.parameters():,} parameters, parameters says {parameters:,}")
     try:
-        return ModelEntry(name=name, kind=kind, **fields)
-    except TypeError as error:
-        raise JmedloraError(f"{where}: {error}") from error
+        entry = ModelEntry(name=name, kind=kind, **values)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise JmedloraError(f"{where}: {explain(error, (field.name for field in fields(ModelEntry)))}") from error
+    if entry.shape and (unknown := set(entry.lora_targets) - set(entry.shape.linears())):
+        raise JmedloraError(f"{where}: {min(unknown)!r} is no linear module of {entry.shape.architecture}")
+    return entry
 
 
 def _local_entry(folder: Path) -> ModelEntry:
@@ -369,25 +279,22 @@ def _local_entry(folder: Path) -> ModelEntry:
     shown = paths.relative(folder)
     if adapter.is_file():
         settings = _read_json(adapter)
-        targets = settings.get("target_modules") or ()
+        base, rank, targets = (settings.get(key) for key in ("base_model_name_or_path", "r", "target_modules"))
         return ModelEntry(
             name=shown,
             kind="adapter",
             folder=folder,
-            base=settings.get("base_model_name_or_path") or "",
-            rank=settings["r"] if isinstance(settings.get("r"), int) else 0,
+            base=base if isinstance(base, str) else "",
+            rank=rank if isinstance(rank, int) else 0,
             lora_targets=tuple(sorted(map(str, targets))) if isinstance(targets, list) else (),
             bytes=sum(p.stat().st_size for p in folder.glob("adapter_model.*")),
         )
     if not config.is_file():
         raise JmedloraError(f"{shown}: the folder holds neither config.json (a model) nor adapter_config.json (an adapter)")
     settings = _read_json(config)
-    return ModelEntry(
-        name=shown,
-        folder=folder,
-        shape=Shape.from_config(settings, shown) if settings.get("model_type") in ARCHITECTURES else None,
-        context_length=settings.get("max_position_embeddings") or 0,
-    )
+    context = settings.get("max_position_embeddings")
+    shape = Shape.from_config(settings, shown) if settings.get("model_type") in ARCHITECTURES else None
+    return ModelEntry(name=shown, folder=folder, shape=shape, context_length=context if isinstance(context, int) else 0)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

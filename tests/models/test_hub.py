@@ -18,7 +18,7 @@ from urllib.parse import urlparse
 import pytest
 from conftest import Project
 
-from jmedlora_utils.core import paths, presets
+from jmedlora_utils.core import presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.models import hub, registry
 from tests import tiny
@@ -98,6 +98,7 @@ from jmedlora_utils.models import loading
 model, tokenizer = loading.load_base("{name}")
 print(sum(p.numel() for p in model.parameters()), tokenizer("薬").input_ids[0])
 """
+OTHER_COMMIT = f"from jmedlora_utils.models import hub, registry; hub.look_up(registry.resolve('{NAME}@{'a' * 40}'))"
 FETCH = "from jmedlora_utils.models import hub; print(*hub.fetch('mini'))"
 
 
@@ -123,15 +124,7 @@ def test_fetched_models_load_on_a_machine_without_a_network(project: Project, tm
         again = run(project, cache | {"HF_ENDPOINT": seen.url}, "-c", FETCH)
         assert "0.0 of them to fetch" in again.stdout, again.stderr
         assert len([line for line in seen.asked if line.startswith("GET") and "/resolve/" in line]) == before
-        other = run(
-            project,
-            cache | {"HF_ENDPOINT": seen.url},
-            "-c",
-            FETCH.replace(
-                "hub.fetch('mini')",
-                "hub.look_up(__import__('jmedlora_utils.models.registry').models.registry.resolve('someone/tiny@' + 'a' * 40))",
-            ),
-        )
+        other = run(project, cache | {"HF_ENDPOINT": seen.url}, "-c", OTHER_COMMIT)
         assert f"the hub has no commit {'a' * 40}; choose one on" in other.stderr
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
     loaded = run(project, cache | nowhere, "-c", LOAD.format(name=name))
@@ -182,7 +175,3 @@ def test_too_small_a_disk_is_refused_before_a_download(monkeypatch: pytest.Monke
     monkeypatch.setattr(hub.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10 * 10**9))
     with pytest.raises(JmedloraError, match=r"take 14\.0 GB \(open-calm-7b 14\.0\).*has 10\.0 GB free; nothing was fetched.*HF_HOME"):
         hub.check_disk(wanted, tmp_path / "not" / "yet" / "there")
-
-
-def test_the_target_of_the_login_node_stands_in_the_makefile() -> None:
-    assert "-m jmedlora_utils fetch --preset $(call quoted,$(PRESET))" in (paths.ROOT / "Makefile").read_text()

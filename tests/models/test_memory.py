@@ -17,43 +17,43 @@ from jmedlora_utils.models.memory import (
     cache_bytes,
     fit_tuning,
     generation_memory,
-    load_bytes,
-    nf4_bytes,
     optimizer_bytes,
     sharded_total,
     step_flops,
     trained_parameters,
     tuning_memory,
 )
-from jmedlora_utils.models.registry import Shape
+from jmedlora_utils.models.shape import ARCHITECTURES, Shape, nf4_bytes
 
-SHAPES = {
-    "llama": Shape("llama", layers=3, hidden=192, intermediate=512, heads=6, kv_heads=2, head_dim=32, vocab=512),
-    "qwen3": Shape("qwen3", layers=3, hidden=192, intermediate=512, heads=6, kv_heads=2, head_dim=32, vocab=512),
-    "gpt_neox": Shape("gpt_neox", layers=3, hidden=192, intermediate=512, heads=6, kv_heads=6, head_dim=32, vocab=512),
-}
+_SIZES = {"layers": 3, "hidden": 192, "intermediate": 512, "heads": 6, "head_dim": 32, "vocab": 512}
+SHAPES = {name: Shape(name, kv_heads=6 if name == "gpt_neox" else 2, **_SIZES) for name in ARCHITECTURES}
+LARGE = registry.resolve("llama-2-70b-chat").shape
 shapes = st.builds(
-    lambda architecture, layers, heads, width, groups, vocab: Shape(
-        architecture,
-        layers,
-        heads * width,
-        2 * heads * width,
-        heads,
-        heads if architecture == "gpt_neox" else max(1, heads // groups),
-        width,
-        vocab,
+    lambda architecture, layers, heads, width, groups, vocab, tied: Shape(
+        architecture=architecture,
+        layers=layers,
+        hidden=heads * width,
+        intermediate=2 * heads * width,
+        heads=heads,
+        kv_heads=heads if architecture == "gpt_neox" else max(1, heads // groups),
+        head_dim=width,
+        vocab=vocab,
+        tied=tied,
     ),
-    st.sampled_from(registry.ARCHITECTURES),
+    st.sampled_from(ARCHITECTURES),
     st.integers(1, 96),
     st.integers(1, 64),
     st.sampled_from([32, 64, 128]),
     st.sampled_from([1, 2, 4, 8]),
     st.integers(100, 200_000),
+    st.booleans(),
 )
 
 
-def config_of(shape: Shape) -> Any:
-    from transformers import AutoConfig
+def make(shape: Shape, dtype: str = "float32", device: str = "cpu") -> Any:
+    """A random model of these sizes."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     sizes: dict[str, Any] = {
         "vocab_size": shape.vocab,
@@ -68,45 +68,50 @@ def config_of(shape: Shape) -> Any:
         sizes |= {"use_parallel_residual": False, "rotary_pct": 1.0}
     else:
         sizes |= {"num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim}
-    return AutoConfig.for_model(shape.architecture, **sizes)
-
-
-def make(shape: Shape, dtype: str = "float32", device: str = "cpu") -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config_of(shape), dtype=getattr(torch, dtype))
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(shape.architecture, **sizes), dtype=getattr(torch, dtype))
 
 
 def adapted(model: Any, run: Tuning) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=run.rank, lora_dropout=run.dropout, target_modules=list(run.adapted), bias="none", task_type="CAUSAL_LM")
+    tables = ["embed_tokens", "lm_head"] if run.embeddings else None
+    config = LoraConfig(
+        r=run.rank, lora_dropout=run.dropout, target_modules=list(run.adapted), modules_to_save=tables, task_type="CAUSAL_LM"
+    )
     return get_peft_model(model, config)
 
 
 # Exact counts
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("architecture", SHAPES)
-def test_weight_bytes_equal_a_real_model(architecture: str, tied: bool, dtype: str):
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_weight_bytes_and_cache_bytes_equal_a_real_model(architecture: str, tied: bool) -> None:
+    import torch
+
     shape = replace(SHAPES[architecture], tied=tied)
-    model = make(shape, dtype)
-    assert load_bytes(shape, weight_bytes=4 if dtype == "float32" else 2) == sum(p.nbytes for p in model.parameters())
+    model = make(shape, "bfloat16").eval()
+    assert shape.load_bytes() == sum(p.nbytes for p in model.parameters())
+    with torch.inference_mode():
+        cache = model(input_ids=torch.zeros(3, 20, dtype=torch.long), use_cache=True).past_key_values
+    assert cache_bytes(shape, 3, 20) == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
 
 @pytest.mark.parametrize("name", [n for n, e in registry.entries().items() if e.kind == "base"])
-def test_registry_shapes_equal_transformers_parameter_counts(name: str):
+def test_registry_shapes_equal_transformers_parameter_counts(name: str) -> None:
     shape = registry.resolve(name).shape
     assert shape is not None
     assert sum(p.numel() for p in make(shape, device="meta").parameters()) == shape.parameters()
 
 
-@pytest.mark.parametrize("architecture", SHAPES)
-def test_nf4_bytes_equal_bitsandbytes(architecture: str, tmp_path):
+def test_gemma_3_270m_has_the_parameters_that_were_counted_in_its_file() -> None:
+    shape = Shape("gemma3_text", layers=18, hidden=640, intermediate=2048, heads=4, kv_heads=1, head_dim=256, vocab=262144, tied=True)
+    assert shape.parameters() == 268_098_176
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nf4_bytes_equal_bitsandbytes(architecture: str, tmp_path) -> None:
     from transformers import AutoModelForCausalLM
 
     from jmedlora_utils.models.loading import keep_4bit_layout, nf4_config
@@ -117,11 +122,11 @@ def test_nf4_bytes_equal_bitsandbytes(architecture: str, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="bfloat16", quantization_config=nf4_config(), device_map={"": "cpu"})
     keep_4bit_layout(model)
     buffers = sum(b.nbytes for b in model.buffers())  # rotary frequencies: not counted by the planner
-    assert resident_bytes(model) - buffers == load_bytes(shape, "nf4")
+    assert resident_bytes(model) - buffers == shape.load_bytes("nf4")
 
 
 @pytest.mark.parametrize("elements", [64, 96 * 64, 64 * 256 + 64, 1000 * 512])
-def test_nf4_bytes_of_one_tensor_equal_bitsandbytes(elements: int):
+def test_nf4_bytes_of_one_tensor_equal_bitsandbytes(elements: int) -> None:
     import torch
     from bitsandbytes.functional import quantize_4bit
 
@@ -130,78 +135,46 @@ def test_nf4_bytes_of_one_tensor_equal_bitsandbytes(elements: int):
     assert nf4_bytes(elements) == sum(t.nbytes for t in parts)
 
 
-def test_the_papers_70b_adapter_has_828375040_parameters():
-    shape = registry.resolve("llama-2-70b-chat").shape
-    assert shape is not None
-    assert adapter_parameters(shape, 64) == 828_375_040
-
-
-def test_the_papers_70b_adapter_equals_peft_on_the_meta_device():
-    shape = registry.resolve("llama-2-70b-chat").shape
-    assert shape is not None
+@pytest.mark.parametrize(
+    "run",
+    [
+        Tuning(replace(LARGE, layers=2), rank=64),
+        Tuning(registry.resolve("open-calm-7b").shape, targets=("query_key_value",)),
+        Tuning(registry.resolve("open-calm-7b").shape),
+        Tuning(SHAPES["llama"], embeddings=True),
+    ],
+    ids=["the paper's 70B, two layers", "the paper's OpenCALM", "OpenCALM, all layers", "embeddings too"],
+)
+def test_an_adapter_has_the_parameters_that_peft_trains(run: Tuning) -> None:
     import torch
 
     with torch.device("meta"):
-        model = adapted(make(replace(shape, layers=2), "bfloat16", "meta"), Tuning(shape, rank=64))
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) * shape.layers // 2 == 828_375_040
-
-
-@pytest.mark.parametrize("targets", [("query_key_value",), ()])
-def test_the_papers_opencalm_adapter_equals_peft(targets: tuple[str, ...]):
-    shape = registry.resolve("open-calm-7b").shape
-    assert shape is not None
-    import torch
-
-    run = Tuning(shape, rank=8, targets=targets)
-    with torch.device("meta"):
-        model = adapted(make(shape, "bfloat16", "meta"), run)
+        model = adapted(make(run.shape, "bfloat16", "meta"), run)
     assert trained_parameters(run) == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def test_trained_embeddings_are_counted_as_peft_copies_them():
-    from peft import LoraConfig, get_peft_model
-
-    shape = SHAPES["llama"]
-    config = LoraConfig(r=8, target_modules=list(shape.linears()), modules_to_save=["embed_tokens", "lm_head"], task_type="CAUSAL_LM")
-    model = get_peft_model(make(shape), config)
-    run = Tuning(shape, rank=8, embeddings=True)
-    assert trained_parameters(run) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+def test_the_papers_70b_adapter_has_828375040_parameters() -> None:
+    assert adapter_parameters(LARGE, 64) == 828_375_040
 
 
 @pytest.mark.parametrize("name", ["adamw_torch_fused", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit"])
-def test_optimizer_bytes_equal_the_real_state(name: str):
+def test_optimizer_bytes_equal_the_real_state(name: str) -> None:
+    import bitsandbytes
     import torch
 
     sizes = [(192, 64), (8, 192), (300, 300)]
     parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in sizes]
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
-    if name == "adamw_torch_fused":
-        optimizer = torch.optim.AdamW(parameters, fused=True)
-    else:
-        import bitsandbytes
-
-        kinds = {"adamw_bnb_8bit": "AdamW8bit", "paged_adamw_32bit": "PagedAdamW32bit", "paged_adamw_8bit": "PagedAdamW8bit"}
-        optimizer = getattr(bitsandbytes.optim, kinds[name])(parameters)
+    kinds = {"adamw_bnb_8bit": "AdamW8bit", "paged_adamw_32bit": "PagedAdamW32bit", "paged_adamw_8bit": "PagedAdamW8bit"}
+    optimizer = getattr(bitsandbytes.optim, kinds[name])(parameters) if name in kinds else torch.optim.AdamW(parameters, fused=True)
     optimizer.step()
     tables = {"step", "qmap1", "qmap2"}  # a counter, and two tables shared by all tensors
     found = sum(v.nbytes for state in optimizer.state.values() for k, v in state.items() if torch.is_tensor(v) and k not in tables)
     assert optimizer_bytes((a * b for a, b in sizes), name) == found
 
 
-@pytest.mark.parametrize("architecture", SHAPES)
-def test_cache_bytes_equal_the_real_cache(architecture: str):
-    import torch
-
-    shape = SHAPES[architecture]
-    model = make(shape, "bfloat16").eval()
-    with torch.inference_mode():
-        cache = model(input_ids=torch.zeros(3, 20, dtype=torch.long), use_cache=True).past_key_values
-    found = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert cache_bytes(shape, 3, 20) == found
-
-
-# The peak of a training step: measured on a CPU, where dropout masks, layer norms and NF4 products differ in a known way
+# Peaks: measured on a CPU, where dropout masks, layer norms and NF4 products differ in a known way
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -212,6 +185,8 @@ def test_cache_bytes_equal_the_real_cache(architecture: str):
         ("llama", True, 0.1, ()),
         ("llama", False, 0.0, ()),
         ("qwen3", True, 0.0, ()),
+        ("gemma3_text", True, 0.0, ()),
+        ("gemma3_text", False, 0.0, ()),
         ("gpt_neox", True, 0.0, ()),
         ("gpt_neox", False, 0.0, ()),
         ("gpt_neox", True, 0.05, ("query_key_value",)),
@@ -219,14 +194,13 @@ def test_cache_bytes_equal_the_real_cache(architecture: str):
 )
 def test_the_peak_of_a_step_is_within_a_tenth(
     architecture: str, mixed: bool, dropout: float, targets: tuple[str, ...], checkpointing: bool
-):
+) -> None:
     import torch
 
     from tests.live_bytes import LiveBytes, resident_tensors
 
     run = Tuning(
         replace(SHAPES[architecture], layers=4),
-        rank=8,
         targets=targets,
         micro_batch=4,
         length=64,
@@ -258,85 +232,9 @@ def test_the_peak_of_a_step_is_within_a_tenth(
     assert live.peak == pytest.approx(planned.activations + planned.work, rel=0.10)
 
 
-# Properties
-
-
-@given(shapes, st.sampled_from(["lora", "qlora"]), st.integers(1, 128), st.integers(1, 16), st.integers(1, 4096), st.booleans())
-def test_more_of_anything_never_takes_less(shape: Shape, method: str, rank: int, micro: int, length: int, checkpointing: bool):
-    run = Tuning(shape, method, rank, micro_batch=micro, length=length, checkpointing=checkpointing)
-    total = tuning_memory(run).total
-    for more in (
-        replace(run, rank=rank + 1),
-        replace(run, micro_batch=micro + 1),
-        replace(run, length=length + 1),
-        replace(run, dropout=0.1),
-        replace(run, accumulating=True),
-        replace(run, shape=replace(shape, layers=shape.layers + 1)),
-    ):
-        assert tuning_memory(more).total >= total
-
-
-@given(shapes)
-def test_nf4_takes_about_four_bits_a_linear_weight(shape: Shape):
-    linear = shape.linear_parameters()
-    bits = 8 * (load_bytes(shape, "nf4") - 2 * shape.other_parameters()) / linear
-    assert bits >= 4.127 - 1e-9  # 4 + 8/64 + 32/(64 × 256), as in the QLoRA paper, and the tables
-    assert bits <= 4.127 + 8 * 7 * shape.layers * 1200 / linear
-
-
-@given(shapes, st.integers(1, 8), st.integers(1, 2048))
-def test_the_cache_grows_with_every_token(shape: Shape, batch: int, length: int):
-    assert cache_bytes(shape, batch, 2 * length) == 2 * cache_bytes(shape, batch, length) == cache_bytes(shape, 2 * batch, length)
-
-
-@given(shapes, st.integers(1, 4096))
-def test_checkpointing_costs_flops_and_full_tuning_six_a_parameter(shape: Shape, tokens: int):
-    run = Tuning(shape, rank=8)
-    assert step_flops(replace(run, checkpointing=True), tokens) > step_flops(run, tokens)
-    matrices = shape.linear_parameters() + shape.vocab * shape.hidden
-    assert step_flops(replace(run, method="full"), tokens) == 6 * matrices * tokens
-
-
-@given(shapes, st.sampled_from(["lora", "qlora"]), st.sampled_from([1, 2, 4, 8, 12]), st.integers(1, 200))
-def test_what_is_said_to_fit_fits(shape: Shape, method: str, batch: int, gigabytes: int):
-    run, usable = Tuning(shape, method, 16, length=512), gigabytes * 10**9
-    option = fit_tuning(run, batch, usable)
-    if option is None:
-        smallest = replace(run, micro_batch=1, checkpointing=True, accumulating=batch > 1, optimizer="paged_adamw_32bit")
-        assert tuning_memory(smallest).total > usable
-    else:
-        assert tuning_memory(option).total <= usable
-        assert batch % option.micro_batch == 0
-
-
-def test_checkpointing_comes_only_when_one_row_does_not_fit_without_it():
-    shape = registry.resolve("llama-2-70b-chat").shape
-    assert shape is not None
-    run = Tuning(shape, "qlora", 64, dropout=0.1)
-    one = replace(run, accumulating=True)
-    enough, short = tuning_memory(one).total, tuning_memory(one).total - 1
-    assert fit_tuning(run, 8, enough).checkpointing is False
-    assert fit_tuning(run, 8, short).checkpointing is True
-
-
-def test_a_paged_state_may_leave_the_card():
-    shape = SHAPES["llama"]
-    kept, paged = (tuning_memory(Tuning(shape, optimizer=name)) for name in ("adamw_torch_fused", "paged_adamw_32bit"))
-    assert paged.paged == kept.optimizer > 0
-    assert kept.total - paged.total == kept.optimizer
-
-
-def test_several_cards_divide_what_is_fixed():
-    shape = registry.resolve("llama-2-70b-chat").shape
-    assert shape is not None
-    run = Tuning(shape, "qlora", 64, checkpointing=True)
-    assert sharded_total(run, 1) == tuning_memory(run).total
-    assert sharded_total(run, 8) < sharded_total(run, 4) < sharded_total(run, 2) < sharded_total(run, 1)
-
-
 @pytest.mark.parametrize(("batch", "prompt", "new"), [(4, 100, 20), (8, 200, 4)])
-@pytest.mark.parametrize("architecture", SHAPES)
-def test_planned_peak_of_generation_is_the_measured_one(architecture: str, batch: int, prompt: int, new: int):
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_peak_of_generation_is_within_a_tenth(architecture: str, batch: int, prompt: int, new: int) -> None:
     import torch
 
     from tests.live_bytes import LiveBytes, resident_tensors
@@ -352,10 +250,56 @@ def test_planned_peak_of_generation_is_the_measured_one(architecture: str, batch
     assert live.peak == pytest.approx(planned.cache + planned.work, rel=0.10)
 
 
-def test_generation_holds_weights_adapter_and_cache():
-    shape = SHAPES["llama"]
-    memory = generation_memory(shape, "nf4", batch=4, prompt=100, new=20, adapter=1000)
-    assert (memory.weights, memory.adapter, memory.cache) == (load_bytes(shape, "nf4"), 4000, cache_bytes(shape, 4, 120))
+# Properties
+
+
+@given(shapes, st.sampled_from(["lora", "qlora"]), st.integers(1, 128), st.integers(1, 16), st.integers(1, 4096), st.booleans())
+def test_more_of_anything_never_takes_less(shape: Shape, method: str, rank: int, micro: int, length: int, checkpointing: bool) -> None:
+    run = Tuning(shape, method, rank, micro_batch=micro, length=length, checkpointing=checkpointing)
+    more = [{"rank": rank + 1}, {"micro_batch": micro + 1}, {"length": length + 1}, {"dropout": 0.1}, {"accumulating": True}]
+    more.append({"shape": replace(shape, layers=shape.layers + 1)})
+    assert all(tuning_memory(replace(run, **change)).total >= tuning_memory(run).total for change in more)
+
+
+@given(shapes)
+def test_nf4_takes_about_four_bits_per_linear_weight(shape: Shape) -> None:
+    linear = shape.linear_parameters()
+    bits = 8 * (shape.load_bytes("nf4") - 2 * shape.other_parameters()) / linear
+    # 4 + 8/64 + 32/(64 × 256), as in the QLoRA paper, and the tables
+    assert 4.127 - 1e-9 <= bits <= 4.127 + 8 * 7 * shape.layers * 1200 / linear
+
+
+@given(shapes, st.integers(1, 4096))
+def test_checkpointing_costs_flops_and_full_tuning_six_per_parameter(shape: Shape, tokens: int) -> None:
+    run = Tuning(shape, rank=8)
+    assert step_flops(replace(run, checkpointing=True), tokens) > step_flops(run, tokens)
+    matrices = shape.linear_parameters() + shape.vocab * shape.hidden
+    assert step_flops(replace(run, method="full"), tokens) == 6 * matrices * tokens
+
+
+@given(shapes, st.sampled_from(["lora", "qlora"]), st.sampled_from([1, 2, 4, 8, 12]), st.integers(1, 200))
+def test_what_is_said_to_fit_fits(shape: Shape, method: str, batch: int, gigabytes: int) -> None:
+    run, usable = Tuning(shape, method, 16, length=512), gigabytes * 10**9
+    option = fit_tuning(run, batch, usable)
+    if option is None:
+        smallest = replace(run, micro_batch=1, checkpointing=True, accumulating=batch > 1, optimizer="paged_adamw_32bit")
+        assert tuning_memory(smallest).total > usable
+    else:
+        assert tuning_memory(option).total <= usable and batch % option.micro_batch == 0
+
+
+def test_checkpointing_comes_only_when_one_row_does_not_fit_without_it() -> None:
+    run = Tuning(LARGE, "qlora", 64, dropout=0.1)
+    enough = tuning_memory(replace(run, accumulating=True)).total
+    assert [fit_tuning(run, 8, usable).checkpointing for usable in (enough, enough - 1)] == [False, True]
+
+
+def test_a_paged_optimizer_state_leaves_the_card_and_several_cards_divide_what_is_fixed() -> None:
+    run = Tuning(LARGE, "qlora", 64, checkpointing=True)
+    kept, paged = tuning_memory(run), tuning_memory(replace(run, optimizer="paged_adamw_32bit"))
+    assert kept.total - paged.total == kept.optimizer > 0 == paged.optimizer
+    totals = [sharded_total(run, cards) for cards in (8, 4, 2, 1)]
+    assert totals == sorted(totals) and totals[-1] == kept.total
 
 
 @pytest.mark.parametrize(
@@ -366,8 +310,8 @@ def test_generation_holds_weights_adapter_and_cache():
         ({"targets": ("query_key_value",)}, "'query_key_value' is no linear module of llama; it has q_proj"),
     ],
 )
-def test_an_impossible_setting_is_refused(change: dict, message: str):
+def test_an_impossible_setting_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(JmedloraError, match=message):
         Tuning(SHAPES["llama"], **change)
     with pytest.raises(JmedloraError, match="quantisation 'int8'"):
-        load_bytes(SHAPES["llama"], "int8")
+        SHAPES["llama"].load_bytes("int8")

@@ -12,15 +12,11 @@ from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, write_record
 from jmedlora_utils.core.settings import with_expert
-from jmedlora_utils.models import memory, planner, registry
+from jmedlora_utils.models import cards, memory, planner, registry
+from jmedlora_utils.models.cards import Speeds
 
 
-@pytest.fixture
-def no_records(tmp_path: Path) -> Path:
-    return tmp_path / "none"
-
-
-def test_the_paper_preset_is_journal_table_1():
+def test_the_paper_preset_is_journal_table_1() -> None:
     runs = {run.name: run for run in presets.load_preset("paper").runs}
     assert set(runs) == {"open-calm-7b_lora", "llama-2-70b_qlora"}
     declared = presets.declared_parameters(presets.TUNE_NOTEBOOK)
@@ -41,7 +37,7 @@ def test_the_paper_preset_is_journal_table_1():
         assert run.evaluate["exams"] == ["igakuqa", "jjsimqa"]
 
 
-def test_the_adapters_preset_tunes_nothing_and_needs_no_training_data():
+def test_the_adapters_preset_tunes_nothing_and_needs_no_training_data() -> None:
     preset = presets.load_preset("paper-adapters")
     assert all(run.tune is None for run in preset.runs)
     assert list(preset.prepare) == ["11_prepare_exams"]
@@ -51,31 +47,31 @@ def test_the_adapters_preset_tunes_nothing_and_needs_no_training_data():
 
 
 @pytest.mark.parametrize(("name", "card"), [("paper", 80), ("paper-sizes", 80), ("paper-adapters", 80), ("modern", 24)])
-def test_a_preset_fits_the_card_it_is_made_for(name: str, card: int, no_records: Path):
-    planned = planner.plan_preset(name, card, no_records)
+def test_a_preset_fits_the_card_it_is_made_for(name: str, card: int, tmp_path: Path) -> None:
+    planned = planner.plan_preset(name, card, tmp_path)
     assert planner.refusals(planned, card) == []
     runs = presets.load_preset(name).runs
     assert [(p.run, p.step) for p in planned] == [(r.name, s) for r in runs for s in (("tune", "evaluate") if r.tune else ("evaluate",))]
     assert all(p.seconds > 0 and p.download > 0 and p.basis == "assumed" for p in planned)
 
 
-def test_a_run_that_cannot_fit_is_refused_with_the_mend(no_records: Path):
-    lines = planner.refusals(planner.plan_preset("paper", 24, no_records), 24)
+def test_a_run_that_cannot_fit_is_refused_with_the_mend(tmp_path: Path) -> None:
+    lines = planner.refusals(planner.plan_preset("paper", 24, tmp_path), 24)
     assert any(line.startswith("llama-2-70b_qlora, evaluate: needs") and "take a larger card" in line for line in lines)
     assert any(line.startswith("open-calm-7b_lora, tune: needs") and "it would fit with batch" in line for line in lines)
 
 
-def test_weights_divided_over_cards_fit_where_one_card_is_too_small(no_records: Path):
+def test_weights_divided_over_cards_fit_where_one_card_is_too_small() -> None:
     settings = {"base": "llama-2-70b-chat", "method": "qlora", "rank": 64, "batch_size": 1}
     settings["expert"] = ["gradient_checkpointing=true"]
     several = settings | {"num_processes": 4, "expert": [*settings["expert"], "launch_config=fsdp2_nf4"]}
     base = registry.resolve("llama-2-70b-chat")
-    one, four = (planner._plan_tuning(presets.Run("big", tune, {}), base, 24, {}, {}) for tune in (settings, several))
+    one, four = (planner._plan_tuning(presets.Run("big", tune, {}), base, base.shape, 24, Speeds({}, {})) for tune in (settings, several))
     assert not one.fits and four.fits and four.bytes < one.bytes / 2
     assert planner.refusals([four], 24) == [] and four.seconds == one.seconds
 
 
-def test_the_command_prints_the_matrix_and_its_status_says_whether_all_fits(capsys: pytest.CaptureFixture[str]):
+def test_the_command_prints_the_matrix_and_its_status_says_whether_all_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert planner.main(["--preset", "modern", "--card", "24"]) == 0
     shown = capsys.readouterr()
     assert "qwen3-14b_qlora" in shown.out and "24 GB card" in shown.out and "GB of disk" in shown.out
@@ -85,12 +81,12 @@ def test_the_command_prints_the_matrix_and_its_status_says_whether_all_fits(caps
     assert "did you mean 'paper'" in capsys.readouterr().err
 
 
-def test_a_preset_of_bases_trained_here_needs_no_plan(capsys: pytest.CaptureFixture[str]):
+def test_a_preset_of_bases_trained_here_needs_no_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert planner.main(["--preset", "mini"]) == 0
     assert "nothing to plan" in capsys.readouterr().out
 
 
-def test_a_base_in_a_local_folder_is_planned_and_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_a_base_in_a_local_folder_is_planned_and_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     sizes = {"vocab_size": 500, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "config.json").write_text(json.dumps({"model_type": "llama", **sizes}), encoding="utf-8")
@@ -103,54 +99,43 @@ def test_a_base_in_a_local_folder_is_planned_and_not_fetched(tmp_path: Path, mon
     assert [p.download for p in planner.plan_preset("ward", 24, tmp_path)] == [0, 0]
 
 
-def test_an_unpinned_model_and_a_gated_one_are_named_before_a_run(no_records: Path):
-    notes = {note for p in planner.plan_preset("paper-adapters", 80, no_records) for note in p.notes}
+def test_an_unpinned_model_and_a_gated_one_are_named_before_a_run(tmp_path: Path) -> None:
+    notes = {note for p in planner.plan_preset("paper-adapters", 80, tmp_path) for note in p.notes}
     assert "pin swallow-70b-instruct: its revision is unknown" in notes
     assert "llama-2-70b-chat is gated: HF_TOKEN" in notes
 
 
-def test_an_unknown_card_is_refused(no_records: Path):
+def test_an_unknown_card_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JmedloraError, match="no card of 40 GB is known; choose one of 24, 48, 80, 141"):
-        planner.plan_preset("paper", 40, no_records)
+        planner.plan_preset("paper", 40, tmp_path)
 
 
-def test_a_measured_rate_replaces_the_assumed_one(tmp_path: Path):
+def test_a_measured_rate_replaces_the_assumed_one(tmp_path: Path) -> None:
     case = {"base": "open-calm-7b", "method": "lora", "tokens_per_second": 1000.0, "generation_tokens_per_second": 50.0}
     case["hardware_flops_utilisation"] = 0.4
     metrics = {"cases": [case, case | {"hardware_flops_utilisation": 0.5}], "matmul_flops": 2e14}
     common = {"kind": "benchmark", "seed": 1, "config": {"card_bytes": 85_000_000_000}, "metrics": metrics}
     write_record(tmp_path, Record(name="gpu_check__a100", preset="paper", **common))
     write_record(tmp_path, Record(name="gpu_check__tiny", preset="smoke", **common | {"config": {"card_bytes": 0}}))
-    assert planner.read_rates(tmp_path) == {("open-calm-7b", "tune", 80): 1000.0, ("open-calm-7b", "generate", 80): 50.0}
+    rates = {("open-calm-7b", "tune", 80): 1000.0, ("open-calm-7b", "generate", 80): 50.0}
+    assert cards.read_speeds(tmp_path) == Speeds(rates, {("lora", 80): 0.4 * 2e14})
     tune, evaluate = planner.plan_preset("paper", 80, tmp_path)[:2]
     assert tune.basis == "measured" and tune.seconds == 10_000 * 8 * planner.TOKENS_PER_RECORD / 1000
     assert evaluate.basis == "measured" and evaluate.seconds == (1455 + 460) * 4 * 2 * planner.TOKENS_PER_ANSWER / 50
     assert planner.plan_preset("paper", 141, tmp_path)[0].basis == "assumed"
-    assert planner.read_flops(tmp_path) == {("lora", 80): 0.4 * 2e14}
 
 
-def test_a_rate_carries_to_other_sizes_by_their_work_on_the_same_card_and_method(tmp_path: Path):
+def test_a_rate_carries_to_other_sizes_by_their_work_on_the_same_card_and_method(tmp_path: Path) -> None:
     set_ = presets.declared_parameters(presets.TUNE_NOTEBOOK) | {"method": "lora"}
     run = planner.tuning_of(set_, registry.resolve("llama-2-13b-chat"))
-    seconds, basis = planner.tuning_seconds("llama-2-13b-chat", run, 1000, 80, {}, {("lora", 80): 1e14})
+    speeds = Speeds({}, {("lora", 80): 1e14})
+    seconds, basis = planner.tuning_seconds("llama-2-13b-chat", run, 1000, 80, speeds)
     assert basis == "scaled" and seconds == pytest.approx(1000 * memory.step_flops(run, 1) / 1e14)
-    assert planner.tuning_seconds("llama-2-13b-chat", run, 1000, 48, {}, {("lora", 80): 1e14})[1] == "assumed"
-    assert planner.tuning_seconds("llama-2-13b-chat", replace(run, method="qlora"), 1000, 80, {}, {("lora", 80): 1e14})[1] == "assumed"
+    for other, card in ((run, 48), (replace(run, method="qlora"), 80)):
+        assert planner.tuning_seconds("llama-2-13b-chat", other, 1000, card, speeds)[1] == "assumed"
 
 
-def test_hours_stand_where_a_card_suffices_and_say_what_they_rest_on(no_records: Path):
-    hours, cards = planner.hours_frame(folder=no_records), planner.card_frame()
-    assert list(hours.columns) == list(cards.columns) and len(hours) == 6
-    for found, settings in zip(hours.to_dict("records"), cards.to_dict("records"), strict=True):
-        for key in planner.CARDS:
-            cell = found[f"{key} GB"]
-            assert (cell == "no") == (settings[f"{key} GB"] == "no" or "FSDP" in settings[f"{key} GB"])
-            assert cell == "no" or cell.endswith(" (assumed)")
-    small, large = (float(hours[hours["model"] == f"llama-2-{n}b-chat"].iloc[1]["80 GB"].split()[0]) for n in (7, 70))
-    assert large > 5 * small > 0
-
-
-def test_a_misspelt_base_is_refused_and_one_of_unknown_size_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_a_misspelt_base_is_refused_and_one_of_unknown_size_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     (tmp_path / "mamba").mkdir()
     (tmp_path / "mamba" / "config.json").write_text('{"model_type": "mamba"}', encoding="utf-8")
     monkeypatch.setattr(paths, "PRESETS", tmp_path)
@@ -168,47 +153,26 @@ def test_a_misspelt_base_is_refused_and_one_of_unknown_size_is_named(tmp_path: P
     [(143155, 141), (81050, 80), (48685, 48), (45500, 48), (40330, 24), (24217, 24), (22700, 24), (15900, None)],
     ids=["H200", "A100 80", "A6000", "L40S", "A100 40", "4090", "L4", "T4"],
 )
-def test_a_card_is_planned_as_none_that_is_larger(mib: int, planned_for: int | None, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_a_card_is_planned_as_none_that_is_larger(mib: int, planned_for: int | None, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """The nearest card would do for an A100 with 40 GB what only 48 GB can."""
-    assert planner.card_class(mib * planner.MIB) == planned_for
-    monkeypatch.setattr(planner, "card_at_hand", lambda: planner.card_class(mib * planner.MIB))
+    assert cards.card_class(mib * cards.MIB) == planned_for
+    monkeypatch.setattr(planner, "card_at_hand", lambda: cards.card_class(mib * cards.MIB))
     if planned_for is None:
         assert planner.main(["--preset", "modern"]) == 2
         assert "this machine's GPU has less than 24 GB" in capsys.readouterr().err
 
 
-def test_a_card_keeps_a_reserve():
-    for card in planner.CARDS.values():
-        assert card.bytes * 0.9 < card.usable() < card.bytes - planner.RESERVE_BYTES
+def test_a_card_keeps_a_reserve() -> None:
+    for card in cards.CARDS.values():
+        assert card.bytes * 0.9 < card.usable() < card.bytes - cards.RESERVE_BYTES
 
 
-def test_the_memory_table_says_where_the_bytes_go():
-    frame = planner.memory_frame()
-    parts = ["weights", "adapter", "gradients", "optimizer", "activations", "work"]
-    assert frame[parts].sum(axis=1).tolist() == pytest.approx(frame["total"].tolist())
-    seventy = frame[(frame.model == "llama-2-70b-chat") & (frame.method == "qlora")].iloc[0]
-    assert seventy["fits 80 GB"] and not seventy["fits 24 GB"]
-    assert not frame[(frame.model == "llama-2-70b-chat") & (frame.method == "lora")].iloc[0]["fits 141 GB"]
-
-
-def test_the_memory_figure_draws_every_row():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    frame = planner.memory_frame(["llama-2-7b-chat"])
-    figure = planner.memory_figure(frame)
-    assert len(figure.axes[0].get_yticklabels()) == len(frame)
-    pyplot.close(figure)
-
-
-def test_a_base_of_another_architecture_cannot_be_planned():
+def test_a_base_of_another_architecture_cannot_be_planned() -> None:
     with pytest.raises(JmedloraError, match="its sizes are not known"):
         planner.tuning_of({}, registry.ModelEntry("some/model"))
 
 
-def test_what_the_preset_sets_is_what_is_planned():
+def test_what_the_preset_sets_is_what_is_planned() -> None:
     settings = presets.declared_parameters(presets.TUNE_NOTEBOOK) | {
         "rank": 3,
         "batch_size": 5,
@@ -222,17 +186,28 @@ def test_what_the_preset_sets_is_what_is_planned():
     assert plain == replace(run, mixed=False, weight_bytes=4)
 
 
-def test_the_check_says_whether_a_card_was_measured(tmp_path: Path):
-    assert "not measured on a GPU" in planner.check_sentence(tmp_path)
-    case = {"base": "open-calm-7b", "method": "lora", "peak_bytes": 50e9, "peak_bytes_planned": 52e9, "tokens_per_second": 1.0}
-    case |= {"model_flops_utilisation": 0.4, "generation_tokens_per_second": 1.0}
-    record = Record("benchmark", "gpu_check__x", "paper", 1, config={"card_bytes": 1}, metrics={"cases": [case]}, device="1 x Card")
-    write_record(tmp_path, record)
-    assert planner.check_frame(tmp_path).iloc[0]["planned GB"] == 52.0
-    assert planner.check_sentence(tmp_path) == "Measured on 1 x Card: planned peaks are within 4.0 % of the measured ones."
+def test_the_fastest_settings_that_fit_are_named_for_every_card() -> None:
+    run = memory.Tuning(registry.resolve("llama-2-70b-chat").shape, "qlora", 64, dropout=0.1)
+    best = {key: planner.best_settings(run, 8, card) for key, card in cards.CARDS.items()}
+    assert best[24] == "4 cards (FSDP)" and best[80] == "batch 8, checkpointing" and best[141] == "batch 2"
+    assert planner.best_settings(replace(run, method="lora"), 8, cards.CARDS[24]) is None
 
 
-def test_the_card_table_names_settings_for_every_card():
-    frame = planner.card_frame(["llama-2-70b-chat"])
-    qlora = frame[frame.method == "qlora"].iloc[0]
-    assert qlora["24 GB"] == "4 cards (FSDP)" and qlora["80 GB"] == "batch 8, checkpointing" and qlora["141 GB"] == "batch 2"
+@pytest.mark.parametrize(
+    ("exam", "years", "n"),
+    [
+        ("jjsimqa", [], 460),
+        ("igakuqa", [2018, 2022], 284 + 297),
+        ("igakuqa_2018", [2022], 284),
+        ("igakuqa_2018_2022", [], 1455),
+        ("mini_trained", [], 0),
+    ],
+)
+def test_the_questions_of_an_exam_and_its_years_are_counted(exam: str, years: list[int], n: int) -> None:
+    assert planner.exam_questions(exam, years) == n
+
+
+@pytest.mark.parametrize("exam", ["igakuqa_2017", "igakuqa_first", "usmle"])
+def test_an_exam_of_unknown_size_is_refused(exam: str) -> None:
+    with pytest.raises(JmedloraError, match=f"no exam '{exam}' to plan for"):
+        planner.exam_questions(exam)

@@ -20,6 +20,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_record
 from jmedlora_utils.data import invented_world, prompts
 from jmedlora_utils.data.invented_corpus import corpus
+from jmedlora_utils.evaluation import entry_check
 from jmedlora_utils.models import loading, pretraining
 from jmedlora_utils.models.pretraining import LADDERS, BaseSettings
 
@@ -42,7 +43,7 @@ pretraining.learning_rate = delayed
 world = invented_world.make_world(invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12))
 settings = BaseSettings(%r, %r, 16, 1, 2, 0.6, 400, 4e-3, coverage=0.99, tokenizer_english=0.9)
 workspace = paths.Workspace("smoke", 1)
-pretraining.pretrain(settings, world, world.exams()["mini_general"], world.shots(), workspace, every=3)
+pretraining.pretrain(settings, world, workspace, lambda *_: {}, every=3)
 """
 
 
@@ -58,7 +59,10 @@ def tokenizer(world):
 
 
 def pretrain(world, workspace, settings=TINY):
-    return pretraining.pretrain(settings, world, world.exams()["mini_general"], world.shots(), workspace)
+    def examine(model, tokenizer):
+        return entry_check.examine(model, tokenizer, world.exams()["mini_general"], world.shots(), workspace.seed)
+
+    return pretraining.pretrain(settings, world, workspace, examine)
 
 
 def test_same_texts_give_the_same_tokenizer(world, tokenizer):
@@ -82,19 +86,19 @@ def test_rare_characters_fall_back_to_bytes_and_come_back(tokenizer):
 
 
 @pytest.mark.parametrize("bos", [True, False])
-def test_trap_19_bos_is_there_once_or_not_at_all(world, bos):
+def test_bos_is_there_once_or_not_at_all(world, bos):
     tokenizer = pretraining.train_tokenizer(["a b", "鴇沢町"], 400, 1.0, bos=bos)
     assert prompts.has_bos_habit(tokenizer) == bos
     rows = pretraining.encode_documents(tokenizer, list(corpus(world, 0.5, 50)))
     assert all(ids.count(tokenizer.bos_token_id) == bos for ids, _ in rows)
 
 
-def test_trap_39_eos_is_supervised_in_every_document(world, tokenizer):
+def test_eos_is_supervised_in_every_document(world, tokenizer):
     for ids, n_read in pretraining.encode_documents(tokenizer, list(corpus(world, 0.5, 200))):
         assert ids[-1] == tokenizer.eos_token_id and 1 <= n_read < len(ids)
 
 
-def test_trap_40_training_ids_are_inference_ids(world, tokenizer):
+def test_training_ids_are_inference_ids(world, tokenizer):
     documents = [d for d in corpus(world, 0.5, 300) if d.prompt]
     for document, (ids, n_read) in zip(documents, pretraining.encode_documents(tokenizer, documents), strict=True):
         assert ids[:n_read] == prompts.encode_prompt(tokenizer, document.prompt)
@@ -225,11 +229,11 @@ def test_ladders_are_sound():
 def test_a_base_below_the_bar_is_refused_with_its_figure(world, tmp_path, monkeypatch):
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
     record = pretrain(world, paths.Workspace("smoke", 1))
-    assert not pretraining.passes(record)
+    assert not entry_check.passes(record)
     with pytest.raises(JmedloraError, match="en-small"):
-        pretraining.require_entry([record])
+        entry_check.require([record])
     record.metrics["entry"]["0shot"]["accuracy"] = 1.0
-    pretraining.require_entry([record])
+    entry_check.require([record])
 
 
 def test_identity_is_written_beside_the_weights(world, tmp_path, monkeypatch):
