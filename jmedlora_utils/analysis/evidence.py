@@ -20,12 +20,12 @@ import pandas as pd
 from jmedlora_utils.analysis import gains, scores
 from jmedlora_utils.analysis.studies import CONDITION, INVENTED_EXAMS, METRICS, QUESTION, Study, compact, read_runs
 from jmedlora_utils.core import paths
-from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.errors import JmedloraError, exit_status
+from jmedlora_utils.core.manifest import check_manifest, write_manifest
 from jmedlora_utils.core.presets import load_preset
-from jmedlora_utils.core.records import Record, read_jsonl, read_record, sha256_file, write_jsonl, write_record, write_text
+from jmedlora_utils.core.records import Record, read_jsonl, read_record, write_jsonl, write_record, write_text
 
 SOURCES = ("auto", "committed", "run")
-MANIFEST = "manifest.json"
 SERIES_POINTS = 60
 TEXTS = ["text", "choices"]
 
@@ -110,44 +110,6 @@ def _examples(study: Study, run: str) -> pd.DataFrame:
         steps.append(gains.step_of(study.outcomes, run, gains.HEADLINE.step_rank))
     shown = study.examples[(study.examples["seed"] == study.seeds[0]) & (study.examples["run"] == run)]
     return shown[shown["steps"].isin(steps) & shown["exam"].isin(INVENTED_EXAMS)].drop(columns="seed")
-
-
-def write_manifest(folder: Path) -> Path:
-    """Writes the SHA-256 of every evidence file but the README, by its path in the folder."""
-    sums = {name: sha256_file(folder / name) for name in _files(folder)}
-    return write_text(folder / MANIFEST, json.dumps(sums, indent=1) + "\n")
-
-
-def check_manifest(folder: Path) -> None:
-    """Compares the evidence with its manifest.
-
-    Raises:
-        JmedloraError: The evidence or its manifest is missing, or a file is missing, changed or not listed; names the first one.
-    """
-    shown = paths.relative(folder) if folder.is_relative_to(paths.ROOT) else str(folder)
-    restore = f"restore it with `git checkout -- {shown}`"
-    if not (folder / "evidence.json").is_file() and not (folder / MANIFEST).is_file():
-        how = f"{restore}, or run the preset and use source='run' (`make reproduce`)"
-        raise JmedloraError(f"{shown}/evidence.json: no evidence of this preset is here; {how}")
-    if not (folder / MANIFEST).is_file():
-        raise JmedloraError(f"{shown}/{MANIFEST}: missing, so the evidence cannot be checked; {restore}")
-    try:
-        sums = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise JmedloraError(f"{shown}/{MANIFEST}: not a JSON object of sums ({error}); {restore}") from error
-    there = _files(folder)
-    for name in sorted({*sums, *there}):
-        if name not in there:
-            raise JmedloraError(f"{shown}/{name}: the file is missing from the evidence; {restore}")
-        if name not in sums:
-            raise JmedloraError(f"{shown}/{name}: not part of the evidence; delete it, or freeze the evidence again")
-        if sha256_file(folder / name) != sums[name]:
-            raise JmedloraError(f"{shown}/{name}: its content differs from the sum in {MANIFEST}; {restore}")
-
-
-def _files(folder: Path) -> list[str]:
-    listed = [*folder.glob("*.json"), *folder.glob("*.csv"), *folder.glob("seed*/**/*.json"), *folder.glob("seed*/*.jsonl")]
-    return sorted(p.relative_to(folder).as_posix() for p in listed if p.name != MANIFEST)
 
 
 def read_evidence(folder: Path) -> Study:
@@ -245,13 +207,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--folder", type=Path, default=None, help="write there instead")
     command.add_argument("--seeds", type=int, nargs="*", default=(), help="only these seeds")
     chosen = parser.parse_args(arguments)
-    try:
-        written = freeze(chosen.preset, chosen.folder, chosen.seeds)
-    except JmedloraError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return exit_status(lambda: _freeze(chosen))
+
+
+def _freeze(chosen: argparse.Namespace) -> None:
+    written = freeze(chosen.preset, chosen.folder, chosen.seeds)
     print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB below {paths.relative(written[0].parent)}")
-    return 0
 
 
 if __name__ == "__main__":

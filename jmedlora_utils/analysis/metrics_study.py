@@ -24,8 +24,9 @@ import pandas as pd
 
 from jmedlora_utils.analysis import exam_card
 from jmedlora_utils.core import paths, statistics
-from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.errors import JmedloraError, exit_status
 from jmedlora_utils.core.formatting import escape
+from jmedlora_utils.core.manifest import check_manifest, write_manifest
 from jmedlora_utils.core.records import package_versions, write_text
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.igakuqa import SYSTEMS, load_igakuqa, load_published
@@ -710,18 +711,20 @@ def compute(years: Sequence[int] = YEARS, data_dir: Path | None = None) -> Metri
 def write(study: MetricsStudy, folder: Path = FOLDER) -> list[Path]:
     """Writes every table as CSV and `about.json`: numbers and ids, no text of a question."""
     written = [write_text(folder / f"{name}.csv", study.tables[name].to_csv(index=False, float_format="%.6g")) for name in TABLES]
-    return [*written, write_text(folder / "about.json", json.dumps(dict(study.about), indent=1) + "\n")]
+    written.append(write_text(folder / "about.json", json.dumps(dict(study.about), indent=1) + "\n"))
+    return [*written, write_manifest(folder)]
 
 
 def read(folder: Path = FOLDER) -> MetricsStudy:
     """Reads what `write` wrote.
 
     Raises:
-        JmedloraError: A file is missing.
+        JmedloraError: A file is missing or differs from the manifest.
     """
     if missing := [name for name in (*(f"{t}.csv" for t in TABLES), "about.json") if not (folder / name).is_file()]:
         mend = "run `python -m jmedlora_utils.analysis.metrics_study freeze` where the exams are"
         raise JmedloraError(f"{paths.relative(folder / missing[0])} is missing; {mend}")
+    check_manifest(folder)
     tables = {name: pd.read_csv(folder / f"{name}.csv", keep_default_na=True) for name in TABLES}
     tables["picks"]["variant"] = tables["picks"]["variant"].fillna("")
     return MetricsStudy("committed", tables, json.loads((folder / "about.json").read_text(encoding="utf-8")))
@@ -751,9 +754,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=["freeze"], help="compute from the exams and write book/results/metrics/")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="write there instead")
     chosen = parser.parse_args(arguments)
-    written = write(compute(), chosen.folder)
-    print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e3:.0f} kB in {paths.relative(chosen.folder)}")
-    return 0
+    return exit_status(lambda: _freeze(chosen.folder))
+
+
+def _freeze(folder: Path) -> None:
+    written = write(compute(), folder)
+    print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e3:.0f} kB in {paths.relative(folder)}")
 
 
 if __name__ == "__main__":

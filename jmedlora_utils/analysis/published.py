@@ -8,8 +8,9 @@ import pandas as pd
 
 from jmedlora_utils.analysis.studies import evaluation_of, evaluations
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import load_preset, preset_names
-from jmedlora_utils.core.records import RecordError, read_record
+from jmedlora_utils.core.records import read_record
 
 PUBLISHED = paths.RESULTS / "published"
 # Rows of one family may be compared with each other, rows of two families may not.
@@ -62,7 +63,7 @@ def own_scores() -> tuple[pd.DataFrame, list[str]]:
         for path in sorted((paths.runs_root() / name).glob("seed*/records/30_evaluate__*__igakuqa*.json")):
             try:
                 record = read_record(path)
-            except RecordError as error:
+            except JmedloraError as error:
                 passed_over.append(str(error).replace(str(path), paths.relative(path)))
                 continue
             if record.status != "done" or record.config.get("variant_of") or evaluation_of(record) not in planned:

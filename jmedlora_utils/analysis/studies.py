@@ -14,7 +14,7 @@ import pandas as pd
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, Preset, declared_parameters, load_preset
-from jmedlora_utils.core.records import Record, RecordError, load_records, read_jsonl
+from jmedlora_utils.core.records import Record, load_records, read_jsonl
 
 METRICS = {
     "exact_match": ("journal", "exact_match"),
@@ -131,7 +131,7 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
         workspace = paths.Workspace(preset, seed)
         try:
             found = load_records(workspace.root, allow_smoke=True)
-        except RecordError as error:
+        except JmedloraError as error:
             raise JmedloraError(f"preset {preset!r}, seed {seed}: {error}") from error
         # The same weights loaded in another way are compared on notebook 30's own page; here they would count twice.
         found = [r for r in found if not r.config.get("variant_of")]

@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import yaml
 
-from jmedlora_utils.analysis.evidence import check_manifest
 from jmedlora_utils.book import executed, fragments, provenance
 from jmedlora_utils.book.provenance import Edition
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.locks import alone
+from jmedlora_utils.core.manifest import check_manifest
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, load_preset
 from jmedlora_utils.core.records import load_records, sha256_file, sha256_text, write_text
 from jmedlora_utils.workflow.runner import durations, plain
@@ -134,7 +134,8 @@ def stage_evidence(jobs: int = 2) -> tuple[Path, list[str]]:
         JmedloraError: The evidence is missing or damaged.
     """
     preset, evidence, runs = load_preset(provenance.MINI), paths.RESULTS / provenance.MINI, STAGING / f"{EVIDENCE}.runs"
-    check_manifest(evidence)
+    for folder in {evidence, *(path for path in paths.RESULTS.glob("*") if path.is_dir())}:
+        check_manifest(folder)
     shutil.rmtree(runs, ignore_errors=True)
     environment = os.environ | {"JMEDLORA_RUNS": str(runs), "JMEDLORA_DATA": str(runs / "no-examination")}
 

@@ -42,9 +42,6 @@ PACKAGES = (
 )
 
 
-RecordError = JmedloraError
-
-
 @dataclass
 class Record:
     """One run, described by itself.

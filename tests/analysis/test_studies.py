@@ -116,7 +116,7 @@ DAMAGE = {
     "a file of another study": (lambda f: (f / "seed1" / "records" / "x.json").write_text("{}"), r"x.json: not part of the evidence"),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), r"manifest.json: missing"),
     "a damaged manifest": (lambda f: (f / "manifest.json").write_text("["), r"manifest.json: not a JSON object"),
-    "nothing at all": (shutil.rmtree, r"evidence.json: no evidence .*make reproduce"),
+    "nothing at all": (shutil.rmtree, r"no evidence .*make reproduce"),
 }
 
 

@@ -11,11 +11,11 @@ import yaml
 from conftest import Project, write_notebook
 
 from jmedlora_utils.__main__ import main
-from jmedlora_utils.analysis.evidence import write_manifest
 from jmedlora_utils.book import builder, executed
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.locks import alone
+from jmedlora_utils.core.manifest import write_manifest
 from jmedlora_utils.core.records import Record, write_record
 from jmedlora_utils.workflow import runner
 
@@ -86,7 +86,7 @@ def test_a_book_that_cannot_be_made_is_refused_in_words(here: Project, monkeypat
     with pytest.raises(JmedloraError, match="preset 'mini' has not run; run `make reproduce PRESET=mini` first"):
         builder.stage("mini")
     monkeypatch.setattr(paths, "RESULTS", here.root / "book" / "results")
-    with pytest.raises(JmedloraError, match=r"mini/evidence\.json: no evidence of this preset is here; .*`make reproduce`"):
+    with pytest.raises(JmedloraError, match=r"mini: no evidence is here; .*`make reproduce`"):
         builder.build()
 
 
