@@ -37,11 +37,7 @@ def installed_version(distribution: str) -> str:
 
 
 def files_reached(code: str) -> set[Path]:
-    """Every file of this package that a piece of code imports, directly or through what it imports.
-
-    Raises:
-        ModuleNotFoundError: The code imports a module of this package that does not exist.
-    """
+    """Every file of this package that a piece of code imports, directly or through what it imports."""
     reached: set[Path] = set()
     waiting = _imports(code)
     while waiting:

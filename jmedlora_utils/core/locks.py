@@ -21,9 +21,6 @@ def alone(lock: Path, what: str) -> Iterator[int]:
     Yields:
         The descriptor. A child process that inherits it (`subprocess.Popen(..., pass_fds=[descriptor])`) keeps the lock held until
         it ends too.
-
-    Raises:
-        JmedloraError: Another process holds the lock, or the folder cannot be written.
     """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)

@@ -58,9 +58,6 @@ def check_injected(cells: Sequence[str]) -> None:
 
     Args:
         cells: Sources of the cells that ran, in order. papermill's own opens with `INJECTED` and follows the parameters cell.
-
-    Raises:
-        JmedloraError: Names the parameter and the nearest declared name.
     """
     place = next((number for number, cell in enumerate(cells) if cell.startswith(INJECTED)), 0)
     declaring = next((cell for cell in reversed(cells[:place]) if cell.strip()), "")

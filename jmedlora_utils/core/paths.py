@@ -46,9 +46,6 @@ def check_name(name: object, what: str) -> str:
     Args:
         name: Letters and digits of any script, `.`, `-` and single `_` between them; it starts with a letter or a digit.
         what: What bears the name, as the error calls it: `run_name`, `preset`.
-
-    Raises:
-        JmedloraError: It has other characters or more than 100, or is no text.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > 100:
         raise JmedloraError(

@@ -49,58 +49,38 @@ class _File(Checked):
 
 @dataclass(frozen=True)
 class Run:
-    """One tuned model of a preset, or one that is only evaluated.
+    """One tuned model of a preset, or one that is only evaluated."""
 
-    Attributes:
-        name: Name of the run; its adapter, records and notebooks carry it.
-        tune: Parameters of notebook 20, or None for a run that is only evaluated.
-        evaluate: Parameters of notebook 30.
-    """
-
-    name: str
-    tune: dict[str, Any] | None
-    evaluate: dict[str, Any]
+    name: str  #: Name of the run; its adapter, records and notebooks carry it
+    tune: dict[str, Any] | None  #: Parameters of notebook 20, or None for a run that is only evaluated
+    evaluate: dict[str, Any]  #: Parameters of notebook 30
 
 
 @dataclass(frozen=True)
 class Job:
-    """One papermill run.
+    """One papermill run."""
 
-    Attributes:
-        notebook: Stem of the notebook in `notebooks/`.
-        output: Stem of the executed copy.
-        seed: Seed of its workspace, or None for analysis over all seeds.
-        parameters: What papermill injects.
-        after: Output stems of the jobs of the same seed that must be done before.
-    """
-
-    notebook: str
-    output: str
-    seed: int | None
-    parameters: dict[str, Any]
-    after: tuple[str, ...] = ()
+    notebook: str  #: Stem of the notebook in `notebooks/`
+    output: str  #: Stem of the executed copy
+    seed: int | None  #: Seed of its workspace, or None for analysis over all seeds
+    parameters: dict[str, Any]  #: What papermill injects
+    after: tuple[str, ...] = ()  #: Output stems of the jobs of the same seed that must be done before
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A validated preset file; see `load_preset`.
-
-    Attributes:
-        device: `any`, or `cuda` where every run needs a GPU.
-        prepare: Notebook stem to parameters, in order; each runs once per seed. An entry `stem__part` runs the same
-            notebook for one part (one base), so that parts run side by side; `stem` alone then sums them up.
-        analyse: Notebook stem to parameters; each runs once over all seeds.
-        show: Run whose executed notebooks 20 and 30 stand in the book.
-    """
+    """A validated preset file; see `load_preset`."""
 
     name: str
     about: str
-    device: str
+    device: str  #: `any`, or `cuda` where every run needs a GPU
     seeds: tuple[int, ...]
+    #: Notebook stem to parameters, in order; each runs once per seed. An entry `stem__part` runs the same notebook for one part (one base),
+    #: so that parts run side by side; `stem` alone then sums them up.
     prepare: dict[str, dict[str, Any]]
     runs: tuple[Run, ...]
-    analyse: dict[str, dict[str, Any]]
-    show: str
+    analyse: dict[str, dict[str, Any]]  #: Notebook stem to parameters; each runs once over all seeds
+    show: str  #: Run whose executed notebooks 20 and 30 stand in the book
 
     def jobs(self) -> list[Job]:
         """Every papermill run of the preset, in an order that respects `after`."""
@@ -144,9 +124,6 @@ def load_preset(name: str) -> Preset:
     """Reads `notebooks/presets/<name>.yaml` and checks every key, name and parameter in it.
 
     A preset may extend another: mappings merge, anything else replaces.
-
-    Raises:
-        JmedloraError: The preset, a key, a notebook or a parameter is unknown, or a value is not allowed.
     """
     where = f"preset {name!r}"
     file = _File.read(_read_preset(name), where)
@@ -195,9 +172,6 @@ def compare_parameters(notebook: str, declared: Mapping[str, Any], given: Mappin
         declared: Its parameters and their defaults.
         given: What it is to run with.
         where: Who gave them.
-
-    Raises:
-        JmedloraError: Names the parameter, the notebook and the nearest declared name.
     """
     for key, value in given.items():
         if key not in declared:
@@ -213,11 +187,7 @@ def compare_parameters(notebook: str, declared: Mapping[str, Any], given: Mappin
 
 @cache
 def declared_parameters(stem: str) -> dict[str, Any]:
-    """Names and default values in the notebook's `parameters` cell.
-
-    Raises:
-        JmedloraError: No such notebook, no parameters cell, or a default that is no flat literal.
-    """
+    """Names and default values in the notebook's `parameters` cell."""
     where = paths.relative(paths.NOTEBOOKS / f"{stem}.ipynb")
     cells = [source for source, tags in notebook_cells(stem) if "parameters" in tags]
     if len(cells) != 1:
@@ -226,11 +196,7 @@ def declared_parameters(stem: str) -> dict[str, Any]:
 
 
 def assignments(source: str, where: str) -> dict[str, Any]:
-    """Names and values of a cell that holds nothing but assignments of literals.
-
-    Raises:
-        JmedloraError: The cell holds anything else; papermill could not replace it.
-    """
+    """Names and values of a cell that holds nothing but assignments of literals."""
     found: dict[str, Any] = {}
     for node in ast.parse(source).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
@@ -248,9 +214,6 @@ def notebook_cells(stem: str) -> list[tuple[str, list[str]]]:
     """Source and tags of the code cells of `notebooks/<stem>.ipynb`.
 
     Read as plain JSON: importing nbformat takes two seconds, and every notebook passes here when it starts.
-
-    Raises:
-        JmedloraError: No such notebook, or not JSON.
     """
     path = paths.NOTEBOOKS / f"{stem}.ipynb"
     if not path.is_file():
@@ -259,11 +222,7 @@ def notebook_cells(stem: str) -> list[tuple[str, list[str]]]:
 
 
 def require_device(device: str) -> None:
-    """Refuses a preset that needs a GPU on a machine without one.
-
-    Raises:
-        JmedloraError: `device` is `cuda` and torch sees no GPU.
-    """
+    """Refuses a preset that needs a GPU on a machine without one."""
     if device == "cuda":
         import torch
 

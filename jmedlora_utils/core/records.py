@@ -44,39 +44,23 @@ PACKAGES = (
 
 @dataclass
 class Record:
-    """One run, described by itself.
-
-    Attributes:
-        kind: What ran, one of `KINDS`.
-        name: Name of the run; the file name derives from it.
-        preset: Name of the preset; analysis refuses `smoke`.
-        seed: Random seed of the run.
-        config: Every setting that shaped the result, JSON values only.
-        metrics: Final figures, or lists of rows (for example the loss series).
-        counts: Whole numbers: rows read, rows left out and why, questions, parameters.
-        data: Files read: name to SHA-256 or revision.
-        model: Base model and adapter: id, revision, architecture, parameters, quantisation.
-        timing: Seconds per stage.
-        wall_seconds: Seconds of the whole run.
-        peak_memory_bytes: Peak memory of the device, or of the process on a CPU.
-        status: One of `STATUSES`.
-    """
+    """One run, described by itself."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    kind: str
-    name: str
-    preset: str
-    seed: int
-    config: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    counts: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, str] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    timing: dict[str, float] = field(default_factory=dict)
-    wall_seconds: float = 0.0
-    peak_memory_bytes: int = 0
-    status: str = "done"
+    kind: str  #: What ran, one of `KINDS`
+    name: str  #: Name of the run; the file name derives from it
+    preset: str  #: Name of the preset; analysis refuses `smoke`
+    seed: int  #: Random seed of the run
+    config: dict[str, Any] = field(default_factory=dict)  #: Every setting that shaped the result, JSON values only
+    metrics: dict[str, Any] = field(default_factory=dict)  #: Final figures, or lists of rows (for example the loss series)
+    counts: dict[str, Any] = field(default_factory=dict)  #: Whole numbers: rows read, rows left out and why, questions, parameters
+    data: dict[str, str] = field(default_factory=dict)  #: Files read: name to SHA-256 or revision
+    model: dict[str, Any] = field(default_factory=dict)  #: Base model and adapter: id, revision, architecture, parameters, quantisation
+    timing: dict[str, float] = field(default_factory=dict)  #: Seconds per stage
+    wall_seconds: float = 0.0  #: Seconds of the whole run
+    peak_memory_bytes: int = 0  #: Peak memory of the device, or of the process on a CPU
+    status: str = "done"  #: One of `STATUSES`
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str = ""
@@ -108,11 +92,7 @@ def write_record(folder: Path, record: Record) -> Path:
 
 
 def read_record(path: Path) -> Record:
-    """Reads one record.
-
-    Raises:
-        JmedloraError: The file is not JSON, has unknown, missing or wrong fields, or another schema version.
-    """
+    """Reads one record."""
     raw = read_json(path)
     if isinstance(raw, dict) and raw.get("schema_version") not in (None, SCHEMA_VERSION):
         raise JmedloraError(f"{path}: schema version {raw['schema_version']}, this code reads {SCHEMA_VERSION}; run its step again")
@@ -128,11 +108,7 @@ def _adapter() -> TypeAdapter[Record]:
 
 
 def load_records(folders: Path | Sequence[Path], kind: str | None = None, allow_smoke: bool = False) -> list[Record]:
-    """Reads the finished records below the folders, sorted by path.
-
-    Raises:
-        JmedloraError: A record is malformed, is a smoke run (unless allowed), or none is found.
-    """
+    """Reads the finished records below the folders, sorted by path."""
     folders = [folders] if isinstance(folders, Path) else list(folders)
     files = sorted(p for folder in folders for p in folder.rglob("*.json") if p.parent.name == "records")
     found = [read_record(p) for p in files]
@@ -172,11 +148,7 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Reads one JSON object a line; blank lines are skipped.
-
-    Raises:
-        JmedloraError: The file is missing or a line is not a JSON object; names the file and the line.
-    """
+    """Reads one JSON object a line; blank lines are skipped."""
     return [row for _, row in iter_jsonl(path)]
 
 
@@ -195,11 +167,7 @@ def iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_json(path: Path) -> Any:
-    """Reads one JSON file.
-
-    Raises:
-        JmedloraError: The file is missing, not UTF-8 or not JSON; names the file and the line.
-    """
+    """Reads one JSON file."""
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -209,11 +177,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """Reads a text file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        JmedloraError: The file is missing, cannot be read, or is in another encoding; names the line.
-    """
+    """Reads a text file in UTF-8, with or without a byte order mark."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:

@@ -59,9 +59,6 @@ def with_expert(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The parameters of a notebook, and beside them those of its `expert` list, each written `name=value`; a later one wins.
 
     A value is read as JSON where it is JSON (`0.3`, `true`, `["q_proj"]`), else as text.
-
-    Raises:
-        JmedloraError: An entry has another form, or names a parameter that the notebook has itself.
     """
     flat = {name: value for name, value in parameters.items() if name != "expert"}
     for entry in parameters.get("expert", ()):

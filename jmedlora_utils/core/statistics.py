@@ -31,19 +31,12 @@ class Interval(NamedTuple):
 
 
 class PairedTest(NamedTuple):
-    """McNemar's exact test of two models on the same questions.
+    """McNemar's exact test of two models on the same questions."""
 
-    Attributes:
-        gained: Questions that only the second model answered right.
-        lost: Questions that only the first model answered right.
-        n: Questions.
-        p: Two-sided p value.
-    """
-
-    gained: int
-    lost: int
-    n: int
-    p: float
+    gained: int  #: Questions that only the second model answered right
+    lost: int  #: Questions that only the first model answered right
+    n: int  #: Questions
+    p: float  #: Two-sided p value
 
 
 class HasChoices(Protocol):
@@ -63,9 +56,6 @@ def wilson(k: float, n: int, level: float = LEVEL) -> Interval:
         k: Right answers; may be a fraction where a question gives part of a point.
         n: Questions, at least 1.
         level: Coverage, between 0 and 1.
-
-    Raises:
-        JmedloraError: `k` lies outside 0 to n, or n is below 1.
     """
     from statsmodels.stats.proportion import proportion_confint
 
@@ -89,9 +79,6 @@ def bootstrap_mean(outcomes: Sequence[np.ndarray], level: float = LEVEL, replica
         level: Coverage, between 0 and 1.
         replicates: Bootstrap replicates.
         seed: Seed of the random draws; the same seed gives the same interval.
-
-    Raises:
-        JmedloraError: No seed, an empty array, or a value that is not a number.
     """
     arrays = [np.asarray(a, dtype=float) for a in outcomes]
     if not arrays or any(a.ndim != 1 or a.size == 0 for a in arrays):
@@ -119,9 +106,6 @@ def seed_interval(outcomes: Sequence[np.ndarray], level: float = LEVEL) -> Inter
     Args:
         outcomes: One array a seed, shape (questions,); at least two seeds.
         level: Coverage, between 0 and 1.
-
-    Raises:
-        JmedloraError: Fewer than two seeds.
     """
     from scipy.stats import t
 
@@ -149,11 +133,7 @@ def mean_interval(outcomes: Sequence[np.ndarray], level: float = LEVEL, seed: in
 def paired_bootstrap(
     first: Sequence[np.ndarray], second: Sequence[np.ndarray], level: float = LEVEL, replicates: int = REPLICATES, seed: int = 0
 ) -> Interval:
-    """Interval of the mean difference `second - first` on the same questions; see `bootstrap_mean`.
-
-    Raises:
-        JmedloraError: The two differ in seeds or questions.
-    """
+    """Interval of the mean difference `second - first` on the same questions; see `bootstrap_mean`."""
     if [len(a) for a in first] != [len(b) for b in second]:
         raise JmedloraError("paired_bootstrap: both models must have answered the same questions in the same seeds")
     return bootstrap_mean(
@@ -167,9 +147,6 @@ def mcnemar_exact(first: Iterable[float], second: Iterable[float]) -> PairedTest
     Args:
         first: 0 or 1 for each question.
         second: The other model's outcomes on the same questions, in the same order.
-
-    Raises:
-        JmedloraError: Lengths differ, there is no question, or an outcome is neither 0 nor 1.
     """
     from scipy.stats import binomtest
 
@@ -202,11 +179,7 @@ def chances(questions: Iterable[HasChoices]) -> np.ndarray:
 
 
 def chance_level(questions: Iterable[HasChoices]) -> float:
-    """Expected Accuracy of a model that knows nothing, 0 to 1: the mean of `chances`.
-
-    Raises:
-        JmedloraError: There is no question.
-    """
+    """Expected Accuracy of a model that knows nothing, 0 to 1: the mean of `chances`."""
     each = chances(questions)
     if each.size == 0:
         raise JmedloraError("chance_level: no questions; check the exam and the group of facts")

@@ -25,38 +25,23 @@ Document = Sequence[str]
 
 @dataclass(frozen=True)
 class Overlap:
-    """A record that shares text with an exam.
+    """A record that shares text with an exam."""
 
-    Attributes:
-        record: Id of the record.
-        exam: Name of the exam.
-        n: Window length in characters.
-        windows: How many windows of the record occur in the exam.
-        question: Id of the first question that holds the first of them.
-    """
-
-    record: str
-    exam: str
-    n: int
-    windows: int
-    question: str
+    record: str  #: Id of the record
+    exam: str  #: Name of the exam
+    n: int  #: Window length in characters
+    windows: int  #: How many windows of the record occur in the exam
+    question: str  #: Id of the first question that holds the first of them
 
 
 @dataclass
 class Report:
-    """What `check` found.
+    """What `check` found."""
 
-    Attributes:
-        records: How many records were compared.
-        questions: Name of the exam to its number of questions.
-        overlaps: One per record, exam and window length that share anything.
-        touched: (exam, window length) to the ids of the questions that share anything.
-    """
-
-    records: int
-    questions: dict[str, int]
-    overlaps: list[Overlap]
-    touched: dict[tuple[str, int], set[str]]
+    records: int  #: How many records were compared
+    questions: dict[str, int]  #: Name of the exam to its number of questions
+    overlaps: list[Overlap]  #: One per record, exam and window length that share anything
+    touched: dict[tuple[str, int], set[str]]  #: (exam, window length) to the ids of the questions that share anything
 
     def contaminated(self, n: int = ENFORCED) -> set[str]:
         """Ids of the records that share a window of `n` characters with any question."""
@@ -73,17 +58,11 @@ class Report:
 
 @dataclass
 class Shared:
-    """Windows that documents share with indexed documents, by position in the lists given.
+    """Windows that documents share with indexed documents, by position in the lists given."""
 
-    Attributes:
-        windows: Document to the number of its windows that occur in any indexed document.
-        example: Document to the first indexed document that holds the first of them.
-        touched: Indexed documents that hold any of them.
-    """
-
-    windows: dict[int, int] = field(default_factory=dict)
-    example: dict[int, int] = field(default_factory=dict)
-    touched: set[int] = field(default_factory=set)
+    windows: dict[int, int] = field(default_factory=dict)  #: Document to the number of its windows that occur in any indexed document
+    example: dict[int, int] = field(default_factory=dict)  #: Document to the first indexed document that holds the first of them
+    touched: set[int] = field(default_factory=set)  #: Indexed documents that hold any of them
 
 
 def check(records: Sequence[Mapping[str, Any]], exams: Mapping[str, Sequence[Question]]) -> Report:

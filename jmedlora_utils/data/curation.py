@@ -21,22 +21,15 @@ Row = dict[str, Any]
 
 
 class CurationSettings(Checked):
-    """Which records are kept, and how they are split.
+    """Which records are kept, and how they are split."""
 
-    Attributes:
-        min_chars: Shortest instruction and output, in characters.
-        max_chars: Longest instruction and output, in characters.
-        near: Jaccard similarity of character 5-grams of the normalised instruction and output from which a record repeats
-            an earlier one; 1 keeps all that differ in more than case, blanks and punctuation.
-        heldout_share: Share of the articles whose records are held out.
-        seed: Of the split.
-    """
-
-    min_chars: Annotated[int, Field(gt=0)] = 2
-    max_chars: int = 1000
+    min_chars: Annotated[int, Field(gt=0)] = 2  #: Shortest instruction and output, in characters
+    max_chars: int = 1000  #: Longest instruction and output, in characters
+    #: Jaccard similarity of character 5-grams of the normalised instruction and output from which a record repeats an earlier one; 1 keeps
+    #: all that differ in more than case, blanks and punctuation
     near: Annotated[float, Field(gt=0, le=1)] = 0.9
-    heldout_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    seed: int = 1
+    heldout_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  #: Share of the articles whose records are held out
+    seed: int = 1  #: Of the split
 
     @model_validator(mode="after")
     def _has_room(self) -> CurationSettings:
@@ -141,9 +134,6 @@ def split_by_article(records: Sequence[Row], settings: CurationSettings) -> tupl
 
     Returns:
         Training and held-out records, each in their order.
-
-    Raises:
-        JmedloraError: One side would stay empty.
     """
     articles = sorted({r["article"] for r in records}, key=lambda article: sha256_text(f"{settings.seed}\n{article}"))
     count = max(round(settings.heldout_share * len(articles)), 1) if settings.heldout_share else 0

@@ -23,19 +23,13 @@ SHOTS = "_shots"
 
 @dataclass(frozen=True)
 class Collected:
-    """Exams ready to be written.
+    """Exams ready to be written."""
 
-    Attributes:
-        exams: Name to every question of the exam.
-        asked: Name to the questions a text model is asked: all of a mini exam, the text-only five-choice ones of a real one.
-        shots: Name to worked examples, none of which is a question of the exam.
-        notices: What was verified, fetched or skipped.
-    """
-
-    exams: dict[str, list[Question]] = field(default_factory=dict)
+    exams: dict[str, list[Question]] = field(default_factory=dict)  #: Name to every question of the exam
+    #: Name to the questions a text model is asked: all of a mini exam, the text-only five-choice ones of a real one
     asked: dict[str, list[Question]] = field(default_factory=dict)
-    shots: dict[str, list[Question]] = field(default_factory=dict)
-    notices: list[str] = field(default_factory=list)
+    shots: dict[str, list[Question]] = field(default_factory=dict)  #: Name to worked examples, none of which is a question of the exam
+    notices: list[str] = field(default_factory=list)  #: What was verified, fetched or skipped
 
 
 def collect(workspace: paths.Workspace, exams: Sequence[str], years: Sequence[int], language: str, on_missing: str) -> Collected:

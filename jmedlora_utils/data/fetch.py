@@ -19,23 +19,14 @@ TIMEOUT_SECONDS = 20
 
 @dataclass(frozen=True)
 class Source:
-    """A pinned public repository of questions; its files are those that `SHA256SUMS` lists below `folder`.
+    """A pinned public repository of questions; its files are those that `SHA256SUMS` lists below `folder`."""
 
-    Attributes:
-        exam: Name of the exam it holds.
-        folder: Folder that its files have below the data folder.
-        repository: Owner and name on GitHub.
-        commit: The pinned commit.
-        path: Folder of the files inside the repository; empty for its root.
-        yearly: Folders with one subfolder per year, of which only the years asked for are fetched.
-    """
-
-    exam: str
-    folder: str
-    repository: str
-    commit: str
-    path: str = ""
-    yearly: tuple[str, ...] = ()
+    exam: str  #: Name of the exam it holds
+    folder: str  #: Folder that its files have below the data folder
+    repository: str  #: Owner and name on GitHub
+    commit: str  #: The pinned commit
+    path: str = ""  #: Folder of the files inside the repository; empty for its root
+    yearly: tuple[str, ...] = ()  #: Folders with one subfolder per year, of which only the years asked for are fetched
 
     @property
     def url(self) -> str:
@@ -59,19 +50,12 @@ EXAMS = tuple(source.exam for source in SOURCES)
 
 @dataclass(frozen=True)
 class Fetched:
-    """What `ensure` found.
+    """What `ensure` found."""
 
-    Attributes:
-        folder: Folder that holds the folders of the sources.
-        verified: Files whose SHA-256 is the published one.
-        downloaded: Of these, how many came over the network just now.
-        unlisted: Files of the years asked for that have no published sum, used as they are.
-    """
-
-    folder: Path
-    verified: int
-    downloaded: int
-    unlisted: tuple[str, ...]
+    folder: Path  #: Folder that holds the folders of the sources
+    verified: int  #: Files whose SHA-256 is the published one
+    downloaded: int  #: Of these, how many came over the network just now
+    unlisted: tuple[str, ...]  #: Files of the years asked for that have no published sum, used as they are
 
     def notice(self) -> str:
         """One paragraph for the reader."""
@@ -89,11 +73,7 @@ def sums() -> dict[str, str]:
 
 
 def source_of(exam: str) -> Source:
-    """The source of an exam.
-
-    Raises:
-        JmedloraError: No source holds an exam of that name.
-    """
+    """The source of an exam."""
     for source in SOURCES:
         if source.exam == exam:
             return source
@@ -166,9 +146,6 @@ def verified(parts: Iterable[str], data_dir: Path | str | None = None) -> Path:
     Args:
         parts: Beginnings of names in `sums`, such as `IgakuQA/data/2018/`. Files without a published sum are not looked at.
         data_dir: Folder that holds the folders of the sources; None takes `paths.exam_data_dir()`.
-
-    Raises:
-        JmedloraError: A file was changed or is missing.
     """
     folder, below = Path(data_dir or paths.exam_data_dir()), tuple(parts)
     if absent := missing(below, folder):

@@ -41,9 +41,6 @@ def load_igakuqa(data_dir: Path | str, years: Sequence[int], language: str = "ja
         data_dir: Folder that holds `IgakuQA/`.
         years: Years to load; any year with a folder works.
         language: `ja` or `en`.
-
-    Raises:
-        JmedloraError: A year has no question file, a line is malformed, or files do not join.
     """
     if language not in LANGUAGES:
         raise JmedloraError(f"language {language!r} is not one of {', '.join(LANGUAGES)}")
@@ -170,11 +167,7 @@ def _share(percent: Any) -> float | None:
 
 
 def load_worked_examples(data_dir: Path | str, language: str = "ja") -> list[Question]:
-    """The three worked examples of the 100th examination that IgakuQA's own prompts use; none is a test question.
-
-    Raises:
-        JmedloraError: The file is missing or a line is malformed.
-    """
+    """The three worked examples of the 100th examination that IgakuQA's own prompts use; none is a test question."""
     name = "prompt.jsonl" if language == "ja" else "prompt_translate.jsonl"
     found = []
     for where, row in source_rows(Path(data_dir) / "IgakuQA" / "scripts" / "prompts" / name):
@@ -208,9 +201,6 @@ def load_published(data_dir: Path | str, years: Sequence[int], system: str) -> d
         data_dir: Folder that holds `IgakuQA/`.
         years: Years to load.
         system: One of `SYSTEMS`.
-
-    Raises:
-        JmedloraError: The system is unknown, a year has no answer of it, or an id appears twice.
     """
     if system not in SYSTEMS:
         raise JmedloraError(f"no published system {system!r}; known: {', '.join(SYSTEMS)}")

@@ -64,39 +64,23 @@ Count = Annotated[int, Field(gt=0)]
 
 
 class GenerationSettings(Checked, hide_input_in_errors=True):
-    """How records are generated.
+    """How records are generated."""
 
-    Attributes:
-        generator: Name of the model as the endpoint lists it.
-        endpoint: Address of the OpenAI-compatible endpoint, with `/v1`; it holds no credentials.
-        allow_remote: Whether the articles may leave this machine; without it only a loopback address is accepted.
-        api_key_variable: Name of the environment variable that holds the API key; empty for servers that need none.
-        language: Language of the prompt, one of `PROMPTS`.
-        pairs_per_article: Pairs asked for per text.
-        max_text_chars: Longest text sent at once, in characters; longer articles are sent in parts, cut at paragraphs.
-        max_tokens: Longest answer, in tokens.
-        temperature: Sampling temperature; 0 is greedy.
-        seed: Seed passed to the endpoint.
-        concurrency: Requests under way at once.
-        max_retries: Further tries after a refused connection, a timeout, 408, 409, 429 or 5xx, with growing pauses.
-        timeout_seconds: Longest wait for one answer.
-        allow_failed: Whether to go on without the texts that the endpoint failed on.
-    """
-
-    generator: str
-    endpoint: str = "http://localhost:8000/v1"
-    allow_remote: bool = False
-    api_key_variable: str = ""
-    language: Literal["ja", "en"] = "ja"
-    pairs_per_article: Count = 15
-    max_text_chars: Count = 6000
-    max_tokens: Count = 4096
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    seed: int = 1
-    concurrency: Count = 4
+    generator: str  #: Name of the model as the endpoint lists it
+    endpoint: str = "http://localhost:8000/v1"  #: Address of the OpenAI-compatible endpoint, with `/v1`; it holds no credentials
+    allow_remote: bool = False  #: Whether the articles may leave this machine; without it only a loopback address is accepted
+    api_key_variable: str = ""  #: Name of the environment variable that holds the API key; empty for servers that need none
+    language: Literal["ja", "en"] = "ja"  #: Language of the prompt, one of `PROMPTS`
+    pairs_per_article: Count = 15  #: Pairs asked for per text
+    max_text_chars: Count = 6000  #: Longest text sent at once, in characters; longer articles are sent in parts, cut at paragraphs
+    max_tokens: Count = 4096  #: Longest answer, in tokens
+    temperature: Annotated[float, Field(ge=0)] = 0.0  #: Sampling temperature; 0 is greedy
+    seed: int = 1  #: Seed passed to the endpoint
+    concurrency: Count = 4  #: Requests under way at once
+    #: Further tries after a refused connection, a timeout, 408, 409, 429 or 5xx, with growing pauses
     max_retries: Annotated[int, Field(ge=0)] = 5
-    timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
-    allow_failed: bool = False
+    timeout_seconds: Annotated[float, Field(gt=0)] = 600.0  #: Longest wait for one answer
+    allow_failed: bool = False  #: Whether to go on without the texts that the endpoint failed on
 
     @field_validator("generator")
     @classmethod
@@ -130,36 +114,23 @@ class Text:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer as read from the kept response.
+    """One answer as read from the kept response."""
 
-    Attributes:
-        content: What the model wrote, unaltered.
-        finish: Why it stopped; `length` where `max_tokens` cut it.
-        prompt_tokens: As reported by the endpoint, None where it reports none.
-        answer_tokens: Likewise.
-    """
-
-    content: str
-    finish: str
-    prompt_tokens: int | None
-    answer_tokens: int | None
+    content: str  #: What the model wrote, unaltered
+    finish: str  #: Why it stopped; `length` where `max_tokens` cut it
+    prompt_tokens: int | None  #: As reported by the endpoint, None where it reports none
+    answer_tokens: int | None  #: Likewise
 
 
 @dataclass
 class Generated:
-    """What `generate` returns.
+    """What `generate` returns."""
 
-    Attributes:
-        records: Instruction records, in the order of the articles.
-        rejects: Pieces of answers that are no pair: `article`, `part`, `reason`, `raw`.
-        failed: Texts without an answer: `article`, `part`, `reason`.
-        counts: Texts, requests, answers kept from earlier runs, pairs, rejects, answers cut by `max_tokens`, and the tokens of all
-            answers where the endpoint reports them.
-    """
-
-    records: list[Row] = field(default_factory=list)
-    rejects: list[Row] = field(default_factory=list)
-    failed: list[Row] = field(default_factory=list)
+    records: list[Row] = field(default_factory=list)  #: Instruction records, in the order of the articles
+    rejects: list[Row] = field(default_factory=list)  #: Pieces of answers that are no pair: `article`, `part`, `reason`, `raw`
+    failed: list[Row] = field(default_factory=list)  #: Texts without an answer: `article`, `part`, `reason`
+    #: Texts, requests, answers kept from earlier runs, pairs, rejects, answers cut by `max_tokens`, and the tokens of all answers where the
+    #: endpoint reports them
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -207,9 +178,6 @@ def open_client(settings: GenerationSettings) -> openai.OpenAI:
     """A client of the endpoint, whose address has been checked before anything is sent.
 
     Proxies of the environment and redirects are ignored for a local endpoint: both could carry a text away.
-
-    Raises:
-        JmedloraError: The address is no http address, is remote without `allow_remote`, or the key is missing.
     """
     import openai
 
@@ -281,11 +249,7 @@ def _kept(texts: Iterable[Text], settings: GenerationSettings, cache_dir: Path) 
 
 
 def _read_body(body: str) -> Reply:
-    """Reads the body of a chat completion.
-
-    Raises:
-        JmedloraError: It is not one.
-    """
+    """Reads the body of a chat completion."""
     try:
         raw = json.loads(body)
         choice = raw["choices"][0]

@@ -20,28 +20,17 @@ class Relation:
     """How facts of one sort are said and asked.
 
     `{s}` stands for the subject, `{a}` for the answer, `{q}` for 何か (free) or どれか (with choices).
-
-    Attributes:
-        key: Name of the relation; `Question.category` of its questions.
-        subject: Kind of the subject.
-        answer: Kind of the answer.
-        n_answers: Answers a fact has, 1 or 2.
-        says: Statements in Japanese.
-        asks: Questions in Japanese that tuning or pretraining sees.
-        held_out: Questions in Japanese that tuning never sees.
-        says_en: Statements in English, general domain only.
-        asks_en: Questions in English.
     """
 
-    key: str
-    subject: str
-    answer: str
-    n_answers: int
-    says: tuple[str, ...]
-    asks: tuple[str, ...]
-    held_out: tuple[str, ...] = ()
-    says_en: tuple[str, ...] = ()
-    asks_en: tuple[str, ...] = ()
+    key: str  #: Name of the relation; `Question.category` of its questions
+    subject: str  #: Kind of the subject
+    answer: str  #: Kind of the answer
+    n_answers: int  #: Answers a fact has, 1 or 2
+    says: tuple[str, ...]  #: Statements in Japanese
+    asks: tuple[str, ...]  #: Questions in Japanese that tuning or pretraining sees
+    held_out: tuple[str, ...] = ()  #: Questions in Japanese that tuning never sees
+    says_en: tuple[str, ...] = ()  #: Statements in English, general domain only
+    asks_en: tuple[str, ...] = ()  #: Questions in English
 
 
 CLINICAL = (

@@ -58,26 +58,17 @@ PAIRS_PER_ARTICLE = 15  # the paper asks for 15 question/answer pairs per text
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """Size of the world.
+    """Size of the world."""
 
-    Attributes:
-        seed: Everything in the world derives from it.
-        towns: Towns, and likewise rivers and crafts; there are twice as many diseases, so that each relation has this
-            many taught and this many untaught facts. A multiple of 3 from 6 to 60.
-        answers: Drugs, and likewise organisms, tests and symptoms; divides `towns`, so that each is right equally often.
-        people: People of the general domain; a multiple of 4, so that every trade is met equally often.
-        phrasings: Question phrasings of a clinical fact that tuning sees, 1 to 4.
-        choice_pairs: Of the pairs made from one fact, how many list five choices; the others ask freely.
-        general_questions: Questions of the general exam.
-    """
-
-    seed: int = 1
+    seed: int = 1  #: Everything in the world derives from it
+    #: Towns, and likewise rivers and crafts; there are twice as many diseases, so that each relation has this many taught and this many
+    #: untaught facts. A multiple of 3 from 6 to 60.
     towns: int = 15
-    answers: int = 5
-    people: int = 16
-    phrasings: int = 4
-    choice_pairs: int = 2
-    general_questions: int = 50
+    answers: int = 5  #: Drugs, and likewise organisms, tests and symptoms; divides `towns`, so that each is right equally often
+    people: int = 16  #: People of the general domain; a multiple of 4, so that every trade is met equally often
+    phrasings: int = 4  #: Question phrasings of a clinical fact that tuning sees, 1 to 4
+    choice_pairs: int = 2  #: Of the pairs made from one fact, how many list five choices; the others ask freely
+    general_questions: int = 50  #: Questions of the general exam
 
     def __post_init__(self) -> None:
         if self.towns % 3 or not 6 <= self.towns <= 60:
@@ -333,21 +324,13 @@ def write_world(world: World, workspace: Workspace) -> list[Path]:
 
 
 def require_source(source: str) -> None:
-    """Refuses a source of articles that is not known.
-
-    Raises:
-        JmedloraError: Names it and those that are.
-    """
+    """Refuses a source of articles that is not known."""
     if source not in SOURCES:
         raise JmedloraError(f"source is {source!r}; it takes {', '.join(SOURCES)}")
 
 
 def read_world(workspace: Workspace) -> World:
-    """The world whose settings `write_world` left in a workspace.
-
-    Raises:
-        JmedloraError: There is none.
-    """
+    """The world whose settings `write_world` left in a workspace."""
     path = workspace.data / "world.json"
     if not path.is_file():
         raise JmedloraError(f"{path}: no such file; run notebook 10 with source 'toyworld' first")

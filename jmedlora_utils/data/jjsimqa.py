@@ -11,11 +11,7 @@ STRAY_COMMA = "107_888-26"
 
 
 def load_jjsimqa(data_dir: Path | str) -> list[Question]:
-    """Loads the 460 questions of `JJSIMQA/jjsimqa.jsonl`.
-
-    Raises:
-        JmedloraError: The file is missing or a line is malformed.
-    """
+    """Loads the 460 questions of `JJSIMQA/jjsimqa.jsonl`."""
     found = []
     for where, row in source_rows(Path(data_dir) / "JJSIMQA" / "jjsimqa.jsonl"):
         need(row, ("problem_id", "problem_text", "choices", "answer"), where)

@@ -19,29 +19,17 @@ from jmedlora_utils.data.questions import Question, read_exam
 
 @dataclass
 class Prepared:
-    """Records from one's own articles, and what was left out on the way.
+    """Records from one's own articles, and what was left out on the way."""
 
-    Attributes:
-        articles: As read.
-        read: How many articles were read, and how many left out as empty or as copies.
-        generated: What the model wrote.
-        filtered: What the filters kept and dropped.
-        report: Overlap of the kept records with the exams.
-        leaked: Records dropped because they share 30 characters with an exam.
-        train: Records for training.
-        heldout: Records of held-out articles.
-        pretraining: Articles for continued pretraining: those of the training side without 30 shared characters.
-    """
-
-    articles: list[Article]
-    read: dict[str, int]
-    generated: Generated
-    filtered: Filtered
-    report: contamination.Report
-    leaked: list[Row]
-    train: list[Row]
-    heldout: list[Row]
-    pretraining: list[Article]
+    articles: list[Article]  #: As read
+    read: dict[str, int]  #: How many articles were read, and how many left out as empty or as copies
+    generated: Generated  #: What the model wrote
+    filtered: Filtered  #: What the filters kept and dropped
+    report: contamination.Report  #: Overlap of the kept records with the exams
+    leaked: list[Row]  #: Records dropped because they share 30 characters with an exam
+    train: list[Row]  #: Records for training
+    heldout: list[Row]  #: Records of held-out articles
+    pretraining: list[Article]  #: Articles for continued pretraining: those of the training side without 30 shared characters
 
     def counts(self) -> dict[str, int]:
         """How many articles, texts, pairs and records there were at every step, in its order."""
@@ -86,9 +74,6 @@ def prepare(
         kept: Filters and split.
         exams: Exams that no record may share text with; see `load_exams`.
         cache_dir: Where answers are kept; by default one folder for all presets and seeds, `runs/generated/`.
-
-    Raises:
-        JmedloraError: See the steps; also if no record is left.
     """
     articles, read = load_articles(path)
     generated = generate(articles, generation, cache_dir or paths.runs_root() / "generated")

@@ -19,27 +19,16 @@ TOO_LONG = ("error", "exclude")
 
 @dataclass(frozen=True)
 class Template:
-    """Wording of a prompt.
+    """Wording of a prompt."""
 
-    Attributes:
-        opening: Stands once, before the first turn, where the turns have an input.
-        opening_plain: The same where no turn has an input.
-        turn: One instruction with its input; holds `{instruction}` and `{input}`. The response follows at once.
-        turn_plain: One instruction without an input.
-        between: Stands between a worked example's response and the next turn.
-        exam_note: Follows the stem of an exam question and says what form the answer has.
-        choice: One choice; holds `{letter}` and `{text}`. Each choice has its own line.
-        chat: Whether the turns go through the tokenizer's own chat template.
-    """
-
-    turn: str
-    turn_plain: str
-    opening: str = ""
-    opening_plain: str = ""
-    between: str = "\n\n"
-    exam_note: str = ""
-    choice: str = "{letter}. {text}"
-    chat: bool = False
+    turn: str  #: One instruction with its input; holds `{instruction}` and `{input}`. The response follows at once.
+    turn_plain: str  #: One instruction without an input
+    opening: str = ""  #: Stands once, before the first turn, where the turns have an input
+    opening_plain: str = ""  #: The same where no turn has an input
+    between: str = "\n\n"  #: Stands between a worked example's response and the next turn
+    exam_note: str = ""  #: Follows the stem of an exam question and says what form the answer has
+    choice: str = "{letter}. {text}"  #: One choice; holds `{letter}` and `{text}`. Each choice has its own line.
+    chat: bool = False  #: Whether the turns go through the tokenizer's own chat template
 
 
 _EXAM_NOTE = "\n選択肢の中から選び、その語句をそのまま書きなさい。複数のときは「、」で区切りなさい。"
@@ -63,11 +52,7 @@ TEMPLATES: dict[str, Template] = {
 
 
 def get_template(name: str) -> Template:
-    """The template of that name.
-
-    Raises:
-        JmedloraError: There is none.
-    """
+    """The template of that name."""
     if name not in TEMPLATES:
         raise JmedloraError(f"no template {name!r}; known: {', '.join(TEMPLATES)}")
     return TEMPLATES[name]
@@ -109,9 +94,6 @@ def build_exam_prompt(question: Question, template: str, shots: Sequence[Questio
         template: Name in `TEMPLATES`.
         shots: Worked examples that stand before it, with their gold answers.
         tokenizer: Needed by `chat` alone.
-
-    Raises:
-        JmedloraError: A worked example is the question itself, by id or by text.
     """
     check_shots(shots, [question])
     note = get_template(template).exam_note
@@ -129,9 +111,6 @@ def pick_shots(pool: Sequence[Question], k: int, questions: Sequence[Question], 
     """Draws exactly `k` different worked examples from `pool`, none of them a test question.
 
     The draw depends on the pool's order and the seed only, so every question of an exam sees the same examples.
-
-    Raises:
-        JmedloraError: The pool has fewer than `k` questions that are not in the test.
     """
     ids = {(q.exam, q.id) for q in questions}
     texts = {_plain(q.text) for q in questions}
@@ -149,11 +128,7 @@ def pick_shots(pool: Sequence[Question], k: int, questions: Sequence[Question], 
 
 
 def check_shots(shots: Sequence[Question], questions: Sequence[Question]) -> None:
-    """Asserts that no worked example is a test question, by id or by text.
-
-    Raises:
-        JmedloraError: Names the worked example.
-    """
+    """Asserts that no worked example is a test question, by id or by text."""
     ids = {(q.exam, q.id) for q in questions}
     texts = {_plain(q.text) for q in questions}
     for shot in shots:
@@ -182,17 +157,11 @@ def encode_prompt(tokenizer: Any, text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids of one training example.
+    """Token ids of one training example."""
 
-    Attributes:
-        prompt: Those of `encode_prompt`.
-        response: The response's, EOS last.
-        joint: Whether they are the joint encoding of prompt and response; False where a token would span the boundary.
-    """
-
-    prompt: list[int]
-    response: list[int]
-    joint: bool
+    prompt: list[int]  #: Those of `encode_prompt`
+    response: list[int]  #: The response's, EOS last
+    joint: bool  #: Whether they are the joint encoding of prompt and response; False where a token would span the boundary
 
 
 def encode_example(tokenizer: Any, prompt: str, response: str) -> Example:
@@ -201,9 +170,6 @@ def encode_example(tokenizer: Any, prompt: str, response: str) -> Example:
     The prompt's ids are those of `encode_prompt`, so the model is trained on what it meets at inference. The response
     is cut from the joint encoding where the prompt's ids stay whole there, as they do at a line break; where a token
     would span the boundary, the response is encoded alone.
-
-    Raises:
-        JmedloraError: The tokenizer has no EOS token.
     """
     if tokenizer.eos_token_id is None:
         raise JmedloraError("the tokenizer has no EOS token, so the end of an answer cannot be learned; set tokenizer.eos_token")
@@ -227,9 +193,6 @@ def encode_prompts(
 
     Returns:
         Id to token ids of the prompts that fit, and id to token count of those left out.
-
-    Raises:
-        JmedloraError: A prompt is too long and `too_long` is `error`; names question, count, limit and mend.
     """
     if too_long not in TOO_LONG:
         raise JmedloraError(f"too_long is {too_long!r}; it takes {' or '.join(TOO_LONG)}")

@@ -39,52 +39,29 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 class Question:
-    """One exam question.
+    """One exam question."""
 
-    Attributes:
-        id: Unique within the exam, for example `112A1`.
-        exam: Name of the exam: `igakuqa`, `jjsimqa`, `mini_trained` ...
-        language: `ja` or `en`.
-        text: Stem of the question.
-        choices: Choices in printed order.
-        gold: Letters of the right choices; empty for `number` questions.
-        year: Year of the examination, None where there is none.
-        section: Block (A to F), volume of the journal, or in the mini exams the facts asked: `taught`, `untaught`, `general`.
-        rule: How gold counts: `all` of it, `any` of it, `always` right, or `number`.
-        number: Gold of a `number` question, as a decimal string.
-        points: Points of the item; 0 for a withdrawn item.
-        text_only: False where an image belongs to the question.
-        category: Medical field, or the relation asked in the mini exams.
-        prohibited: Letters of prohibited choices (kinki).
-        n_select: How many to choose, as said by the stem; 1 where it says nothing.
-        student_accuracy: Share of students who were right, 0 to 1, where published.
-        breakdown: Share of students who chose each choice, 0 to 1, where published.
-        edition: Number of the national examination (112 in 2018), None elsewhere.
-        item: Number within the block, None where the exam has no blocks.
-        required: True in a must-pass block, False in a general one, None where the exam makes no difference.
-        prohibited_published: Whether the source says which choices are prohibited: without it, an empty `prohibited` says nothing.
-    """
-
-    id: Text
-    exam: str
-    language: Literal["ja", "en"]
-    text: Text
-    choices: Annotated[tuple[Text, ...], Field(strict=False, max_length=len(LETTERS))]
-    gold: Letters
-    year: int | None = None
-    section: str = ""
-    rule: Literal["all", "any", "always", "number"] = "all"
-    number: str | None = None
-    points: Annotated[float, Field(ge=0)] = 1.0
-    text_only: bool = True
-    category: str = ""
-    prohibited: Letters = frozenset()
-    n_select: Annotated[int, Field(ge=1)] = 1
-    student_accuracy: Share | None = None
-    breakdown: Annotated[tuple[Share, ...], Field(strict=False)] = ()
-    edition: int | None = None
-    item: int | None = None
-    required: bool | None = None
+    id: Text  #: Unique within the exam, for example `112A1`
+    exam: str  #: Name of the exam: `igakuqa`, `jjsimqa`, `mini_trained`
+    language: Literal["ja", "en"]  #: `ja` or `en`
+    text: Text  #: Stem of the question
+    choices: Annotated[tuple[Text, ...], Field(strict=False, max_length=len(LETTERS))]  #: Choices in printed order
+    gold: Letters  #: Letters of the right choices; empty for `number` questions
+    year: int | None = None  #: Year of the examination, None where there is none
+    section: str = ""  #: Block (A to F), volume of the journal, or in the mini exams the facts asked: `taught`, `untaught`, `general`
+    rule: Literal["all", "any", "always", "number"] = "all"  #: How gold counts: `all` of it, `any` of it, `always` right, or `number`
+    number: str | None = None  #: Gold of a `number` question, as a decimal string
+    points: Annotated[float, Field(ge=0)] = 1.0  #: Points of the item; 0 for a withdrawn item
+    text_only: bool = True  #: False where an image belongs to the question
+    category: str = ""  #: Medical field, or the relation asked in the mini exams
+    prohibited: Letters = frozenset()  #: Letters of prohibited choices (kinki)
+    n_select: Annotated[int, Field(ge=1)] = 1  #: How many to choose, as said by the stem; 1 where it says nothing
+    student_accuracy: Share | None = None  #: Share of students who were right, 0 to 1, where published
+    breakdown: Annotated[tuple[Share, ...], Field(strict=False)] = ()  #: Share of students who chose each choice, 0 to 1, where published
+    edition: int | None = None  #: Number of the national examination (112 in 2018), None elsewhere
+    item: int | None = None  #: Number within the block, None where the exam has no blocks
+    required: bool | None = None  #: True in a must-pass block, False in a general one, None where the exam makes no difference
+    #: Whether the source says which choices are prohibited: without it, an empty `prohibited` says nothing
     prohibited_published: bool = False
 
     @classmethod
@@ -150,20 +127,12 @@ def read_exam(path: Path) -> list[Question]:
 
 
 def write_exam(path: Path, questions: Iterable[Question]) -> Path:
-    """Writes an exam, whole or not at all; fields at their default are left out.
-
-    Raises:
-        JmedloraError: Two questions share an id.
-    """
+    """Writes an exam, whole or not at all; fields at their default are left out."""
     return write_jsonl(Path(path), [_to_row(q) for q in unique((q, f"question {q.id}") for q in questions)])
 
 
 def source_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """`(file:line, object)` of every line of a JSONL file.
-
-    Raises:
-        JmedloraError: The file is missing, holds no line, or a line is not a JSON object.
-    """
+    """`(file:line, object)` of every line of a JSONL file."""
     rows = [(f"{path}:{line}", row) for line, row in iter_jsonl(path)]
     if not rows:
         raise JmedloraError(f"{path}: no question in the file; fetch or write it again")

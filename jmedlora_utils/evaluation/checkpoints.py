@@ -17,21 +17,13 @@ from jmedlora_utils.tuning import run_folder
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """A base model and the steps of one adapter, or of one wholly tuned model.
+    """A base model and the steps of one adapter, or of one wholly tuned model."""
 
-    Attributes:
-        base: The base model; of a run with continued pretraining, the base that it made.
-        base_key: Fingerprint of the base.
-        method: `lora`, `qlora` or `full`; empty for a base alone.
-        weights: Step to adapter (or whole model for `full`); one of the hub with its commit.
-        keys: Step to what identifies base and weights.
-    """
-
-    base: ModelEntry
-    base_key: str
-    method: str
-    weights: dict[int, str]
-    keys: dict[int, str]
+    base: ModelEntry  #: The base model; of a run with continued pretraining, the base that it made
+    base_key: str  #: Fingerprint of the base
+    method: str  #: `lora`, `qlora` or `full`; empty for a base alone
+    weights: dict[int, str]  #: Step to adapter (or whole model for `full`); one of the hub with its commit
+    keys: dict[int, str]  #: Step to what identifies base and weights
 
     @classmethod
     def find(cls, settings: EvalSettings, workspace: paths.Workspace) -> Checkpoints:

@@ -49,11 +49,7 @@ def passes(record: Record) -> bool:
 
 
 def require(records: Iterable[Record]) -> None:
-    """Refuses bases that do not pass.
-
-    Raises:
-        JmedloraError: Names the bases and what they reached.
-    """
+    """Refuses bases that do not pass."""
     weak = {r.model["base"]: r.metrics["entry"]["0shot"]["accuracy"] for r in records if not passes(r)}
     if weak:
         found = ", ".join(f"{name} {value:.0%}" for name, value in weak.items())

@@ -22,27 +22,16 @@ from jmedlora_utils.models import loading
 
 @dataclass(frozen=True)
 class Examinee:
-    """The model that takes the exams: base and checkpoints found, weights loaded when they are first needed.
+    """The model that takes the exams: base and checkpoints found, weights loaded when they are first needed."""
 
-    Attributes:
-        settings: How it is asked; `quantisation` is never `auto` here.
-        checkpoints: Base and adapters.
-        tokenizer: Tokenizer of the base.
-        backend: Loads a step and writes answers.
-    """
-
-    settings: EvalSettings
-    checkpoints: Checkpoints
-    tokenizer: Any
-    backend: Any
+    settings: EvalSettings  #: How it is asked; `quantisation` is never `auto` here
+    checkpoints: Checkpoints  #: Base and adapters
+    tokenizer: Any  #: Tokenizer of the base
+    backend: Any  #: Loads a step and writes answers
 
     @classmethod
     def find(cls, settings: EvalSettings, workspace: paths.Workspace) -> Examinee:
-        """Finds base, checkpoints and tokenizer; no weights are loaded yet.
-
-        Raises:
-            JmedloraError: The base cannot be used, or a step has no checkpoint.
-        """
+        """Finds base, checkpoints and tokenizer; no weights are loaded yet."""
         found = Checkpoints.find(settings, workspace)
         if settings.quantisation == "auto":
             settings = settings.changed(quantisation="nf4" if found.method == "qlora" else "none")

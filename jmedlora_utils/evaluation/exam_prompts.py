@@ -25,21 +25,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class ExamPrompts:
-    """One exam with one number of worked examples, ready to be asked.
+    """One exam with one number of worked examples, ready to be asked."""
 
-    Attributes:
-        exam: Name of the exam.
-        shots: Ids of the worked examples.
-        asked: The questions, in exam order.
-        excluded: Number of questions left out, by reason.
-        max_new_tokens: Answer budget.
-    """
-
-    exam: str
-    shots: tuple[str, ...]
-    asked: tuple[Asked, ...]
-    excluded: dict[str, int]
-    max_new_tokens: int
+    exam: str  #: Name of the exam
+    shots: tuple[str, ...]  #: Ids of the worked examples
+    asked: tuple[Asked, ...]  #: The questions, in exam order
+    excluded: dict[str, int]  #: Number of questions left out, by reason
+    max_new_tokens: int  #: Answer budget
 
     @property
     def questions(self) -> list[Question]:
@@ -58,9 +50,6 @@ def load_exam(name: str, workspace: paths.Workspace) -> tuple[list[Question], di
         name: A file `data/exams/<name>.jsonl` of the workspace; else `jjsimqa`, or `igakuqa_<year>` for one year or
             `igakuqa_<first>_<last>` for several, read from the exam data of `paths.exam_data_dir()`.
         workspace: Where prepared exams lie.
-
-    Raises:
-        JmedloraError: There is no such exam, or its file is missing, malformed or not as published.
     """
     file = workspace.data / "exams" / f"{name}.jsonl"
     if file.is_file():
@@ -80,9 +69,6 @@ def shot_pool(exam: str, workspace: paths.Workspace, language: str = "ja") -> li
 
     `data/exams/<exam>_shots.jsonl` of the workspace, as notebook 11 writes it; without it the mini world's own pool, or
     the three of the 100th examination in IgakuQA, in the exam's language.
-
-    Raises:
-        JmedloraError: The pool is malformed, not as published, or the mini world has none.
     """
     folder = workspace.data / "exams"
     own = folder / f"{exam}_shots.jsonl"
@@ -106,9 +92,6 @@ def prepare(
         context: Tokens the model can read and write in all.
         workspace: Where exams lie.
         pool: Worked examples to draw from; `shot_pool` by default.
-
-    Raises:
-        JmedloraError: A prompt does not fit, or the pool has too few examples.
     """
     questions, excluded = load_exam(exam, workspace)
     questions = [shuffling.shuffle_choices(q, settings.shuffle_choices) for q in questions[: settings.limit or None]]

@@ -15,17 +15,11 @@ MIN_PREFIX = 16
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote.
+    """What a model wrote."""
 
-    Attributes:
-        text: First line of the response.
-        finish: `stop` where it ended by itself (EOS or line break), `length` where the budget ended it.
-        n_new_tokens: Tokens generated, the stopping one included.
-    """
-
-    text: str
-    finish: str
-    n_new_tokens: int
+    text: str  #: First line of the response
+    finish: str  #: `stop` where it ended by itself (EOS or line break), `length` where the budget ended it
+    n_new_tokens: int  #: Tokens generated, the stopping one included
 
 
 def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -54,9 +48,6 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_
         rows: Token ids of the prompts, unpadded.
         max_new_tokens: Answer budget.
         prefix: What all rows start with, read once by `read_prefix`.
-
-    Raises:
-        JmedloraError: A logit was NaN or infinite.
     """
     import torch
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
@@ -92,11 +83,7 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_
 
 
 def check_finite(logits: Any, name: str) -> None:
-    """Refuses logits that are NaN or infinite: scores made of them would be noise that looks like answers.
-
-    Raises:
-        JmedloraError: Names what gave them.
-    """
+    """Refuses logits that are NaN or infinite: scores made of them would be noise that looks like answers."""
     _refuse_if(_not_finite(logits), name)
 
 

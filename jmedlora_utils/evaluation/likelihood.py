@@ -34,15 +34,10 @@ CACHE_BYTES = 1 << 32  # keys and values of the choices held at once, beside tho
 
 @dataclass(frozen=True)
 class Options:
-    """The choices of a question as tokens.
+    """The choices of a question as tokens."""
 
-    Attributes:
-        ids: Token ids of each choice, after the prompt's.
-        merges: Choices that are encoded alone, because joined to the prompt a token would span both.
-    """
-
-    ids: tuple[tuple[int, ...], ...]
-    merges: int
+    ids: tuple[tuple[int, ...], ...]  #: Token ids of each choice, after the prompt's
+    merges: int  #: Choices that are encoded alone, because joined to the prompt a token would span both
 
 
 def encode_options(tokenizer: Any, prompt: str, ids: Sequence[int], choices: Sequence[str]) -> Options:
@@ -80,9 +75,6 @@ def score_batch(
 
     Returns:
         For each prompt, the sum over each choice's tokens, in nats.
-
-    Raises:
-        JmedloraError: A log-probability is NaN or infinite.
     """
     import torch
 
@@ -158,9 +150,6 @@ def normalised(question: Question, row: dict[str, Any], normaliser: str) -> list
         question: The question.
         row: A row of the likelihood file: `logprobs` and `tokens`, one a choice.
         normaliser: One of `NORMALISERS`.
-
-    Raises:
-        JmedloraError: No such normaliser.
     """
     units = {
         "sum": [1] * len(question.choices),

@@ -41,21 +41,13 @@ NEAR = 0.5
 
 @dataclass(frozen=True)
 class Score:
-    """What one scorer says of one response.
+    """What one scorer says of one response."""
 
-    Attributes:
-        exact_match: 0 or 1.
-        gestalt: Similarity of the response to the right answer, 0 to 1.
-        accuracy: 0 or 1.
-        readable: Whether the scorer could tell what was chosen.
-        picked: Letters it took as chosen; empty for free numbers and unreadable responses.
-    """
-
-    exact_match: float
-    gestalt: float
-    accuracy: float
-    readable: bool
-    picked: frozenset[str] = frozenset()
+    exact_match: float  #: 0 or 1
+    gestalt: float  #: Similarity of the response to the right answer, 0 to 1
+    accuracy: float  #: 0 or 1
+    readable: bool  #: Whether the scorer could tell what was chosen
+    picked: frozenset[str] = frozenset()  #: Letters it took as chosen; empty for free numbers and unreadable responses
 
 
 # --- gestalt distance ---------------------------------------------------------------------------------------------
@@ -70,9 +62,6 @@ def gestalt_distance(response: str, choice: str, variant: str = "longest") -> fl
         variant: `longest`: 2|K| / (|R| + |C|), K the longest common substring (the journal's wording). `ratio`: K all
             matched characters, `SequenceMatcher(R, C)` without its heuristic for popular characters. `mean_ratio`: the
             ratio averaged over both orders, heuristic on (the first author's 2024 code).
-
-    Raises:
-        JmedloraError: No such variant.
     """
     if variant not in VARIANTS:
         raise JmedloraError(f"no gestalt variant {variant!r}; known: {', '.join(VARIANTS)}")
@@ -104,9 +93,6 @@ def score(question: Question, response: str, scorer: str = "strict", variant: st
         response: What the model wrote, unaltered.
         scorer: `journal` (`journal_score`), `harness` (`harness_score`) or `strict` (`strict_score`).
         variant: Gestalt variant; None takes the scorer's own (`DEFAULT_VARIANT`). `harness` is one fixed rule.
-
-    Raises:
-        JmedloraError: The scorer or the variant is unknown, or a variant is given to `harness`.
     """
     if scorer not in SCORERS:
         raise JmedloraError(f"no scorer {scorer!r}; known: {', '.join(SCORERS)}")
@@ -285,9 +271,6 @@ def score_frame(questions: Sequence[Question], responses: Sequence[str], scorers
     Returns:
         Columns `id, exam, year, section, category, scorer, exact_match, gestalt, accuracy, readable, picked`; `picked`
         holds the letters joined by commas.
-
-    Raises:
-        JmedloraError: The numbers differ.
     """
     if len(responses) != len(questions):
         raise JmedloraError(f"{len(responses)} responses for {len(questions)} questions; give one for each, in the same order")
@@ -309,11 +292,7 @@ def scorer_differences(frame: pd.DataFrame, metric: str = "accuracy") -> pd.Data
 
 
 def is_right(question: Question, picked: Iterable[str]) -> bool:
-    """Whether the picked letters are a right answer; choices of equal text are one and the same.
-
-    Raises:
-        JmedloraError: The question has no choices to pick from.
-    """
+    """Whether the picked letters are a right answer; choices of equal text are one and the same."""
     if question.rule == "number":
         raise JmedloraError(f"question {question.id} asks for a free number; there is no letter to pick")
     picked = frozenset(picked)
@@ -339,9 +318,6 @@ def baselines(questions: Sequence[Question], scorers: Sequence[str] = SCORERS) -
 
     Returns:
         Columns `baseline, scorer, n, exact_match, gestalt, accuracy, readable`.
-
-    Raises:
-        JmedloraError: There is no question.
     """
     if not questions:
         raise JmedloraError("no question to compute baselines on; load an exam first")

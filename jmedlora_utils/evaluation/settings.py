@@ -20,50 +20,31 @@ Variant = Literal["unmerged-none", "unmerged-nf4", "merged-none", "merged-nf4"]
 
 
 class EvalSettings(Checked):
-    """Everything that shapes the answers.
+    """Everything that shapes the answers."""
 
-    Attributes:
-        base: Base model: base of the workspace, folder, registry name or hub id.
-        adapter: Name of a tuning run of the workspace, adapter folder, registry name or hub id; empty for the base alone.
-        steps: Checkpoints to evaluate; 0 is the base without its adapter. An adapter that is no run of the workspace has
-            one step, whatever number it is given.
-        exams: Names of exams, see `exam_prompts.load_exam`.
-        shots: Numbers of worked examples.
-        template: Prompt template, see `prompts.TEMPLATES`.
-        quantisation: `none`, `nf4`, or `auto`: as the run was tuned, since an adapter fits the base it was trained on.
-        dtype: Of the weights that are not quantised.
-        batch_size: Questions at once.
-        limit: Questions of each exam, from its start; 0 for all.
-        max_new_tokens: Answer budget; 0 for the longest gold answer in tokens and `margin`.
-        margin: Tokens beyond the longest gold answer.
-        too_long: `error` or `exclude` for prompts beyond the model's context; nothing is cut.
-        shot_seed: Seed of the draw of worked examples.
-        device: `auto` or `cpu`.
-        likelihood: Whether the choices are scored by log-likelihood too, see `likelihood`.
-        adapter_mode: `unmerged`, or `merged`: the adapter's product added to the base's weights before asking.
-        backend: `transformers`, or `vllm` where it is installed; see `vllm_backend`.
-        shuffle_choices: Seed of the order of each question's choices; 0 for the printed order.
-    """
-
-    base: str = Field(min_length=1)
-    adapter: str = ""
+    base: str = Field(min_length=1)  #: Base model: base of the workspace, folder, registry name or hub id
+    adapter: str = ""  #: Name of a tuning run of the workspace, adapter folder, registry name or hub id; empty for the base alone
+    #: Checkpoints to evaluate; 0 is the base without its adapter. An adapter that is no run of the workspace has one step, whatever number
+    #: it is given.
     steps: list[int] = Field([0])
-    exams: list[str] = Field(["mini_trained"])
-    shots: list[int] = Field([0])
-    template: str = "alpaca_ja"
+    exams: list[str] = Field(["mini_trained"])  #: Names of exams, see `exam_prompts.load_exam`
+    shots: list[int] = Field([0])  #: Numbers of worked examples
+    template: str = "alpaca_ja"  #: Prompt template, see `prompts.TEMPLATES`
+    #: `none`, `nf4`, or `auto`: as the run was tuned, since an adapter fits the base it was trained on
     quantisation: Literal["auto", "none", "nf4"] = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_size: int = Field(64, ge=1)
-    limit: int = Field(0, ge=0)
-    max_new_tokens: int = Field(0, ge=0)
-    margin: int = Field(8, ge=0)
-    too_long: Literal["error", "exclude"] = "error"
-    shot_seed: int = 0
-    device: Literal["auto", "cpu"] = "auto"
-    likelihood: bool = False
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  #: Of the weights that are not quantised
+    batch_size: int = Field(64, ge=1)  #: Questions at once
+    limit: int = Field(0, ge=0)  #: Questions of each exam, from its start; 0 for all
+    max_new_tokens: int = Field(0, ge=0)  #: Answer budget; 0 for the longest gold answer in tokens and `margin`
+    margin: int = Field(8, ge=0)  #: Tokens beyond the longest gold answer
+    too_long: Literal["error", "exclude"] = "error"  #: `error` or `exclude` for prompts beyond the model's context; nothing is cut
+    shot_seed: int = 0  #: Seed of the draw of worked examples
+    device: Literal["auto", "cpu"] = "auto"  #: `auto` or `cpu`
+    likelihood: bool = False  #: Whether the choices are scored by log-likelihood too, see `likelihood`
+    #: `unmerged`, or `merged`: the adapter's product added to the base's weights before asking
     adapter_mode: Literal["unmerged", "merged"] = "unmerged"
-    backend: Literal["transformers", "vllm"] = "transformers"
-    shuffle_choices: int = Field(0, ge=0)
+    backend: Literal["transformers", "vllm"] = "transformers"  #: `transformers`, or `vllm` where it is installed; see `vllm_backend`
+    shuffle_choices: int = Field(0, ge=0)  #: Seed of the order of each question's choices; 0 for the printed order
 
     @classmethod
     def of_parameters(cls, parameters: Mapping[str, Any], where: str) -> Self:
@@ -72,9 +53,6 @@ class EvalSettings(Checked):
         Args:
             parameters: All that the notebook runs with: its defaults, and what a preset or papermill gave.
             where: What the error names: preset and run.
-
-        Raises:
-            JmedloraError: A value is not allowed; names it and what it takes.
         """
         return cls(**_NotebookParameters.read(parameters, where).model_dump(include=set(cls.model_fields)))
 

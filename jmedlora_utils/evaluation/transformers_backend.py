@@ -102,11 +102,7 @@ class TransformersBackend:
 
 
 def logits(model: Any, ids: Sequence[int], name: str = "the model") -> Any:
-    """Logits of a model on one prompt, float32, shape (1, tokens, vocabulary).
-
-    Raises:
-        JmedloraError: One of them is NaN or infinite; names the model as `name`.
-    """
+    """Logits of a model on one prompt, float32, shape (1, tokens, vocabulary)."""
     import torch
 
     with torch.inference_mode():
@@ -116,10 +112,6 @@ def logits(model: Any, ids: Sequence[int], name: str = "the model") -> Any:
 
 
 def check_differs(step: int, plain: Any, tuned: Any) -> None:
-    """Compares the logits of a tuned model with those of its base.
-
-    Raises:
-        JmedloraError: They are equal.
-    """
+    """Compares the logits of a tuned model with those of its base."""
     if float((tuned - plain).abs().max()) == 0.0:
         raise JmedloraError(f"step {step}: its outputs equal the base's exactly, so the adapter is not applied or was never trained")

@@ -33,9 +33,6 @@ def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace, 
 
     Returns:
         Variant to its records. A merged variant has none for step 0, which has no adapter.
-
-    Raises:
-        JmedloraError: There is no such variant, or the run cannot be evaluated so.
     """
     if unknown := [name for name in names if name not in VARIANTS]:
         raise JmedloraError(f"compare names {unknown[0]!r}; it takes {', '.join(VARIANTS)}")
@@ -65,9 +62,6 @@ def difference_frame(
         One row per variant, exam, shots and step: `n`; `same` (share of answers that are equal letter for letter); `run` and
         `changed` (Accuracy of the run and of the variant, 0 to 1); `value, low, high` (their difference with its 95 % paired
         bootstrap interval); `gained` and `lost` questions; `p` of McNemar's exact test, adjusted by Holm over the table.
-
-    Raises:
-        JmedloraError: A variant was asked other questions than the run.
     """
     own = {_where(r): results.asked_questions(r, workspace) for r in records}
     rows, tests = [], {}

@@ -24,19 +24,12 @@ MEASURED = paths.RESULTS / "gpu"
 
 @dataclass(frozen=True)
 class Card:
-    """One kind of accelerator.
+    """One kind of accelerator."""
 
-    Attributes:
-        name: As it is sold.
-        bytes: Memory as the driver reports it.
-        flops: Dense bfloat16 matrix rate of the data sheet, FLOP/s; only for times without a measured rate.
-        bandwidth: Memory bandwidth of the data sheet, bytes/s; likewise.
-    """
-
-    name: str
-    bytes: int
-    flops: float
-    bandwidth: float
+    name: str  #: As it is sold
+    bytes: int  #: Memory as the driver reports it
+    flops: float  #: Dense bfloat16 matrix rate of the data sheet, FLOP/s; only for times without a measured rate
+    bandwidth: float  #: Memory bandwidth of the data sheet, bytes/s; likewise
 
     def usable(self) -> int:
         """Bytes left for tensors."""
@@ -71,23 +64,15 @@ def card_at_hand(default: int = 80) -> int | None:
 
 
 class Speeds(NamedTuple):
-    """What `gpu_check.py` measured.
+    """What `gpu_check.py` measured."""
 
-    Attributes:
-        rates: Tokens per second by (registry name, `tune` or `generate`, card key).
-        flops: FLOP/s that tuning reached by (`lora` or `qlora`, card key), recomputation counted; the lowest of several bases.
-    """
-
-    rates: dict[tuple[str, str, int], float]
+    rates: dict[tuple[str, str, int], float]  #: Tokens per second by (registry name, `tune` or `generate`, card key)
+    #: FLOP/s that tuning reached by (`lora` or `qlora`, card key), recomputation counted; the lowest of several bases
     flops: dict[tuple[str, int], float]
 
 
 def read_speeds(folder: Path = MEASURED) -> Speeds:
-    """Speeds from the records of `gpu_check.py` on cards of a known kind.
-
-    Raises:
-        JmedloraError: A record cannot be read.
-    """
+    """Speeds from the records of `gpu_check.py` on cards of a known kind."""
     speeds = Speeds({}, {})
     for record in gpu_checks(folder):
         card = card_class(record.config.get("card_bytes", 0))

@@ -136,11 +136,7 @@ def chosen_files(sizes: dict[str, int]) -> dict[str, int]:
 
 
 def check_disk(wanted: Sequence[Wanted], cache: Path) -> None:
-    """Refuses what the disk of the cache cannot hold.
-
-    Raises:
-        JmedloraError: It is too small; names the sizes.
-    """
+    """Refuses what the disk of the cache cannot hold."""
     there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
     need, free = sum(item.missing for item in wanted), shutil.disk_usage(there).free
     if need + SPARE_BYTES > free:

@@ -23,11 +23,7 @@ class LaunchConfig(NamedTuple):
 
 
 def read_launch_config(name: str) -> LaunchConfig:
-    """Reads the configuration of that name in `notebooks/presets/accelerate/`, or the YAML file of that path.
-
-    Raises:
-        JmedloraError: There is neither, or the file is malformed.
-    """
+    """Reads the configuration of that name in `notebooks/presets/accelerate/`, or the YAML file of that path."""
     path = next((p for p in (CONFIGS / f"{name}.yaml", Path(name)) if p.is_file()), None)
     if path is None:
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))

@@ -38,11 +38,7 @@ LORA_TARGETS = {
 
 
 def find_base(name_or_path: str, workspace: paths.Workspace | None = None) -> ModelEntry:
-    """What is known of a base model: a base trained in the workspace, a local folder, a registry name or a hub id.
-
-    Raises:
-        JmedloraError: It is none of them; names the bases of the workspace and the nearest registry name.
-    """
+    """What is known of a base model: a base trained in the workspace, a local folder, a registry name or a hub id."""
     known = sorted(p.parent.name for p in workspace.bases.glob("*/config.json")) if workspace else []
     if workspace and name_or_path in known:
         return replace(registry.resolve(str(workspace.bases / name_or_path)), name=name_or_path)
@@ -219,11 +215,7 @@ def load_adapter(model: Any, name_or_path: Path | str) -> Any:
 
 
 def exchange_adapter(model: Any, folder: Path | str) -> None:
-    """Gives a peft model the weights of another checkpoint of the same run.
-
-    Raises:
-        JmedloraError: The checkpoint has other layers, cannot be read, or holds a value that is not finite.
-    """
+    """Gives a peft model the weights of another checkpoint of the same run."""
     from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
     from safetensors import SafetensorError
 

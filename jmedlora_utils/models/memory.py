@@ -26,41 +26,24 @@ ADAM_8BIT_SMALLEST = 4096
 
 @dataclass(frozen=True)
 class Tuning:
-    """What decides the memory of one tuning step on one card.
+    """What decides the memory of one tuning step on one card."""
 
-    Attributes:
-        shape: Sizes of the base.
-        method: One of `METHODS`.
-        rank: LoRA r.
-        targets: Module names with an adapter; empty for every linear module of the blocks.
-        embeddings: Whether input and output embeddings are trained too (full copies).
-        optimizer: One of `OPTIMIZERS`.
-        micro_batch: Rows in one forward pass.
-        length: Tokens of the longest row.
-        supervised: Tokens of one row that carry loss, for which logits are computed; 0 for all.
-        checkpointing: Whether only the inputs of the blocks are kept and the rest is computed again.
-        dropout: LoRA dropout; above 0 each adapted module keeps a mask.
-        accumulating: Whether a step takes several micro-batches, so that gradients of the earlier ones are there.
-        mixed: bfloat16 under autocast with a float32 adapter (peft's default); False for float32 throughout.
-        weight_bytes: Bytes of one parameter that is not quantised.
-        cuda: Kernels of a GPU: a byte per dropout mask element, layer norms in float32, NF4 unpacked before each product. False
-            for a CPU, where the tests measure.
-    """
-
-    shape: Shape
-    method: str = "lora"
-    rank: int = 8
-    targets: tuple[str, ...] = ()
-    embeddings: bool = False
-    optimizer: str = "adamw_torch_fused"
-    micro_batch: int = 1
-    length: int = 1024
-    supervised: int = 0
-    checkpointing: bool = False
-    dropout: float = 0.0
-    accumulating: bool = False
-    mixed: bool = True
-    weight_bytes: int = 2
+    shape: Shape  #: Sizes of the base
+    method: str = "lora"  #: One of `METHODS`
+    rank: int = 8  #: LoRA r
+    targets: tuple[str, ...] = ()  #: Module names with an adapter; empty for every linear module of the blocks
+    embeddings: bool = False  #: Whether input and output embeddings are trained too (full copies)
+    optimizer: str = "adamw_torch_fused"  #: One of `OPTIMIZERS`
+    micro_batch: int = 1  #: Rows in one forward pass
+    length: int = 1024  #: Tokens of the longest row
+    supervised: int = 0  #: Tokens of one row that carry loss, for which logits are computed; 0 for all
+    checkpointing: bool = False  #: Whether only the inputs of the blocks are kept and the rest is computed again
+    dropout: float = 0.0  #: LoRA dropout; above 0 each adapted module keeps a mask
+    accumulating: bool = False  #: Whether a step takes several micro-batches, so that gradients of the earlier ones are there
+    mixed: bool = True  #: bfloat16 under autocast with a float32 adapter (peft's default); False for float32 throughout
+    weight_bytes: int = 2  #: Bytes of one parameter that is not quantised
+    #: Kernels of a GPU: a byte per dropout mask element, layer norms in float32, NF4 unpacked before each product. False for a CPU, where
+    #: the tests measure.
     cuda: bool = True
 
     def __post_init__(self) -> None:
@@ -85,26 +68,17 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process on one card, by what they hold.
+    """Bytes of one process on one card, by what they hold."""
 
-    Attributes:
-        weights: Base weights with their quantisation constants.
-        adapter: Trained parameters that are not the base's own, float32.
-        gradients: What gradients add to the peak: one float32 per trained parameter while accumulating; else they grow as
-            activations go, and only the surplus counts.
-        optimizer: Its state; 0 where it is paged to the host when memory is short.
-        activations: What the forward pass keeps for the backward pass.
-        work: The larger of two passing needs: logits and their gradient, or one block computed again.
-        cache: Keys and values in generation.
-    """
-
-    weights: int
-    adapter: int = 0
+    weights: int  #: Base weights with their quantisation constants
+    adapter: int = 0  #: Trained parameters that are not the base's own, float32
+    #: What gradients add to the peak: one float32 per trained parameter while accumulating; else they grow as activations go, and only the
+    #: surplus counts
     gradients: int = 0
-    optimizer: int = 0
-    activations: int = 0
-    work: int = 0
-    cache: int = 0
+    optimizer: int = 0  #: Its state; 0 where it is paged to the host when memory is short
+    activations: int = 0  #: What the forward pass keeps for the backward pass
+    work: int = 0  #: The larger of two passing needs: logits and their gradient, or one block computed again
+    cache: int = 0  #: Keys and values in generation
 
     @property
     def total(self) -> int:

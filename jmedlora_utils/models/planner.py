@@ -51,36 +51,22 @@ JJSIMQA_QUESTIONS = 460
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One notebook run of a preset, planned.
+    """One notebook run of a preset, planned."""
 
-    Attributes:
-        run: Name of the run.
-        step: `tune` or `evaluate`.
-        base: Name of the base.
-        bytes: Peak memory with the preset's own settings.
-        best: For each card (its key in `CARDS`), the settings that fit, in words; None where nothing does.
-        fits: Whether the preset's own settings fit the chosen card.
-        seconds: On the chosen card.
-        basis: Where the rate behind `seconds` comes from: `measured` on this base and card; `scaled` from another base on this card,
-            tuned by the same method; `assumed`.
-        base_download: Bytes of the base to fetch, which other runs on it share.
-        adapter_download: Bytes of the adapter to fetch.
-        disk: Bytes that the run writes.
-        notes: What has to be done before it starts.
-    """
-
-    run: str
-    step: str
-    base: str
-    bytes: int
-    best: dict[int, str | None]
-    fits: bool
-    seconds: float
+    run: str  #: Name of the run
+    step: str  #: `tune` or `evaluate`
+    base: str  #: Name of the base
+    bytes: int  #: Peak memory with the preset's own settings
+    best: dict[int, str | None]  #: For each card (its key in `CARDS`), the settings that fit, in words; None where nothing does
+    fits: bool  #: Whether the preset's own settings fit the chosen card
+    seconds: float  #: On the chosen card
+    #: Where the rate behind `seconds` comes from: `measured` on this base and card; `scaled` from another base on this card, tuned by the
+    #: same method; `assumed`
     basis: str
-    base_download: int
-    adapter_download: int = 0
-    disk: int = 0
-    notes: tuple[str, ...] = ()
+    base_download: int  #: Bytes of the base to fetch, which other runs on it share
+    adapter_download: int = 0  #: Bytes of the adapter to fetch
+    disk: int = 0  #: Bytes that the run writes
+    notes: tuple[str, ...] = ()  #: What has to be done before it starts
 
     @property
     def download(self) -> int:
@@ -142,11 +128,7 @@ def _years(preset: presets.Preset) -> list[int]:
 
 
 def exam_questions(exam: str, years: Sequence[int] = tuple(IGAKUQA_QUESTIONS)) -> int:
-    """Questions that a text model is asked: `jjsimqa`, `igakuqa_<year>`, `igakuqa_<first>_<last>`, or `igakuqa` of the years prepared.
-
-    Raises:
-        JmedloraError: Another exam, whose size is not known here.
-    """
+    """Questions that a text model is asked: `jjsimqa`, `igakuqa_<year>`, `igakuqa_<first>_<last>`, or `igakuqa` of the years prepared."""
     if exam == "jjsimqa":
         return JJSIMQA_QUESTIONS
     if exam.startswith("mini_"):
@@ -163,11 +145,7 @@ def exam_questions(exam: str, years: Sequence[int] = tuple(IGAKUQA_QUESTIONS)) -
 
 
 def tuning_of(parameters: dict[str, Any], base: ModelEntry) -> Tuning:
-    """The memory settings behind the parameters of notebook 20.
-
-    Raises:
-        JmedloraError: The sizes of the base are not known.
-    """
+    """The memory settings behind the parameters of notebook 20."""
     if base.shape is None:
         raise JmedloraError(f"{base.name}: its sizes are not known; only {', '.join(ARCHITECTURES)} can be planned")
     parameters = with_expert(parameters, base.name)

@@ -45,35 +45,20 @@ Examine = Callable[[Any, Any], dict[str, Any]]
 
 @dataclass(frozen=True)
 class BaseSettings:
-    """Everything that shapes a base.
+    """Everything that shapes a base."""
 
-    Attributes:
-        name: Name of the base, and of its folder.
-        architecture: One of `ARCHITECTURES`.
-        hidden: Width of the residual stream.
-        layers: Blocks.
-        heads: Attention heads.
-        english: Share of the documents that are in English.
-        documents: Documents read, each once.
-        learning_rate: Peak rate; it rises over the first twentieth of the steps and falls as a cosine to a tenth.
-        batch_tokens: Most tokens of a batch, padding included.
-        vocabulary: Tokens of the vocabulary, bytes included.
-        coverage: Share of the characters of the tokenizer's sample that get a token of their own; the rest becomes bytes.
-        tokenizer_english: Share of English in the tokenizer's sample.
-    """
-
-    name: str
-    architecture: str
-    hidden: int
-    layers: int
-    heads: int
-    english: float
-    documents: int
-    learning_rate: float
-    batch_tokens: int = 512
-    vocabulary: int = 1000
-    coverage: float = 1.0
-    tokenizer_english: float = 0.1
+    name: str  #: Name of the base, and of its folder
+    architecture: str  #: One of `ARCHITECTURES`
+    hidden: int  #: Width of the residual stream
+    layers: int  #: Blocks
+    heads: int  #: Attention heads
+    english: float  #: Share of the documents that are in English
+    documents: int  #: Documents read, each once
+    learning_rate: float  #: Peak rate; it rises over the first twentieth of the steps and falls as a cosine to a tenth
+    batch_tokens: int = 512  #: Most tokens of a batch, padding included
+    vocabulary: int = 1000  #: Tokens of the vocabulary, bytes included
+    coverage: float = 1.0  #: Share of the characters of the tokenizer's sample that get a token of their own; the rest becomes bytes
+    tokenizer_english: float = 0.1  #: Share of English in the tokenizer's sample
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -117,11 +102,7 @@ LADDERS: dict[str, tuple[BaseSettings, ...]] = {
 
 
 def base_settings(ladder: str, name: str) -> BaseSettings:
-    """The settings of one base of a ladder.
-
-    Raises:
-        JmedloraError: No such ladder or base.
-    """
+    """The settings of one base of a ladder."""
     if ladder not in LADDERS:
         raise JmedloraError(f"no ladder {ladder!r}; known: {', '.join(LADDERS)}")
     for base in LADDERS[ladder]:

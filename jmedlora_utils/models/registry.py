@@ -37,51 +37,29 @@ NOTES = ("alpha", "dropout", "steps")
 
 @dataclass(frozen=True, config=STRICT)
 class ModelEntry:
-    """One base model or adapter.
+    """One base model or adapter."""
 
-    Attributes:
-        name: Registry name, hub id or folder, as it is shown.
-        kind: `base` or `adapter`.
-        hub_id: `owner/name` on the hub; empty for a local folder.
-        folder: The local folder, or None.
-        revision: Full commit hash, or None where it is not known or not needed.
-        shape: Sizes, or None where they are not known (an unlisted hub id).
-        stored: Bytes one parameter takes in the files.
-        language: One of `LANGUAGES`.
-        licence: As the card states it.
-        gated: Whether the hub asks for a token.
-        context_length: Tokens the model was trained for, 0 where not known.
-        bos: Whether the tokenizer puts a BOS before a text.
-        eos: The token that ends an answer, or `unknown`.
-        lora_targets: Module names that a LoRA adapts unless the run says otherwise; empty for all linear ones.
-        chat_template: Whether the tokenizer brings one; None where not known.
-        base: For an adapter, the name of its base.
-        rank: For an adapter, r; 0 for a base.
-        bytes: For an adapter, the size of its weights file.
-        role: Why it is listed.
-        source: Where the facts were read.
-    """
-
-    name: str
-    kind: Literal["base", "adapter"] = "base"
-    hub_id: str = ""
-    folder: Path | None = None
-    revision: str | None = None
-    shape: Shape | None = None
-    stored: int = 2
-    language: Literal[*LANGUAGES] = "unknown"
-    licence: Annotated[str, Field(min_length=1)] = "unknown"
-    gated: bool = False
-    context_length: int = 0
-    bos: Literal["prepended", "none", "unknown"] = "unknown"
-    eos: str = "unknown"
+    name: str  #: Registry name, hub id or folder, as it is shown
+    kind: Literal["base", "adapter"] = "base"  #: `base` or `adapter`
+    hub_id: str = ""  #: `owner/name` on the hub; empty for a local folder
+    folder: Path | None = None  #: The local folder, or None
+    revision: str | None = None  #: Full commit hash, or None where it is not known or not needed
+    shape: Shape | None = None  #: Sizes, or None where they are not known (an unlisted hub id)
+    stored: int = 2  #: Bytes one parameter takes in the files
+    language: Literal[*LANGUAGES] = "unknown"  #: One of `LANGUAGES`
+    licence: Annotated[str, Field(min_length=1)] = "unknown"  #: As the card states it
+    gated: bool = False  #: Whether the hub asks for a token
+    context_length: int = 0  #: Tokens the model was trained for, 0 where not known
+    bos: Literal["prepended", "none", "unknown"] = "unknown"  #: Whether the tokenizer puts a BOS before a text
+    eos: str = "unknown"  #: The token that ends an answer, or `unknown`
+    #: Module names that a LoRA adapts unless the run says otherwise; empty for all linear ones
     lora_targets: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    chat_template: bool | None = None
-    base: str = ""
-    rank: int = 0
-    bytes: int = 0
-    role: str = ""
-    source: str = ""
+    chat_template: bool | None = None  #: Whether the tokenizer brings one; None where not known
+    base: str = ""  #: For an adapter, the name of its base
+    rank: int = 0  #: For an adapter, r; 0 for a base
+    bytes: int = 0  #: For an adapter, the size of its weights file
+    role: str = ""  #: Why it is listed
+    source: str = ""  #: Where the facts were read
 
     @field_validator("revision")
     @classmethod
@@ -160,9 +138,6 @@ def resolve(name_or_path: str) -> ModelEntry:
     A commit can be appended after `@` (`swallow-70b-instruct@<40 hex digits>`); it replaces the registry's revision.
     A local folder wins over a name: it holds config.json (a base) or adapter_config.json (an adapter). The
     sizes of an architecture outside `ARCHITECTURES` stay unknown, so that it loads but cannot be planned.
-
-    Raises:
-        JmedloraError: Nothing fits; names the nearest registry name.
     """
     if not name_or_path:
         raise JmedloraError(f"the model name is empty; known: {', '.join(entries())}")

@@ -24,29 +24,17 @@ Size = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True, config=STRICT)
 class Shape:
-    """The sizes of a causal language model, enough to count its parameters and bytes.
+    """The sizes of a causal language model, enough to count its parameters and bytes."""
 
-    Attributes:
-        architecture: One of `ARCHITECTURES`, the `model_type` of config.json.
-        layers: Transformer blocks.
-        hidden: Width of the residual stream.
-        intermediate: Width of the feed-forward block.
-        heads: Query heads.
-        kv_heads: Key and value heads.
-        head_dim: Width of one head.
-        vocab: Rows of the embedding table.
-        tied: Whether input and output embeddings are one table.
-    """
-
-    architecture: Literal[*ARCHITECTURES]
-    layers: Size
-    hidden: Size
-    intermediate: Size
-    heads: Size
-    kv_heads: Size
-    head_dim: Size
-    vocab: Size
-    tied: bool = False
+    architecture: Literal[*ARCHITECTURES]  #: One of `ARCHITECTURES`, the `model_type` of config.json
+    layers: Size  #: Transformer blocks
+    hidden: Size  #: Width of the residual stream
+    intermediate: Size  #: Width of the feed-forward block
+    heads: Size  #: Query heads
+    kv_heads: Size  #: Key and value heads
+    head_dim: Size  #: Width of one head
+    vocab: Size  #: Rows of the embedding table
+    tied: bool = False  #: Whether input and output embeddings are one table
 
     @property
     def queries(self) -> int:
@@ -118,11 +106,7 @@ class Shape:
 
     @classmethod
     def read(cls, values: dict[str, Any], where: str) -> Shape:
-        """Makes one from the content of a file.
-
-        Raises:
-            JmedloraError: A size is missing, is not a whole number above 0, or is unknown.
-        """
+        """Makes one from the content of a file."""
         try:
             return cls(**values)
         except ValidationError as error:

@@ -15,11 +15,7 @@ FLASH = "flash_attention_2"
 
 
 def build_model(settings: TuneSettings, base: ModelEntry) -> Any:
-    """Loads the base and puts the adapter on it; call after the seed is set, since the adapter's start is random.
-
-    Raises:
-        JmedloraError: The base cannot be loaded, or the attention kernel asked for cannot run here.
-    """
+    """Loads the base and puts the adapter on it; call after the seed is set, since the adapter's start is random."""
     sharded = processes.sharded()  # such weights are loaded on the CPU before they are divided
     mixed = settings.method == "full" and settings.dtype == "bfloat16"
     model, _ = loading.load_base(
@@ -112,9 +108,6 @@ def choose_attention(settings: TuneSettings, model_config: Any, on_cpu: bool) ->
     """The attention kernel to load a model with, in the words of transformers; None for its own choice (SDPA where the model has it).
 
     `auto` takes FlashAttention 2 where package, card, dtype and model allow it. `on_cpu`: the model computes on the CPU, if only at first.
-
-    Raises:
-        JmedloraError: FlashAttention is asked for and cannot run.
     """
     wanted = settings.attn_implementation
     if wanted not in ("auto", FLASH):

@@ -40,11 +40,7 @@ class Audit:
 
 
 def read_instructions(path: Path) -> list[dict[str, Any]]:
-    """Reads instruction records: JSON lines with `instruction` and `output`, and maybe `input` and `id`.
-
-    Raises:
-        JmedloraError: A field is missing, no text, or empty, or two records share an id; names file and line.
-    """
+    """Reads instruction records: JSON lines with `instruction` and `output`, and maybe `input` and `id`."""
     rows, lines = [], dict[str, int]()
     for number, row in iter_jsonl(path):
         if (first := lines.setdefault(str(row.get("id", f"line {number}")), number)) != number:
@@ -60,11 +56,7 @@ def read_instructions(path: Path) -> list[dict[str, Any]]:
 
 
 def read_articles(path: Path) -> list[str]:
-    """Reads articles for continued pretraining: JSON lines with `text`.
-
-    Raises:
-        JmedloraError: `text` is missing or empty; names file and line.
-    """
+    """Reads articles for continued pretraining: JSON lines with `text`."""
     texts = [_text(row, "text", f"{path}:{number}") for number, row in iter_jsonl(path)]
     if not texts:
         raise JmedloraError(f"{path}: holds no article; run notebook 10 first")

@@ -22,9 +22,6 @@ def tune(settings: TuneSettings, run_name: str, workspace: paths.Workspace) -> R
 
     A step then takes `batch_size * gradient_accumulation * num_processes` records. What the processes print goes to
     `logs/20_tune__<run_name>.launch.log`; the record is the main process's.
-
-    Raises:
-        JmedloraError: As for `training.tune`, or a process failed; with its message.
     """
     if settings.num_processes == 1 and not settings.launch_config:
         return training.tune(settings, run_name, workspace)

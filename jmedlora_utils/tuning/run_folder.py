@@ -55,11 +55,7 @@ def identity_of(settings: TuneSettings, base: ModelEntry, files: Sequence[Path])
 
 
 def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record | None:
-    """The record of this very run if it is finished: same identity, all kept checkpoints there and with the weights it names.
-
-    Raises:
-        JmedloraError: All is the same but the number of processes.
-    """
+    """The record of this very run if it is finished: same identity, all kept checkpoints there and with the weights it names."""
     stored = stored_identity(folder)
     if stored is None:
         return None
@@ -95,11 +91,7 @@ def stored_identity(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keeps a second process off this run: one that survived a killed notebook, say. The main process of several holds the lock.
-
-    Raises:
-        JmedloraError: Another process is training it.
-    """
+    """Keeps a second process off this run: one that survived a killed notebook, say. The main process of several holds the lock."""
     if not processes.is_main():
         yield
         return

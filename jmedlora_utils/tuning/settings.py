@@ -70,9 +70,6 @@ class TuneSettings(Checked):
         Args:
             parameters: Parameter to value; `preset` and `run_name` are passed over.
             where: The preset and run, as an error names them.
-
-        Raises:
-            JmedloraError: A value is unknown, out of range or cannot go with another one.
         """
         values = with_expert(parameters, where)
         return cls.read({name: value for name, value in values.items() if name not in ("preset", "run_name")}, where)
@@ -111,11 +108,7 @@ class TuneSettings(Checked):
         return self
 
     def check_sharded(self) -> None:
-        """Refuses what FSDP cannot do.
-
-        Raises:
-            JmedloraError: Names the setting and what to use instead.
-        """
+        """Refuses what FSDP cannot do."""
         if self.method == "full" or self.pretrain_on:
             raise JmedloraError("FSDP trains only adapters here; use launch_config 'ddp' for method 'full' and pretrain_on")
         if self.optimizer not in SAVED_UNDER_FSDP:

@@ -71,9 +71,6 @@ def find_finished(settings: TuneSettings, run_name: str, workspace: paths.Worksp
     """The record of this very run if it is finished, with nothing loaded but hashes.
 
     `made_by` says what processes train it: their `count`, and whether the weights are `sharded` among them.
-
-    Raises:
-        JmedloraError: Another number of processes trained it.
     """
     base = loading.find_base(settings.base, workspace)
     identity = run_folder.identity_of(settings, base, _data_files(settings, workspace)) | {"processes": made_by}
@@ -173,11 +170,7 @@ class Outcome:
 
 
 def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encoding.Row], folder: Path) -> Outcome:
-    """Trains a model that is ready, with checkpoints in `folder`; goes on from the latest complete one.
-
-    Raises:
-        JmedloraError: The loss is not finite.
-    """
+    """Trains a model that is ready, with checkpoints in `folder`; goes on from the latest complete one."""
     from jmedlora_utils.tuning.trainer import OrderedRows, ResponseTrainer
 
     arguments = training_arguments(settings, folder, cpu=not processes.on_card(model))
