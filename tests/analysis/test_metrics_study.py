@@ -165,7 +165,7 @@ def test_published_answers_become_choice_texts() -> None:
 
 
 def points_and_rate() -> SearchStrategy[tuple[list[int], float]]:
-    return st.tuples(st.lists(st.sampled_from([0, 1, 3]), min_size=1, max_size=9), st.floats(0, 1))
+    return st.tuples(st.lists(st.sampled_from([0, 1, 3]), min_size=1, max_size=9), st.floats(0.001, 0.999))
 
 
 @given(points_and_rate())
