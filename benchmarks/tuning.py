@@ -30,9 +30,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jmedlora_utils.core import records
-from jmedlora_utils.data import igakuqa
+from jmedlora_utils.data import igakuqa, prompts
 from jmedlora_utils.models import loading
-from jmedlora_utils.tuning import adapters, encoding, training, truncation
+from jmedlora_utils.tuning import adapters, encoding, training
 from jmedlora_utils.tuning.encoding import Row
 
 THREADS = 2
@@ -48,7 +48,7 @@ def make_records(template: str) -> tuple[list[dict[str, Any]], list[dict[str, An
     rng = random.Random(SEED)
     if folder := os.environ.get("JMEDLORA_DATA"):
         questions = [q for q in igakuqa.load_igakuqa(folder, [2018, 2019, 2020]) if q.gold and q.choices and q.text_only]
-        made = truncation.exam_records(rng.sample(questions, len(questions)), template)
+        made = [prompts.as_record(q, template) for q in rng.sample(questions, len(questions))]
         return made[:ROWS], made[ROWS:], "IgakuQA 2018-2020"
     syllables = "アイウエオカキクケコサシスセソタチツテトナニヌネノ患者治療検査病薬心肺肝腎"
 

@@ -16,9 +16,6 @@ class JmedloraError(ValueError):
 def exit_status(command: Callable[[], object]) -> int:
     """Runs a command and returns its exit status; what the user can put right becomes one line on stderr.
 
-    Args:
-        command: Returns a status, or anything else for success.
-
     Returns:
         1 after a `JmedloraError` or an error of the file system (full disk, no permission), 130 after Ctrl-C.
     """

@@ -80,16 +80,7 @@ def numbered(
     foot: str = "",
     foreign: Collection[str] = (),
 ) -> str:
-    """A numbered, captioned table for a cell with `mystnb.markdown_format: myst`.
-
-    Args:
-        frame: What to show.
-        name: Label for `{numref}`.
-        caption: What is seen.
-        columns: See `markdown`.
-        foot: A line below the table, such as `Study.source_line()`.
-        foreign: See `markdown`.
-    """
+    """A numbered, captioned table for a cell with `mystnb.markdown_format: myst`."""
     table = f":::{{table}} {caption}\n:name: {name}\n\n{markdown(frame, columns, foreign)}\n:::\n"
     return f"{table}\n{foot}\n" if foot else table
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError, exit_status
-from jmedlora_utils.core.records import sha256_file, write_text
+from jmedlora_utils.core.records import read_json, sha256_file, write_text
 
 MANIFEST = "manifest.json"
 NOT_LISTED = (MANIFEST, "README.md")
@@ -37,7 +37,7 @@ def check_manifest(folder: Path) -> None:
             raise JmedloraError(f"{shown}/{MANIFEST}: missing, so the evidence cannot be checked; {restore}")
         raise JmedloraError(f"{shown}: no evidence is here; {restore}, or run the preset and use source='run' (`make reproduce`)")
     try:
-        sums = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        sums = dict(read_json(folder / MANIFEST))
     except (ValueError, TypeError) as error:
         raise JmedloraError(f"{shown}/{MANIFEST}: not a JSON object of sums ({error}); {restore}") from error
     for name in sorted({*sums, *there}):

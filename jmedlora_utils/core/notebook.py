@@ -29,9 +29,6 @@ def start(preset: str, seed: int | None = None, run_name: str | None = None, car
         run_name: Name of the run, where the notebook has one.
         card: Whether the notebook runs a model, and so needs the GPU that the preset may ask for.
 
-    Returns:
-        The folders this notebook reads and writes.
-
     Raises:
         JmedloraError: papermill was given a parameter that the notebook does not declare, the preset is unknown, the run's name cannot
             be used, or the notebook needs a GPU that is not there.

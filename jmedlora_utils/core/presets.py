@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.paths import check_name
-from jmedlora_utils.core.records import read_json, read_text
+from jmedlora_utils.core.records import read_json, read_yaml
 from jmedlora_utils.core.settings import Checked, near
 
 TUNE_NOTEBOOK = "20_tune_lora"
@@ -165,14 +164,7 @@ def check_parameters(stem: str, parameters: Mapping[str, Any], where: str = "pap
 
 
 def compare_parameters(notebook: str, declared: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
-    """Refuses what papermill accepts in silence: a misspelt parameter, or one of another type.
-
-    Args:
-        notebook: The notebook as the error names it.
-        declared: Its parameters and their defaults.
-        given: What it is to run with.
-        where: Who gave them.
-    """
+    """Refuses what papermill accepts in silence: a misspelt parameter, or one of another type."""
     for key, value in given.items():
         if key not in declared:
             expert = f"; a setting that is rarely needed goes into expert: [{key}=...]" if "expert" in declared else ""
@@ -239,16 +231,8 @@ def _read_preset(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
         raise JmedloraError(f"no preset {name!r}{near(name, preset_names())}")
     if name in seen:
         raise JmedloraError(f"preset {name!r} extends itself: {' -> '.join((*seen, name))}")
-    where = paths.relative(path)
-    try:
-        raw = yaml.safe_load(read_text(path)) or {}
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise JmedloraError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', error)}); correct the line") from error
-    if not isinstance(raw, dict):
-        raise JmedloraError(f"{where}: a preset is a mapping of {', '.join(_File.model_fields)}; found {type(raw).__name__}")
-    _File.read(raw, where)
+    raw = read_yaml(path)
+    _File.read(raw, paths.relative(path))
     if parent := raw.pop("extends", None):
         raw = _merge(_read_preset(parent, (*seen, name)), raw)
     return raw

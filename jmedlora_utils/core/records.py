@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import tempfile
 import time
@@ -17,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from jmedlora_utils.core import paths
@@ -124,22 +126,36 @@ def load_records(folders: Path | Sequence[Path], kind: str | None = None, allow_
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> Path:
     """Writes a text file whole or not at all: to a temporary file beside it, then renamed; 0o600 keeps confidential text to its owner."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        fix = "free some space or choose another folder; nothing was changed"
-        raise JmedloraError(f"{path}: could not be written ({error.strerror}); {fix}") from error
+    temporary = ""
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, mode)
+            os.replace(temporary, path)
+        except OSError:
+            Path(temporary).unlink(missing_ok=True) if temporary else None
+            raise
     return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a write that fails in the block, as on a full disk, into one line that names the file or folder.
+
+    torch and safetensors have errors of their own for that, which are known by their words.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        if not isinstance(error, OSError) and not re.search(r"No space left|os error|[Ww]riter failed|failed writing", reason):
+            raise
+        raise JmedloraError(f"{path}: could not be written ({reason}); free some space or choose another folder, and run again") from error
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
@@ -167,13 +183,27 @@ def iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_json(path: Path) -> Any:
-    """Reads one JSON file."""
+    """Reads one JSON file; see `read_text`."""
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise JmedloraError(
             f"{path}:{error.lineno}: not valid JSON ({error.msg}); fix the line, or delete the file and make it again"
         ) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping, perhaps an empty one; see `read_text`."""
+    where = paths.relative(path)
+    try:
+        found = yaml.safe_load(read_text(path)) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise JmedloraError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', error)}); correct the line") from error
+    if not isinstance(found, dict):
+        raise JmedloraError(f"{where}: a mapping of names to values is expected, found {type(found).__name__}; correct the file")
+    return found
 
 
 def read_text(path: Path) -> str:

@@ -21,10 +21,6 @@ class Checked(BaseModel):
     def read(cls, values: Mapping[str, Any], where: str) -> Self:
         """Makes one from what a file or a caller gave.
 
-        Args:
-            values: Field to value.
-            where: The file and line, or the preset and run, as the error names them.
-
         Raises:
             JmedloraError: A field is unknown, missing, of the wrong type or out of range; names the first one and what it takes.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,29 +39,18 @@ class PairedTest(NamedTuple):
     p: float  #: Two-sided p value
 
 
-class HasChoices(Protocol):
-    """What `chance_level` needs of a question."""
-
-    @property
-    def choices(self) -> Sequence[str]: ...
-
-    @property
-    def n_select(self) -> int: ...
-
-
-def wilson(k: float, n: int, level: float = LEVEL) -> Interval:
-    """Wilson score interval of a share (Wilson 1927, through statsmodels).
+def wilson(k: float, n: int) -> Interval:
+    """Wilson's 95 % score interval of a share (Wilson 1927, through statsmodels).
 
     Args:
-        k: Right answers; may be a fraction where a question gives part of a point.
+        k: Right answers, 0 to n; may be a fraction where a question gives part of a point.
         n: Questions, at least 1.
-        level: Coverage, between 0 and 1.
     """
     from statsmodels.stats.proportion import proportion_confint
 
     if n < 1 or not 0 <= k <= n:
         raise JmedloraError(f"wilson: {k} right of {n} questions is no share; k must lie in 0..n and n be at least 1")
-    low, high = proportion_confint(k, n, alpha=1 - level, method="wilson")
+    low, high = proportion_confint(k, n, alpha=1 - LEVEL, method="wilson")
     return Interval(k / n, min(float(low), k / n), max(float(high), k / n))
 
 
@@ -101,12 +90,7 @@ def bootstrap_mean(outcomes: Sequence[np.ndarray], level: float = LEVEL, replica
 
 
 def seed_interval(outcomes: Sequence[np.ndarray], level: float = LEVEL) -> Interval:
-    """Student's t interval of the mean over seeds, each seed reduced to its own mean.
-
-    Args:
-        outcomes: One array a seed, shape (questions,); at least two seeds.
-        level: Coverage, between 0 and 1.
-    """
+    """Student's t interval of the mean over seeds, each seed reduced to its own mean."""
     from scipy.stats import t
 
     means = np.array([np.mean(a) for a in outcomes], dtype=float)
@@ -130,24 +114,15 @@ def mean_interval(outcomes: Sequence[np.ndarray], level: float = LEVEL, seed: in
     return Interval(boot.value, min(boot.low, over_seeds.low), max(boot.high, over_seeds.high))
 
 
-def paired_bootstrap(
-    first: Sequence[np.ndarray], second: Sequence[np.ndarray], level: float = LEVEL, replicates: int = REPLICATES, seed: int = 0
-) -> Interval:
+def paired_bootstrap(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Interval:
     """Interval of the mean difference `second - first` on the same questions; see `bootstrap_mean`."""
     if [len(a) for a in first] != [len(b) for b in second]:
         raise JmedloraError("paired_bootstrap: both models must have answered the same questions in the same seeds")
-    return bootstrap_mean(
-        [np.asarray(b, float) - np.asarray(a, float) for a, b in zip(first, second, strict=True)], level, replicates, seed
-    )
+    return bootstrap_mean([np.asarray(b, float) - np.asarray(a, float) for a, b in zip(first, second, strict=True)])
 
 
 def mcnemar_exact(first: Iterable[float], second: Iterable[float]) -> PairedTest:
-    """McNemar's exact test: are the questions on which two models differ split evenly? (McNemar 1947.)
-
-    Args:
-        first: 0 or 1 for each question.
-        second: The other model's outcomes on the same questions, in the same order.
-    """
+    """McNemar's exact test: are the questions on which two models differ split evenly? (McNemar 1947.)"""
     from scipy.stats import binomtest
 
     a, b = np.asarray(list(first), float), np.asarray(list(second), float)
@@ -170,15 +145,12 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {key: float(p) for key, p in zip(p_values, adjusted, strict=True)}
 
 
-def chances(questions: Iterable[HasChoices]) -> np.ndarray:
-    """Probability that a blind pick is right, one a question: 1 / C(choices, answers to choose).
-
-    1/5 for one of five and 1/10 for two of five. Shape (questions,).
-    """
+def chances(questions: Iterable[Any]) -> np.ndarray:
+    """Probability that a blind pick is right, by question, shape (questions,): 1 / C(choices, answers to choose), as 1/5 and 1/10."""
     return np.array([1 / math.comb(len(q.choices), q.n_select) for q in questions])
 
 
-def chance_level(questions: Iterable[HasChoices]) -> float:
+def chance_level(questions: Iterable[Any]) -> float:
     """Expected Accuracy of a model that knows nothing, 0 to 1: the mean of `chances`."""
     each = chances(questions)
     if each.size == 0:
@@ -207,69 +179,26 @@ def chance_test(right: int, chance: np.ndarray) -> float:
 
 
 def questions_needed(difference: float, rate: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Questions for each of two models on *different* questions to see a difference (two-sided z test of two shares).
+    """Questions for each of two models on *different* questions to see a difference of their shares, the first of which is `rate`.
 
-    Args:
-        difference: Difference of the two shares, not 0.
-        rate: Share of right answers of the first model, 0 to 1; `rate + difference` must lie there too.
-        power: Probability to see the difference.
-        alpha: Level of the test.
-
-    Returns:
-        n, by Fleiss, Levin and Paik (2003), equation 4.14 without continuity correction.
+    Two-sided z test: Fleiss, Levin and Paik (2003), equation 4.14 without continuity correction.
     """
-    _check_difference(difference, rate=rate)
     other, middle = rate + difference, rate + difference / 2
+    if not difference or not (0 <= rate <= 1 and 0 <= other <= 1):
+        raise JmedloraError(f"power: shares {rate} and {other} must differ and lie between 0 and 1")
     spread = _z(1 - alpha / 2) * math.sqrt(2 * middle * (1 - middle)) + _z(power) * math.sqrt(rate * (1 - rate) + other * (1 - other))
     return math.ceil((spread / difference) ** 2)
 
 
 def questions_needed_paired(difference: float, discordant: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Questions that two models must *both* answer to see a difference (McNemar's test).
+    """Questions that two models must *both* answer to see a difference of their shares (McNemar's test).
 
-    Args:
-        difference: Difference of the two shares, not 0.
-        discordant: Share of questions on which the two models differ; at least the size of the difference.
-        power: Probability to see the difference.
-        alpha: Level of the test.
-
-    Returns:
-        n, by Connor (1987), equation 3; the exact test needs a little more, see `power_paired`.
+    Connor (1987), equation 3; the exact test needs a little more. `discordant` is the share of questions on which the two differ.
     """
-    _check_difference(difference, discordant=discordant)
+    if not 0 < abs(difference) <= discordant <= 1:
+        raise JmedloraError(f"power: with {discordant} of the questions discordant, a difference of {difference} is impossible or none")
     spread = _z(1 - alpha / 2) * math.sqrt(discordant) + _z(power) * math.sqrt(discordant - difference**2)
     return math.ceil((spread / difference) ** 2)
-
-
-def power_paired(n: int, difference: float, discordant: float, alpha: float = 0.05) -> float:
-    """Exact power of `mcnemar_exact` with n questions: summed over every number of discordant questions.
-
-    Args:
-        n: Questions that both models answer.
-        difference: Difference of the two shares.
-        discordant: Share of questions on which the two models differ.
-        alpha: Level of the test.
-    """
-    from scipy.stats import binom
-
-    _check_difference(difference, discordant=discordant)
-    gain = (discordant + difference) / (2 * discordant)
-    pairs = np.arange(n + 1)
-    # Largest count c with P(X <= c | m, 1/2) <= alpha/2: the test rejects at c or below and, by symmetry, at m - c or above.
-    edge = binom.ppf(alpha / 2, pairs, 0.5)
-    edge = np.where(binom.cdf(edge, pairs, 0.5) <= alpha / 2, edge, edge - 1)
-    rejects = binom.cdf(edge, pairs, gain) + binom.sf(pairs - edge - 1, pairs, gain)
-    return float(binom.pmf(pairs, n, discordant) @ np.where(edge >= 0, rejects, 0.0))
-
-
-def power_unpaired(n: int, difference: float, rate: float, alpha: float = 0.05) -> float:
-    """Power of the two-sided z test of two shares with n questions for each model; see `questions_needed`."""
-    from scipy.stats import norm
-
-    _check_difference(difference, rate=rate)
-    other, middle = rate + difference, rate + difference / 2
-    shift = abs(difference) * math.sqrt(n) - _z(1 - alpha / 2) * math.sqrt(2 * middle * (1 - middle))
-    return float(norm.cdf(shift / math.sqrt(rate * (1 - rate) + other * (1 - other))))
 
 
 def _resampled_means(values: np.ndarray, replicates: int, rng: np.random.Generator) -> np.ndarray:
@@ -289,12 +218,3 @@ def _z(share: float) -> float:
     from scipy.stats import norm
 
     return float(norm.ppf(share))
-
-
-def _check_difference(difference: float, rate: float | None = None, discordant: float | None = None) -> None:
-    if difference == 0:
-        raise JmedloraError("power: a difference of 0 can never be seen; give the smallest difference that matters")
-    if rate is not None and not (0 <= rate <= 1 and 0 <= rate + difference <= 1):
-        raise JmedloraError(f"power: shares {rate} and {rate + difference} must both lie between 0 and 1")
-    if discordant is not None and not abs(difference) <= discordant <= 1:
-        raise JmedloraError(f"power: with {discordant} of the questions discordant, a difference of {difference} is impossible")

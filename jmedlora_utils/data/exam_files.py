@@ -42,9 +42,6 @@ def collect(workspace: paths.Workspace, exams: Sequence[str], years: Sequence[in
         language: `ja` or `en`, of IgakuQA.
         on_missing: `error`: download what is missing, and stop where that fails. `skip`: no download, an exam that is not
             there is left out with a notice.
-
-    Raises:
-        JmedloraError: An exam or `on_missing` is unknown, an exam is missing or malformed, or a file was changed or cannot be downloaded.
     """
     if unknown := sorted(set(exams) - set(EXAMS)):
         raise JmedloraError(f"parameter exams: no exam {unknown[0]!r}; known: {', '.join(EXAMS)}")

@@ -117,9 +117,6 @@ def ensure(exams: Iterable[str], years: Sequence[int] = (), data_dir: Path | str
         years: Years of IgakuQA.
         data_dir: Folder that holds the folders of the sources; None takes `paths.exam_data_dir()`.
         download: False uses what is there; only a changed file is then refused.
-
-    Raises:
-        JmedloraError: A file was changed, or is missing and cannot be downloaded; or `JMEDLORA_DATA` names a folder that is not there.
     """
     sources, folder = [source_of(exam) for exam in exams], Path(data_dir or paths.exam_data_dir())
     names = [name for source in sources for name in source.files(years)]

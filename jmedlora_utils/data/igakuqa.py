@@ -36,11 +36,6 @@ def load_igakuqa(data_dir: Path | str, years: Sequence[int], language: str = "ja
 
     The number to choose, the mask of a free number and the points always come from the Japanese file; `en` replaces
     stem and choices by the published translation.
-
-    Args:
-        data_dir: Folder that holds `IgakuQA/`.
-        years: Years to load; any year with a folder works.
-        language: `ja` or `en`.
     """
     if language not in LANGUAGES:
         raise JmedloraError(f"language {language!r} is not one of {', '.join(LANGUAGES)}")
@@ -195,13 +190,7 @@ def published_systems(data_dir: Path | str, year: int) -> tuple[str, ...]:
 
 
 def load_published(data_dir: Path | str, years: Sequence[int], system: str) -> dict[str, str]:
-    """Answers published with IgakuQA, as printed: question id to response.
-
-    Args:
-        data_dir: Folder that holds `IgakuQA/`.
-        years: Years to load.
-        system: One of `SYSTEMS`.
-    """
+    """Answers published with IgakuQA, as printed: question id to response."""
     if system not in SYSTEMS:
         raise JmedloraError(f"no published system {system!r}; known: {', '.join(SYSTEMS)}")
     answers: dict[str, str] = {}

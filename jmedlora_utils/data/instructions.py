@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import progress
-from jmedlora_utils.core.records import sha256_text, write_text
+from jmedlora_utils.core.records import read_json, sha256_text, write_text
 from jmedlora_utils.core.settings import Checked
 from jmedlora_utils.data.articles import Article, split_text
 from jmedlora_utils.data.curation import Row
@@ -242,8 +242,8 @@ def _kept(texts: Iterable[Text], settings: GenerationSettings, cache_dir: Path) 
         path = _cache_path(text, settings, cache_dir)
         if path.is_file():
             try:
-                replies[text] = _read_body(json.loads(path.read_text(encoding="utf-8"))["body"])
-            except (json.JSONDecodeError, KeyError, TypeError, JmedloraError) as error:
+                replies[text] = _read_body(read_json(path)["body"])
+            except (KeyError, TypeError, JmedloraError) as error:
                 raise JmedloraError(f"{path}: not a kept answer ({error}); delete the file and run again") from error
     return replies
 

@@ -30,13 +30,7 @@ class Document:
 
 
 def corpus(world: World, english: float, documents: int, seed: int | None = None) -> Iterator[Document]:
-    """Pretraining documents, in training order.
-
-    Args:
-        english: Share of the documents that are in English, 0 to 1. English documents are about the general domain.
-        documents: How many.
-        seed: Seed of the order; the world's own by default.
-    """
+    """Pretraining documents in training order; a share of them, 0 to 1, is in English and about the general domain."""
     rng = world.rng("corpus", seed)
     general, context = world.facts_of("general"), world.facts_of("context")
     shares = ja_shares(1 - english)
@@ -138,9 +132,6 @@ def ja_shares(japanese: float) -> dict[str, float]:
 
     Pairs of medical words at random are something that tuning has to overwrite. So a corpus with more Japanese than `RANDOM_UP_TO`
     holds no more of them than one with just so much; the other kinds take the place.
-
-    Args:
-        japanese: Share of Japanese documents in the corpus, 0 to 1.
     """
     fewer = min(1.0, RANDOM_UP_TO / japanese) if japanese else 1.0
     random = {kind: JA_SHARES[kind] * fewer for kind in RANDOM_KINDS}

@@ -66,15 +66,7 @@ def prepare(
     exams: dict[str, list[Question]],
     cache_dir: Path | None = None,
 ) -> Prepared:
-    """Makes records from the articles at `path`.
-
-    Args:
-        path: Folder of texts or JSONL file; see `load_articles`.
-        generation: The endpoint and the prompt.
-        kept: Filters and split.
-        exams: Exams that no record may share text with; see `load_exams`.
-        cache_dir: Where answers are kept; by default one folder for all presets and seeds, `runs/generated/`.
-    """
+    """Makes records from the articles at `path`; answers are kept in `cache_dir`, by default one folder for all presets and seeds."""
     articles, read = load_articles(path)
     generated = generate(articles, generation, cache_dir or paths.runs_root() / "generated")
     filtered = curation.filter_records(generated.records, generation.language, kept)
@@ -94,14 +86,7 @@ def prepare(
 
 
 def load_exams(names: Sequence[str], years: Sequence[int], language: str, workspace: paths.Workspace) -> dict[str, list[Question]]:
-    """Reads the exams that records are checked against, whole: also the questions that no model is asked.
-
-    Args:
-        names: Published exams such as `igakuqa`, or paths of JSONL files in the exam schema.
-        years: Years of IgakuQA.
-        language: `ja` or `en`, of IgakuQA.
-        workspace: Of the preset.
-    """
+    """Reads exams that records are checked against, whole: published ones by name such as `igakuqa`, others as JSONL files."""
     published = [name for name in names if not name.endswith(".jsonl")]
     own = {Path(name).stem: read_exam(Path(name)) for name in names if name.endswith(".jsonl")}
     return exam_files.collect(workspace, published, years, language, "error").exams | own

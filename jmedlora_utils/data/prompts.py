@@ -75,30 +75,23 @@ def answer_text(question: Question) -> str:
 
 
 def build_instruction_prompt(instruction: str, input_text: str, template: str, tokenizer: Any = None) -> str:
-    """The prompt of one instruction record, up to where the response starts.
-
-    Args:
-        instruction: What is asked.
-        input_text: What it is asked about; may be empty.
-        template: Name in `TEMPLATES`.
-        tokenizer: Needed by `chat` alone, for its chat template.
-    """
+    """The prompt of one instruction record, up to where the response starts; `chat` alone needs the tokenizer."""
     return _render(template, [(instruction, input_text)], [], tokenizer)
 
 
 def build_exam_prompt(question: Question, template: str, shots: Sequence[Question] = (), tokenizer: Any = None) -> str:
-    """The prompt of one exam question: the stem is the instruction, the choices are the input.
-
-    Args:
-        question: The question asked.
-        template: Name in `TEMPLATES`.
-        shots: Worked examples that stand before it, with their gold answers.
-        tokenizer: Needed by `chat` alone.
-    """
+    """The prompt of one exam question, after worked examples with their answers, none of which may be the question itself."""
     check_shots(shots, [question])
-    note = get_template(template).exam_note
-    turns = [(q.text + (note if q.choices else ""), choice_lines(q, template)) for q in (*shots, question)]
-    return _render(template, turns, [answer_text(s) for s in shots], tokenizer)
+    records = [as_record(q, template) for q in (*shots, question)]
+    turns = [(record["instruction"], record["input"]) for record in records]
+    return _render(template, turns, [record["output"] for record in records[:-1]], tokenizer)
+
+
+def as_record(question: Question, template: str) -> dict[str, str]:
+    """An exam question as an instruction record: the stem is the instruction, the choices are the input, the gold answer is the output."""
+    note = get_template(template).exam_note if question.choices else ""
+    asked = {"id": question.id, "instruction": question.text + note, "input": choice_lines(question, template)}
+    return asked | {"output": answer_text(question)}
 
 
 def template_facts(template: str, tokenizer: Any = None) -> dict[str, str]:
@@ -184,12 +177,6 @@ def encode_prompts(
     tokenizer: Any, prompts: dict[str, str], limit: int, too_long: str = "error"
 ) -> tuple[dict[str, list[int]], dict[str, int]]:
     """Encodes prompts and refuses, or leaves out and counts, those over the limit. Nothing is ever cut.
-
-    Args:
-        tokenizer: Tokenizer of the model that will read them.
-        prompts: Question id to prompt.
-        limit: Most tokens a prompt may have.
-        too_long: `error` or `exclude`.
 
     Returns:
         Id to token ids of the prompts that fit, and id to token count of those left out.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core.notebook import progress
-from jmedlora_utils.core.records import peak_memory_bytes, sha256_text, write_text
+from jmedlora_utils.core.records import peak_memory_bytes, sha256_text, write_text, writing
 
 Row = dict[str, Any]
 
@@ -37,27 +37,24 @@ class AnswerLog:
         return rows if [r.get("key") for r in rows] == self.keys else None
 
     def fill(self, batches: Sequence[Sequence[int]], ask: Callable[[Sequence[int]], list[Row]], stage: str, title: str = "") -> list[Row]:
-        """Asks every batch that is not on disk, writes the finished file and returns its rows in exam order.
-
-        Args:
-            batches: Positions of the questions asked together.
-            ask: Answers to one batch, one row per question, with its key.
-            stage: What the seconds are counted as.
-            title: What the progress bar says.
-        """
+        """Asks every batch (positions of questions) that is not on disk, writes the finished file and returns its rows in exam order."""
         for batch in progress(batches[self.resume(batches) :], title):
-            rows = ask(batch)
-            self.partial.parent.mkdir(parents=True, exist_ok=True)
-            with self.partial.open("a", encoding="utf-8") as file:
-                file.write("".join(map(_line, rows)))
-                file.flush()
-                os.fsync(file.fileno())
+            self._append(self.partial, "".join(map(_line, ask(batch))))
             self.lap(stage)
         by_key = {row["key"]: row for row in _whole_rows(self.partial)}
         rows = [by_key[key] for key in self.keys]
         write_text(self.path, "".join(map(_line, rows)))
         self.partial.unlink()
         return rows
+
+    @staticmethod
+    def _append(path: Path, text: str) -> None:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
 
     def resume(self, batches: Sequence[Sequence[int]]) -> int:
         """Number of whole batches already answered; anything after them is cut off the file."""
@@ -76,9 +73,7 @@ class AnswerLog:
         since, self._since = self._since, time.perf_counter()
         seconds = round(self._since - since, 3)
         line = {"keys": self._spent_on, "timing": {stage: seconds}, "wall_seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
-        self.cost.parent.mkdir(parents=True, exist_ok=True)
-        with self.cost.open("a", encoding="utf-8") as file:
-            file.write(f"\n{json.dumps(line)}")  # the line break comes first: a line that a kill cut off damages no other
+        self._append(self.cost, f"\n{json.dumps(line)}")  # the line break comes first: a line that a kill cut off damages no other
 
     def spent(self) -> dict[str, Any]:
         """The measured fields of a record, over all runs that asked for these answers."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.records import read_json
 from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import loading, registry
 from jmedlora_utils.models.registry import ModelEntry
@@ -62,7 +62,7 @@ class Checkpoints:
 def _of_run(run: Path, settings: EvalSettings, base: ModelEntry) -> tuple[str, ModelEntry, dict[int, str]]:
     """Method, base and checkpoints of a tuning run of the workspace."""
     try:
-        tuned = json.loads((run / "run.json").read_text(encoding="utf-8"))["settings"]
+        tuned = read_json(run / "run.json")["settings"]
         method, tuned_on = tuned["method"], tuned["base"]
     except (ValueError, KeyError, TypeError) as error:
         raise JmedloraError(f"{paths.relative(run / 'run.json')}: it is damaged ({error!r}); run notebook 20 of this run again") from error

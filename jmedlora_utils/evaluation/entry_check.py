@@ -19,15 +19,7 @@ ENTRY_BAR = 0.60
 
 
 def examine(model: Any, tokenizer: Any, exam: Sequence[Question], pool: Sequence[Question], seed: int) -> dict[str, dict[str, float]]:
-    """Accuracy and Exact match (strict scorer, 0 to 1) of a base and the number of questions, by `0shot` and `1shot`.
-
-    Args:
-        model: In evaluation mode.
-        tokenizer: Its tokenizer.
-        exam: What it is asked.
-        pool: Questions that the worked example of the 1-shot form is drawn from.
-        seed: Seed of that draw.
-    """
+    """Accuracy and Exact match (strict scorer, 0 to 1) of a base and the number of questions, by `0shot` and `1shot`."""
     return {f"{k}shot": _ask(model, tokenizer, exam, prompts.pick_shots(pool, k, exam, seed)) for k in (0, 1)}
 
 
@@ -36,11 +28,12 @@ def _ask(model: Any, tokenizer: Any, exam: Sequence[Question], shots: Sequence[Q
     budget = max(len(tokenizer(prompts.answer_text(q), add_special_tokens=False).input_ids) for q in exam) + 4
     responses = [""] * len(exam)
     for batch in generation.sorted_batches([len(ids) for ids in asked], 64):
-        for i, answer in zip(batch, generation.generate(model, tokenizer, [asked[i] for i in batch], budget), strict=True):
+        names = [f"the new base, question {exam[i].id}" for i in batch]
+        answers = generation.generate(model, tokenizer, [asked[i] for i in batch], budget, names=names)
+        for i, answer in zip(batch, answers, strict=True):
             responses[i] = answer.text
-    scores = [metrics.score(q, r, scorer="strict") for q, r in zip(exam, responses, strict=True)]
-    mean = {k: round(sum(float(getattr(s, k)) for s in scores) / len(scores), 4) for k in ("accuracy", "exact_match")}
-    return mean | {"n": len(scores)}
+    frame = metrics.score_frame(exam, responses, ("strict",))
+    return frame[["accuracy", "exact_match"]].mean().round(4).to_dict() | {"n": len(exam)}
 
 
 def passes(record: Record) -> bool:

@@ -62,17 +62,6 @@ def evaluate(
     Writes `answers/<run>__step<k>__<exam>__<s>shot.jsonl` and the record `30_evaluate__<the same>`; with `likelihood`, also
     `answers/<the same>__likelihood.jsonl`. A record's cost is that of every run that worked on it, killed ones up to their
     last whole batch.
-
-    Args:
-        settings: What to ask, and how.
-        run_name: Name of the run.
-        workspace: Where bases, adapters, exams, answers and records lie.
-        variant_of: Name of the run whose weights these are, loaded in another way; see `variants`.
-        examinee: The model, where the caller has found it already with the same settings.
-
-    Raises:
-        JmedloraError: A step has no checkpoint, or the adapter changes nothing; base, prompt or exam cannot be used; another
-            evaluation of this run is under way.
     """
     paths.check_name(variant_of or run_name, "run_name")
     with locks.alone(workspace.logs / f".30_evaluate__{run_name}.lock", f"the evaluation of {run_name}"):
@@ -85,14 +74,7 @@ def evaluate(
 
 
 def answer_keys(exam: ExamPrompts, settings: EvalSettings, weights: str, what: str = "") -> list[str]:
-    """One key per question: the hash of everything that can change its answer, the code and libraries that make it included.
-
-    Args:
-        exam: The exam, ready to be asked.
-        settings: How it is asked.
-        weights: What identifies base and adapter.
-        what: `likelihood`, or empty for written answers.
-    """
+    """One key per question: the hash of everything that can change its answer, the code and libraries that make it included."""
     made_by = ["evaluation.vllm_backend" if settings.backend == "vllm" else "evaluation.transformers_backend"]
     made_by += ["evaluation.likelihood"] if what else []
     produced = identity.produced_by(*made_by)
@@ -164,20 +146,27 @@ class Evaluation:
         write = backend.writer(self.exam.rows)
 
         def answer(batch: Sequence[Asked]) -> list[Row]:
-            answers = write([a.ids for a in batch], self.exam.max_new_tokens)
+            answers = write([a.ids for a in batch], self.exam.max_new_tokens, self._names(batch))
             return [{"response": a.text, "finish": a.finish, "n_new_tokens": a.n_new_tokens} for a in answers]
 
         return answer
+
+    def _names(self, batch: Sequence[Asked]) -> list[str]:
+        """Model and question of each prompt, as an error says them."""
+        settings = self.examinee.settings
+        model = f"{settings.adapter or settings.base} at step {self.step}"
+        return [f"{model}, question {self.exam.exam}/{asked.question.id}" for asked in batch]
 
     def _score_choices(self, backend: TransformersBackend) -> Callable[[Sequence[Asked]], list[Row]]:
         prefix = generation.read_prefix(backend.model, self.exam.rows)
 
         def answer(batch: Sequence[Asked]) -> list[Row]:
             options = [likelihood.encode_options(backend.tokenizer, a.prompt, a.ids, a.question.choices) for a in batch]
-            scores = likelihood.score_batch(backend.model, [a.ids for a in batch], [o.ids for o in options], prefix)
+            ids = [option.ids for option in options]
+            scores = likelihood.score_batch(backend.model, [a.ids for a in batch], ids, prefix, self._names(batch))
             return [
-                {"logprobs": found, "tokens": [len(ids) for ids in o.ids], "boundary_merges": o.merges}
-                for found, o in zip(scores, options, strict=True)
+                {"logprobs": found, "tokens": [len(ids) for ids in option.ids], "boundary_merges": option.merges}
+                for found, option in zip(scores, options, strict=True)
             ]
 
         return answer

@@ -82,17 +82,7 @@ def shot_pool(exam: str, workspace: paths.Workspace, language: str = "ja") -> li
 def prepare(
     settings: EvalSettings, exam: str, n_shots: int, tokenizer: Any, context: int, workspace: paths.Workspace, pool: Sequence[Question] = ()
 ) -> ExamPrompts:
-    """Builds and encodes every prompt of an exam.
-
-    Args:
-        settings: Template, limit, and what becomes of long prompts.
-        exam: Name of the exam.
-        n_shots: Worked examples in each prompt.
-        tokenizer: Tokenizer of the model.
-        context: Tokens the model can read and write in all.
-        workspace: Where exams lie.
-        pool: Worked examples to draw from; `shot_pool` by default.
-    """
+    """Builds and encodes every prompt of an exam for a model that reads and writes `context` tokens in all."""
     questions, excluded = load_exam(exam, workspace)
     questions = [shuffling.shuffle_choices(q, settings.shuffle_choices) for q in questions[: settings.limit or None]]
     if not questions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,15 +39,12 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
     return list(low[:n])
 
 
-def generate(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_tokens: int, prefix: Prefix | None = None) -> list[Answer]:
-    """Answers of one batch, greedy.
+def generate(
+    model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_tokens: int, prefix: Prefix | None = None, names: Sequence[str] = ()
+) -> list[Answer]:
+    """Answers of one batch of prompts (token ids, unpadded), greedy.
 
-    Args:
-        model: Causal language model, with or without adapter.
-        tokenizer: Its tokenizer.
-        rows: Token ids of the prompts, unpadded.
-        max_new_tokens: Answer budget.
-        prefix: What all rows start with, read once by `read_prefix`.
+    `prefix` is what all rows start with, read once by `read_prefix`; for `names` see `refuse_broken`.
     """
     import torch
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
@@ -63,10 +60,10 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_
     stops = stop_ids(model.generation_config.eos_token_id, tokenizer)
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=sorted(stops))
     options = {"past_key_values": prefix.cache(len(rows))} if prefix else {}
-    broken = torch.zeros((), dtype=torch.bool, device=model.device)
+    broken = torch.zeros(len(rows), dtype=torch.bool, device=model.device)
 
     def watch(input_ids: Any, scores: Any) -> Any:
-        broken.logical_or_(_not_finite(scores))
+        broken.logical_or_(not_finite(scores))
         return scores
 
     with torch.inference_mode(), _own_settings_off(model):
@@ -78,23 +75,26 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_
             logits_processor=LogitsProcessorList([watch]),
             **options,
         )
-    _refuse_if(broken, "the model")
+    refuse_broken(broken.tolist(), names)
     return [cut_answer(tokenizer, row, stops, lines) for row in output[:, width:].tolist()]
 
 
-def check_finite(logits: Any, name: str) -> None:
-    """Refuses logits that are NaN or infinite: scores made of them would be noise that looks like answers."""
-    _refuse_if(_not_finite(logits), name)
+def not_finite(logits: Any) -> Any:
+    """Which rows hold NaN or plus infinity, shape (rows,); a model may mask entries of its vocabulary with minus infinity."""
+    return (logits.isnan() | logits.isposinf()).flatten(1).any(1)
 
 
-def _not_finite(logits: Any) -> Any:
-    # A model may mask entries of its vocabulary with minus infinity, which is no fault.
-    return (logits.isnan() | logits.isposinf()).any()
+def refuse_broken(broken: Iterable[bool], names: Sequence[str]) -> None:
+    """Refuses a batch in which a row's logits are not finite: scores made of them would be noise that looks like answers.
 
-
-def _refuse_if(broken: Any, name: str) -> None:
-    if bool(broken):
-        raise JmedloraError(f"{name}: it computes NaN or infinity; check its weights, or use dtype 'bfloat16' or 'float32'")
+    Args:
+        broken: Whether each row's are not.
+        names: Model and question of each row, as the error says them; may be empty.
+    """
+    row = next((i for i, bad in enumerate(broken) if bad), None)
+    if row is not None:
+        name = names[row] if names else f"prompt {row + 1} of a batch"
+        raise JmedloraError(f"{name}: the model computes NaN or infinity; check its weights, or use dtype 'bfloat16' or 'float32'")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ The prompt is read once: its keys and values serve all choices, and what all pro
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.questions import LETTERS, Question
 from jmedlora_utils.evaluation import metrics
-from jmedlora_utils.evaluation.generation import Prefix, check_finite
+from jmedlora_utils.evaluation.generation import Prefix, refuse_broken
 
 NORMALISERS = ("sum", "per_token", "per_character", "per_byte")
 """What a choice's log-probability is divided by: nothing, its tokens, its characters, its bytes in UTF-8.
@@ -46,12 +47,6 @@ def encode_options(tokenizer: Any, prompt: str, ids: Sequence[int], choices: Seq
     The ids of prompt and choice together must start with the prompt's own ids; what follows is the choice. Where a token
     spans the boundary they do not, and cutting by length would score the wrong tokens: the choice is then encoded alone,
     as in training (`prompts.encode_example`), and counted.
-
-    Args:
-        tokenizer: Tokenizer of the model.
-        prompt: The prompt.
-        ids: Its token ids, those of `prompts.encode_prompt`.
-        choices: Texts of the choices.
     """
     found, merges, head = [], 0, list(ids)
     for choice in choices:
@@ -63,7 +58,11 @@ def encode_options(tokenizer: Any, prompt: str, ids: Sequence[int], choices: Seq
 
 
 def score_batch(
-    model: Any, rows: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]], prefix: Prefix | None = None
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    options: Sequence[Sequence[Sequence[int]]],
+    prefix: Prefix | None = None,
+    names: Sequence[str] = (),
 ) -> list[list[float]]:
     """Log-probability of every choice after its prompt: the prompt read once, the choices from its cache.
 
@@ -72,6 +71,7 @@ def score_batch(
         rows: Token ids of the prompts, unpadded.
         options: For each prompt, the token ids of its choices.
         prefix: What all prompts start with, read once by `generation.read_prefix`.
+        names: See `generation.refuse_broken`.
 
     Returns:
         For each prompt, the sum over each choice's tokens, in nats.
@@ -101,7 +101,8 @@ def score_batch(
             room = min(copies, max(1, LOGIT_CELLS // ((len(flat[longer[0]]) - 1) * first.shape[-1])))
             chunk, longer = longer[:room], longer[room:]
             totals[chunk] += _rest(model, read.past_key_values, mask, [owner[n] for n in chunk], [flat[n] for n in chunk])
-    check_finite(-totals, "the model")
+    broken = {owner[n] for n, total in enumerate(totals.tolist()) if not math.isfinite(total)}
+    refuse_broken((i in broken for i in range(len(rows))), names)
     scores = iter(totals.tolist())
     return [[next(scores) for _ in found] for found in options]
 
@@ -144,13 +145,7 @@ def _fork(cache: Any, rows: Any) -> Any:
 
 
 def normalised(question: Question, row: dict[str, Any], normaliser: str) -> list[float]:
-    """Scores of the choices under a normaliser.
-
-    Args:
-        question: The question.
-        row: A row of the likelihood file: `logprobs` and `tokens`, one a choice.
-        normaliser: One of `NORMALISERS`.
-    """
+    """Scores of the choices under one of `NORMALISERS`; `row` is a row of the likelihood file."""
     units = {
         "sum": [1] * len(question.choices),
         "per_token": row["tokens"],

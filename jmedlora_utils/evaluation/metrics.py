@@ -86,14 +86,7 @@ def _distance(response: str, choice: str, variant: str) -> float:
 
 
 def score(question: Question, response: str, scorer: str = "strict", variant: str | None = None) -> Score:
-    """Scores one response.
-
-    Args:
-        question: The question asked.
-        response: What the model wrote, unaltered.
-        scorer: `journal` (`journal_score`), `harness` (`harness_score`) or `strict` (`strict_score`).
-        variant: Gestalt variant; None takes the scorer's own (`DEFAULT_VARIANT`). `harness` is one fixed rule.
-    """
+    """Scores one response."""
     if scorer not in SCORERS:
         raise JmedloraError(f"no scorer {scorer!r}; known: {', '.join(SCORERS)}")
     chosen = variant or DEFAULT_VARIANT[scorer]
@@ -262,11 +255,6 @@ def _letters_of(choices: Sequence[str], texts: Iterable[str]) -> frozenset[str]:
 
 def score_frame(questions: Sequence[Question], responses: Sequence[str], scorers: Sequence[str] = SCORERS) -> pd.DataFrame:
     """One row per question and scorer.
-
-    Args:
-        questions: What was asked; every question stays in the denominator.
-        responses: In the order of the questions.
-        scorers: Scorers to apply.
 
     Returns:
         Columns `id, exam, year, section, category, scorer, exact_match, gestalt, accuracy, readable, picked`; `picked`

@@ -48,12 +48,7 @@ class EvalSettings(Checked):
 
     @classmethod
     def of_parameters(cls, parameters: Mapping[str, Any], where: str) -> Self:
-        """Checks the parameters of notebook 30, those that are no settings (`preset`, `seed`, `run_name`, `compare`) among them.
-
-        Args:
-            parameters: All that the notebook runs with: its defaults, and what a preset or papermill gave.
-            where: What the error names: preset and run.
-        """
+        """Checks all that notebook 30 runs with, what is no setting (`preset`, `seed`, `run_name`, `compare`) included."""
         return cls(**_NotebookParameters.read(parameters, where).model_dump(include=set(cls.model_fields)))
 
     @field_validator("steps", "exams", "shots")

@@ -18,10 +18,6 @@ def shuffle_choices(question: Question, seed: int) -> Question:
 
     The order depends on seed, exam and id alone, so it is the same whatever else is asked. A question whose choices are
     letters (they are printed in the stem) stays as it is: there the letter is the answer.
-
-    Args:
-        question: Left as it is.
-        seed: Seed of the order; 0 returns the question itself.
     """
     if not seed or [nfkc(c).strip().lower() for c in question.choices] == list(question.letters):
         return question

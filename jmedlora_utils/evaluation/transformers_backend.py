@@ -13,8 +13,8 @@ from jmedlora_utils.evaluation import generation
 from jmedlora_utils.models import loading
 from jmedlora_utils.models.registry import ModelEntry
 
-Writer = Callable[[Sequence[Sequence[int]], int], list[generation.Answer]]
-"""Prompts as token ids and an answer budget in; answers out, in the same order."""
+Writer = Callable[[Sequence[Sequence[int]], int, Sequence[str]], list[generation.Answer]]
+"""Prompts as token ids, an answer budget and the names of the prompts in; answers out, in the same order."""
 
 
 class TransformersBackend:
@@ -44,10 +44,6 @@ class TransformersBackend:
 
     def load(self, step: int, probe: Sequence[int]) -> None:
         """Makes `model` the one at a step; 0 is the base. Steps come in rising order.
-
-        Args:
-            step: Step wanted.
-            probe: Token ids of a prompt on which the model must differ from its base.
 
         Raises:
             JmedloraError: It does not differ: the adapter is not applied, was never trained, or merging rounded it away. Or its
@@ -82,8 +78,8 @@ class TransformersBackend:
         """Greedy generation by the loaded model; what all `rows` start with is read once."""
         prefix = generation.read_prefix(self.model, rows)
 
-        def write(batch: Sequence[Sequence[int]], max_new_tokens: int) -> list[generation.Answer]:
-            return generation.generate(self.model, self.tokenizer, batch, max_new_tokens, prefix)
+        def write(batch: Sequence[Sequence[int]], max_new_tokens: int, names: Sequence[str] = ()) -> list[generation.Answer]:
+            return generation.generate(self.model, self.tokenizer, batch, max_new_tokens, prefix, names)
 
         return write
 
@@ -102,12 +98,12 @@ class TransformersBackend:
 
 
 def logits(model: Any, ids: Sequence[int], name: str = "the model") -> Any:
-    """Logits of a model on one prompt, float32, shape (1, tokens, vocabulary)."""
+    """Logits of a model on one prompt, float32, shape (1, tokens, vocabulary); refused by `name` where one is NaN or infinite."""
     import torch
 
     with torch.inference_mode():
         found = model(input_ids=torch.tensor([list(ids)], device=model.device)).logits.float()
-    generation.check_finite(found, name)
+    generation.refuse_broken(generation.not_finite(found), [name])
     return found
 
 

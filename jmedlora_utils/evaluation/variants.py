@@ -25,12 +25,6 @@ VARIANTS: tuple[str, ...] = get_args(Variant)
 def evaluate(settings: EvalSettings, run_name: str, workspace: paths.Workspace, names: Sequence[str]) -> dict[str, list[Record]]:
     """Evaluates a run's weights in other ways, under the name `<run>~<variant>`.
 
-    Args:
-        settings: Those of the run.
-        run_name: Its name.
-        workspace: Where everything lies.
-        names: Variants, each one of `VARIANTS`: how the adapter is used, and the base's quantisation.
-
     Returns:
         Variant to its records. A merged variant has none for step 0, which has no adapter.
     """
@@ -51,12 +45,6 @@ def difference_frame(
     records: Sequence[Record], variants: dict[str, list[Record]], workspace: paths.Workspace, scorer: str = "journal"
 ) -> pd.DataFrame:
     """How the answers and Accuracy of each variant differ from the run's own, on the same questions.
-
-    Args:
-        records: The run's own.
-        variants: What `evaluate` returned.
-        workspace: Where answers lie.
-        scorer: Scorer of Accuracy.
 
     Returns:
         One row per variant, exam, shots and step: `n`; `same` (share of answers that are equal letter for letter); `run` and

@@ -7,13 +7,13 @@ have keys of their own. It is not a dependency of the project: install it in an 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.records import read_json
 from jmedlora_utils.evaluation import generation
 from jmedlora_utils.evaluation.transformers_backend import Writer
 from jmedlora_utils.models import loading
@@ -47,15 +47,7 @@ class VllmBackend:
         self._engine = None
 
     def load(self, step: int, probe: Sequence[int]) -> None:
-        """Makes answers come from a step; 0 is the base.
-
-        Args:
-            step: Step wanted.
-            probe: Token ids of a prompt on which the adapter must change what the base says.
-
-        Raises:
-            JmedloraError: vLLM is not installed, or the adapter changes nothing beyond the noise of two equal calls.
-        """
+        """Makes answers come from a step, 0 being the base, after proving on the prompt `probe` that the adapter changes something."""
         if self._engine is None:
             self._engine = self._start()
         if step and step != self._step:
@@ -68,7 +60,7 @@ class VllmBackend:
         stops = generation.stop_ids(_end_tokens(self.base), self.tokenizer)
         request = self._request(self._step)
 
-        def write(batch: Sequence[Sequence[int]], max_new_tokens: int) -> list[generation.Answer]:
+        def write(batch: Sequence[Sequence[int]], max_new_tokens: int, names: Sequence[str] = ()) -> list[generation.Answer]:
             common = {"temperature": 0.0, "max_tokens": max_new_tokens, "stop_token_ids": sorted(stops)}
             done = self._ask(batch, request, **common, stop=["\n"], include_stop_str_in_output=True)
             # A line break that opens an answer is skipped, not an end: those few are asked again without it as a stop.
@@ -174,7 +166,7 @@ def _local_adapter(weights: str) -> str:
 
 def _lora_rank(folders: Iterable[str]) -> int:
     """The smallest rank vLLM can be told that holds every adapter."""
-    largest = max(json.loads((Path(f) / "adapter_config.json").read_text(encoding="utf-8"))["r"] for f in folders)
+    largest = max(read_json(Path(f) / "adapter_config.json")["r"] for f in folders)
     fitting = [rank for rank in LORA_RANKS if rank >= largest]
     if not fitting:
         raise JmedloraError(f"adapter of rank {largest}: vLLM takes at most {LORA_RANKS[-1]}; use backend='transformers'")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import yaml
+from typing import NamedTuple
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.records import read_yaml
 
 CONFIGS = paths.PRESETS / "accelerate"
 SHARDED = {"MULTI_GPU": False, "FSDP": True}
@@ -28,16 +27,12 @@ def read_launch_config(name: str) -> LaunchConfig:
     if path is None:
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
         raise JmedloraError(f"launch_config {name!r} is no file, and no configuration has that name; known: {known}")
-    where = paths.relative(path)
-    try:
-        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise JmedloraError(f"{where}: not valid YAML ({getattr(error, 'problem', error)}); `accelerate config` writes one") from error
-    if not isinstance(raw, dict):
-        raise JmedloraError(f"{where}: not a mapping of settings; `accelerate config` writes one")
+    where, raw = paths.relative(path), read_yaml(path)
     kind, machines = raw.get("distributed_type"), raw.get("num_machines", 1)
     if kind not in SHARDED:
-        raise JmedloraError(f"{where}: distributed_type is {kind!r}; it takes {' or '.join(SHARDED)}")
+        raise JmedloraError(
+            f"{where}: distributed_type is {kind!r}; it takes {' or '.join(SHARDED)} (`accelerate config` writes such a file)"
+        )
     if SHARDED[kind] and (raw.get("fsdp_config") or {}).get("fsdp_version") != 2:
         raise JmedloraError(f"{where}: fsdp_version must be 2; version 1 is gone from transformers")
     if type(machines) is not int or machines < 1:

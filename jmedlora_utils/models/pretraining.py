@@ -25,7 +25,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.identity import produced_by
 from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.notebook import progress, quiet
-from jmedlora_utils.core.records import Meter, Record, read_record, sha256_file, sha256_text, write_record, write_text
+from jmedlora_utils.core.records import Meter, Record, read_json, read_record, sha256_file, sha256_text, write_record, write_text, writing
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.invented_corpus import Document, corpus
 from jmedlora_utils.data.invented_world import TEMPLATE, World
@@ -39,6 +39,7 @@ PIECES = r"\n[a-j]▁(?=[^A-Za-z])|▁?[A-Za-z]+|[ァ-ヴー]+|[ぁ-ん]+|[一-�
 TOKENIZER_SAMPLE = 6000
 WINDOW = 1024  # documents that are sorted by length together
 LOG_EVERY = 10
+MARKER = "pretraining.json"
 DEVICES = ("cpu", "cuda")
 Examine = Callable[[Any, Any], dict[str, Any]]
 
@@ -291,10 +292,11 @@ def _collate(batch: Sequence[tuple[list[int], int]], pad: int) -> tuple[Any, Any
 def _save_state(path: Path, state: dict[str, Any]) -> None:
     import torch
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".writing")
-    torch.save(state, aside)
-    os.replace(aside, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, aside)
+        os.replace(aside, path)
 
 
 def pretrain(
@@ -384,10 +386,11 @@ def _pretrain(settings: BaseSettings, world: World, workspace: paths.Workspace, 
 
 def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record | None:
     """The record of this very base if it is trained: same settings, seed and documents."""
-    marker = folder / "pretraining.json"
-    if not record_path.is_file() or not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")) != identity:
+    try:
+        trained = read_json(folder / MARKER) == identity and record_path.is_file()
+    except JmedloraError:  # not there, or cut off
         return None
-    return read_record(record_path)
+    return read_record(record_path) if trained else None
 
 
 def _publish(model: Any, tokenizer: Any, identity: dict[str, Any], work: Path, folder: Path) -> None:
@@ -398,8 +401,9 @@ def _publish(model: Any, tokenizer: Any, identity: dict[str, Any], work: Path, f
         logging.disable_progress_bar()
     made = work / "base"
     shutil.rmtree(made, ignore_errors=True)
-    model.float().save_pretrained(made)
-    tokenizer.save_pretrained(made)
-    write_text(made / "pretraining.json", json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(made, folder)
+    with writing(folder):
+        model.float().save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        write_text(made / MARKER, json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(made, folder)

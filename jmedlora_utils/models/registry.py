@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from dataclasses import fields, replace
@@ -11,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.records import read_json, read_yaml
 from jmedlora_utils.core.settings import explain
 from jmedlora_utils.models.shape import ARCHITECTURES, STRICT, Shape
 
@@ -116,7 +115,7 @@ def _entries(own: Path | None) -> dict[str, ModelEntry]:
 
 def read_models(path: Path, own: Path | None = None) -> dict[str, ModelEntry]:
     """Reads and checks a registry file; see `entries`."""
-    raw, site = _read_yaml(path), _read_yaml(own) if own else {}
+    raw, site = _read_registry(path), _read_registry(own) if own else {}
     found: dict[str, ModelEntry] = {}
     for kind, key in (("base", "bases"), ("adapter", "adapters")):
         listed, changed = raw.get(key) or {}, site.get(key) or {}
@@ -202,19 +201,13 @@ def check(
     return entry
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError as error:
-        raise JmedloraError(f"{path.name}: no such file; JMEDLORA_MODELS names the registry of this site, or is not set") from error
-    except yaml.YAMLError as error:
-        raise JmedloraError(f"{path.name}: not valid YAML ({' '.join(str(error).split())})") from error
-    except UnicodeDecodeError as error:
-        raise JmedloraError(f"{path.name}: not in UTF-8; save it in UTF-8") from error
-    parts = list(raw.values()) if isinstance(raw, dict) else [raw]
-    entries = [entry for part in parts if isinstance(part, dict) for entry in part.values()]
-    if not all(part is None or isinstance(part, dict) for part in [raw, *parts, *entries]) or set(raw) - {"bases", "adapters"}:
-        raise JmedloraError(f"{path.name}: a registry has two parts, bases and adapters, each a mapping from names to fields")
+def _read_registry(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise JmedloraError(f"{path.name}: no such file; JMEDLORA_MODELS names the registry of this site, or is not set")
+    raw = read_yaml(path)
+    entries = [entry for part in raw.values() if isinstance(part, dict) for entry in part.values()]
+    if not all(part is None or isinstance(part, dict) for part in [*raw.values(), *entries]) or set(raw) - {"bases", "adapters"}:
+        raise JmedloraError(f"{path.name}: a registry has two parts, bases and adapters, each a mapping from names to fields; correct it")
     return raw
 
 
@@ -253,7 +246,7 @@ def _local_entry(folder: Path) -> ModelEntry:
     config, adapter = folder / "config.json", folder / "adapter_config.json"
     shown = paths.relative(folder)
     if adapter.is_file():
-        settings = _read_json(adapter)
+        settings = _read_settings(adapter)
         base, rank, targets = (settings.get(key) for key in ("base_model_name_or_path", "r", "target_modules"))
         return ModelEntry(
             name=shown,
@@ -266,19 +259,14 @@ def _local_entry(folder: Path) -> ModelEntry:
         )
     if not config.is_file():
         raise JmedloraError(f"{shown}: the folder holds neither config.json (a model) nor adapter_config.json (an adapter)")
-    settings = _read_json(config)
+    settings = _read_settings(config)
     context = settings.get("max_position_embeddings")
     shape = Shape.from_config(settings, shown) if settings.get("model_type") in ARCHITECTURES else None
     return ModelEntry(name=shown, folder=folder, shape=shape, context_length=context if isinstance(context, int) else 0)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise JmedloraError(f"{paths.relative(path)}:{error.lineno}: not valid JSON ({error.msg}); copy the folder again") from error
-    except UnicodeDecodeError as error:
-        raise JmedloraError(f"{paths.relative(path)}: not in UTF-8; copy the folder again") from error
+def _read_settings(path: Path) -> dict[str, Any]:
+    found = read_json(path)
     if not isinstance(found, dict):
-        raise JmedloraError(f"{paths.relative(path)}: it holds no JSON object; copy the folder again")
+        raise JmedloraError(f"{path}: it holds no JSON object; copy the folder again")
     return found

@@ -25,13 +25,7 @@ def sharded() -> bool:
 
 
 def local_device(device: str) -> str:
-    """The device that this process loads a model to.
-
-    Sharded weights start on the CPU, since a card holds only its share of them.
-
-    Args:
-        device: `auto` or `cpu`, as in `TuneSettings`.
-    """
+    """The device that this process loads a model to; sharded weights start on the CPU, since a card holds only its share of them."""
     if count() == 1 or device == "cpu":
         return device
     import torch

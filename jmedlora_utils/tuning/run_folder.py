@@ -11,7 +11,7 @@ from typing import Any
 from jmedlora_utils.core import locks
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.identity import produced_by
-from jmedlora_utils.core.records import Record, read_record, sha256_file, sha256_text, write_text
+from jmedlora_utils.core.records import Record, read_json, read_record, sha256_file, sha256_text, write_text
 from jmedlora_utils.models import loading
 from jmedlora_utils.models.registry import ModelEntry
 from jmedlora_utils.tuning import processes
@@ -83,8 +83,8 @@ def _in_words(made_by: dict[str, Any]) -> str:
 def stored_identity(folder: Path) -> dict[str, Any] | None:
     """The identity that the run in this folder was started with; None where there is none, or none that can be read."""
     try:
-        stored = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+        stored = read_json(folder / MARKER)
+    except JmedloraError:
         return None
     return stored if isinstance(stored, dict) and isinstance(stored.get("processes"), dict) else None
 

@@ -65,12 +65,7 @@ class TuneSettings(Checked):
 
     @classmethod
     def of_parameters(cls, parameters: Mapping[str, Any], where: str) -> Self:
-        """The settings behind the parameters of notebook 20, those of its `expert` list among them.
-
-        Args:
-            parameters: Parameter to value; `preset` and `run_name` are passed over.
-            where: The preset and run, as an error names them.
-        """
+        """The settings behind the parameters of notebook 20, those of its `expert` list among them."""
         values = with_expert(parameters, where)
         return cls.read({name: value for name, value in values.items() if name not in ("preset", "run_name")}, where)
 

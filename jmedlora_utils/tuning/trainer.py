@@ -16,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import quiet
+from jmedlora_utils.core.records import writing
 from jmedlora_utils.tuning.encoding import Row
 from jmedlora_utils.tuning.run_folder import kept_checkpoints
 
@@ -112,13 +113,15 @@ class ResponseTrainer(Trainer):
         return os.path.join(self.args.output_dir, STAGING)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
+        name = f"checkpoint-{self.state.global_step}"
+        whole = Path(self.args.output_dir) / name
+        with writing(whole):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                shutil.rmtree(whole, ignore_errors=True)
+                os.replace(Path(self._get_output_dir(trial)) / name, whole)
         if self.args.should_save:
-            name = f"checkpoint-{self.state.global_step}"
-            whole = Path(self.args.output_dir) / name
-            shutil.rmtree(whole, ignore_errors=True)
-            os.replace(Path(self._get_output_dir(trial)) / name, whole)
             for step, older in kept_checkpoints(Path(self.args.output_dir)).items():
                 if step < self.state.global_step and step not in self.keep_steps:
                     shutil.rmtree(older)

@@ -19,7 +19,7 @@ from typing import Any
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.records import Meter, Record, read_json, write_record
+from jmedlora_utils.core.records import Meter, Record, read_json, write_record, write_text
 from jmedlora_utils.core.settings import Checked
 from jmedlora_utils.data import prompts
 from jmedlora_utils.models import loading
@@ -43,9 +43,6 @@ def tune(settings: TuneSettings, run_name: str, workspace: paths.Workspace) -> R
 
     Writes `adapters/<run_name>/checkpoint-<step>/` (peft format; whole models for `full`) for each kept step, and the
     record `20_tune__<run_name>`. A folder left by a run with other settings, data or code is moved to `adapters/.superseded/`.
-
-    Raises:
-        JmedloraError: Settings, data or base cannot be used, step 0 differs from the base, or the loss is not finite.
     """
     paths.check_name(run_name, "run_name")
     if processes.sharded():
@@ -242,7 +239,7 @@ def _pretrain(settings: TuneSettings, base: ModelEntry, articles_file: Path, fol
     result, work = folder / "base", folder / "pretraining"
     log = result / "pretrain_series.json"
     if log.is_file():
-        return loading.find_base(str(result)), json.loads(log.read_text(encoding="utf-8"))
+        return loading.find_base(str(result)), read_json(log)
     plan = settings.changed(
         method="full",
         max_steps=settings.pretrain_steps,
@@ -262,7 +259,7 @@ def _pretrain(settings: TuneSettings, base: ModelEntry, articles_file: Path, fol
 
 
 def _keep_pretrained(last: Path, series: list[dict[str, float]], result: Path) -> None:
-    (last / "pretrain_series.json").write_text(json.dumps(series), encoding="utf-8")
+    write_text(last / "pretrain_series.json", json.dumps(series))
     work = last.parent
     os.replace(last, result)
     shutil.rmtree(work)

@@ -107,7 +107,7 @@ def test_a_failure_is_no_answer_and_an_answer_is_never_altered(tuned, monkeypatc
     odd = ["　ａ、Ｂ。 ", "Timeout: 答えは\tａ\u200bです…"]
     said = iter([*odd[:1], None])
 
-    def write(batch: Any, budget: int) -> list[generation.Answer]:
+    def write(batch: Any, budget: int, names: Any) -> list[generation.Answer]:
         text = next(said)
         if text is None:
             raise TimeoutError("the machine went away")

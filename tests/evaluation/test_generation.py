@@ -72,16 +72,16 @@ def test_batches_are_sorted_and_the_prefix_leaves_a_token() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_are_no_answer(workspace, monkeypatch, value: float) -> None:
     model, tokenizer = loading.load_base("llama", workspace=workspace)
-    rows = encode(tokenizer, 3)
+    rows, names = encode(tokenizer, 3), [f"b, question x/{i}" for i in (1, 2, 3)]
     inner = model.lm_head.forward
 
     def broken(hidden):
         logits = inner(hidden)
-        logits[..., 7] = value
+        logits[1, ..., 7] = value
         return logits
 
     monkeypatch.setattr(model.lm_head, "forward", broken)
-    with pytest.raises(JmedloraError, match="it computes NaN or infinity; check its weights"):
-        generation.generate(model, tokenizer, rows, 4)
-    with pytest.raises(JmedloraError, match="it computes NaN or infinity"):
-        likelihood.score_batch(model, rows, [[[5, 6], [7]]] * 3)
+    with pytest.raises(JmedloraError, match="b, question x/2: the model computes NaN or infinity; check its weights"):
+        generation.generate(model, tokenizer, rows, 4, names=names)
+    with pytest.raises(JmedloraError, match="b, question x/2: the model computes NaN"):
+        likelihood.score_batch(model, rows, [[[5, 6], [7]]] * 3, names=names)

@@ -203,7 +203,7 @@ def test_a_site_names_local_copies_of_listed_models(tmp_path: Path, monkeypatch:
         ({"bases": {"open-calm-7b": {"folder": "gone"}}}, r"models\.yaml, open-calm-7b: folder 'gone' is not there"),
         ({"bases": {"new": {"folder": "gone"}}}, r"models\.yaml, new: field '\w+' is missing"),
         ({"models": {}}, "two parts, bases and adapters"),
-        (["bases"], "two parts, bases and adapters"),
+        (["bases"], "a mapping of names to values is expected"),
         ({"bases": ["open-calm-7b"]}, "two parts, bases and adapters"),
         ({"bases": {"open-calm-7b": "a folder"}}, "two parts, bases and adapters"),
         ({"bases": {7: {"revision": None}}}, "field '.*' is missing"),
