@@ -11,11 +11,13 @@ from jmedlora_utils.analysis import exam_card, exam_errors, studies
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import Record, load_records, write_text
-from jmedlora_utils.data import fetch, igakuqa
+from jmedlora_utils.data import exam_files, fetch, igakuqa
 from jmedlora_utils.data.questions import Question, exclusion, read_exam
 from jmedlora_utils.evaluation import exam_prompts, results
 
 EXAM = "igakuqa"
+SAT = (EXAM, *exam_files.RECENT)
+"""Examinations that have an exam card."""
 COLUMNS = (*exam_card.COLUMNS, "asked", "reachable")
 FLIP_COLUMNS = ["first", "second", "cut", "group", *exam_errors.FLIPS.values()]
 SAME = ("base", "exam", "shots", "template", "quantisation")
@@ -23,7 +25,7 @@ SAME = ("base", "exam", "shots", "template", "quantisation")
 
 
 def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
-    """The exam card of every model of a preset that was asked IgakuQA, and of the majority of students below them.
+    """The exam card of every model of a preset that was asked an examination of `SAT`, and of the majority of students below them.
 
     A question that a model was not asked, one with an image for example, counts as wrong: an examination has no
     questions left out. So `asked` and `reachable` say how many items and points the model had a chance of.
@@ -40,20 +42,20 @@ def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
         JmedloraError: An answers file does not match its exam.
     """
     found, sat = [], {}
-    for workspace, records, seed in _asked(preset, seeds):
+    for workspace, records, seed in _asked(preset, seeds, SAT):
         for record in records:
             asked, responses = results.asked_questions(record, workspace)
             answers = dict(zip((q.id for q in asked), responses, strict=True))
             questions = whole_examination(record.config["exam"], workspace)
-            sat |= {(q.year, q.id): q for q in questions}
+            sat |= {(q.year, q.id): q for q in questions if record.config["exam"].split("_")[0] == EXAM}
             # Choices in the order in which they were asked.
             posed = {q.id: q for q in asked}
             questions = [posed.get(q.id, q) for q in questions]
             found.append(_card(questions, exam_card.mark_responses(questions, answers), _name(record) + seed, set(answers)))
     if not found:
         return pd.DataFrame(columns=list(COLUMNS))
-    everyone = list(sat.values())
-    found.append(_card(everyone, exam_card.students(everyone), "student-majority", {q.id for q in everyone}))
+    if everyone := list(sat.values()):
+        found.append(_card(everyone, exam_card.students(everyone), "student-majority", {q.id for q in everyone}))
     return pd.concat(found, ignore_index=True)
 
 
@@ -85,13 +87,13 @@ def flips(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)[FLIP_COLUMNS] if found else pd.DataFrame(columns=FLIP_COLUMNS)
 
 
-def _asked(preset: str, seeds: Sequence[int]) -> Iterator[tuple[paths.Workspace, list[Record], str]]:
-    """Of each seed the workspace, the evaluations on IgakuQA, and what names the seed where there are several."""
+def _asked(preset: str, seeds: Sequence[int], exams: Sequence[str] = (EXAM,)) -> Iterator[tuple[paths.Workspace, list[Record], str]]:
+    """Of each seed the workspace, the evaluations on the exams, and what names the seed where there are several."""
     wanted = tuple(seeds) or load_preset(preset).seeds
     for seed in wanted:
         workspace = paths.Workspace(preset, seed)
         records = load_records(workspace.root, allow_smoke=True) if any(workspace.records.glob("*.json")) else []
-        asked = [r for r in records if r.kind == "evaluate" and r.config["exam"].split("_")[0] == EXAM]
+        asked = [r for r in records if r.kind == "evaluate" and r.config["exam"].split("_")[0] in exams]
         yield workspace, asked, f", seed {seed}" if len(wanted) > 1 else ""
 
 
@@ -136,7 +138,7 @@ def whole_examination(exam: str, workspace: paths.Workspace) -> list[Question]:
     """All questions of the years that an evaluation's exam covers, those with images included.
 
     Args:
-        exam: `igakuqa` as notebook 11 prepared it, or `igakuqa_<year>`, `igakuqa_<first>_<last>`.
+        exam: `igakuqa` as notebook 11 prepared it, or `igakuqa_<year>`, `igakuqa_<first>_<last>`, or one of `exam_files.RECENT`.
         workspace: Where notebook 11 wrote `data/exams/<exam>_full.jsonl`.
 
     Raises:
@@ -145,6 +147,8 @@ def whole_examination(exam: str, workspace: paths.Workspace) -> list[Question]:
     prepared = workspace.data / "exams" / f"{exam}_full.jsonl"
     if prepared.is_file():
         return read_exam(prepared)
+    if exam in exam_files.RECENT:
+        return exam_files.load_published_exam(exam, fetch.verified(fetch.source_of(exam).parts(answers=False)))
     years = sorted({q.year for q in exam_prompts.load_exam(exam, workspace)[0] if q.year is not None})
     return igakuqa.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in years), years)
 

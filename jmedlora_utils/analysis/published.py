@@ -66,7 +66,12 @@ def own_scores() -> tuple[pd.DataFrame, list[str]]:
             except JmedloraError as error:
                 passed_over.append(str(error).replace(str(path), paths.relative(path)))
                 continue
-            if record.status != "done" or record.config.get("variant_of") or evaluation_of(record) not in planned:
+            if (
+                record.config["exam"].split("_")[0] != "igakuqa"
+                or record.status != "done"
+                or record.config.get("variant_of")
+                or evaluation_of(record) not in planned
+            ):
                 continue
             config, accuracy = record.config, record.metrics["journal"]["all"]["accuracy"]
             left_out = sum(record.counts.get("excluded", {}).values())

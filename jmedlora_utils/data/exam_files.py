@@ -12,13 +12,19 @@ import pandas as pd
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.data import fetch
+from jmedlora_utils.data import fetch, igakuqa119
 from jmedlora_utils.data.igakuqa import load_igakuqa, load_worked_examples
+from jmedlora_utils.data.igakuqa119 import load_igakuqa119
 from jmedlora_utils.data.jjsimqa import STRAY_COMMA, load_jjsimqa
-from jmedlora_utils.data.questions import AMBIGUOUS, EXCLUSIONS, LETTERS, Question, read_exam, select_text_five, wide, write_exam
+from jmedlora_utils.data.jmle2026 import KEY_NOTE, load_jmle2026
+from jmedlora_utils.data.questions import AMBIGUOUS, EXCLUSIONS, LETTERS, MISREAD, Question, read_exam, select_text_five, wide, write_exam
 
 EXAMS = ("mini", *fetch.EXAMS)
 SHOTS = "_shots"
+WHOLE = ("jjsimqa", "igakuqa119", "jmle2026")
+"""Published exams that have no years to choose from."""
+RECENT = {"igakuqa119": load_igakuqa119, "jmle2026": load_jmle2026}
+"""The examinations since 2025, whose key can be corrected by a file."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,9 @@ class Collected:
     notices: list[str] = field(default_factory=list)  #: What was verified, fetched or skipped
 
 
-def collect(workspace: paths.Workspace, exams: Sequence[str], years: Sequence[int], language: str, on_missing: str) -> Collected:
+def collect(
+    workspace: paths.Workspace, exams: Sequence[str], years: Sequence[int], language: str, on_missing: str, corrections: str = ""
+) -> Collected:
     """Reads the exams, real ones from files that are fetched and verified first.
 
     Args:
@@ -42,19 +50,22 @@ def collect(workspace: paths.Workspace, exams: Sequence[str], years: Sequence[in
         language: `ja` or `en`, of IgakuQA.
         on_missing: `error`: download what is missing, and stop where that fails. `skip`: no download, an exam that is not
             there is left out with a notice.
+        corrections: File of key corrections (`answer_keys.corrected`) for the one exam of `RECENT` among `exams`; empty for none.
     """
     if unknown := sorted(set(exams) - set(EXAMS)):
         raise JmedloraError(f"parameter exams: no exam {unknown[0]!r}; known: {', '.join(EXAMS)}")
     if on_missing not in ("error", "skip"):
         raise JmedloraError(f"parameter on_missing is {on_missing!r}; it takes 'error' or 'skip'")
+    if corrections and len(set(exams) & set(RECENT)) != 1:
+        raise JmedloraError(f"parameter corrections: it corrects one exam of {', '.join(RECENT)}; name one of them in exams, and no other")
     found = Collected()
     for exam in exams:
         if exam == "mini":
             _collect_mini(workspace, found, on_missing)
-        elif on_missing == "skip" and not fetch.available([exam], years):
+        elif on_missing == "skip" and not fetch.available([exam], years, answers=False):
             found.notices.append(f"{exam} is not on this machine and on_missing is 'skip': left out.")
         else:
-            _collect_real(exam, years, language, found, on_missing == "error")
+            _collect_real(exam, years, language, found, on_missing == "error", corrections if exam in RECENT else "")
     return found
 
 
@@ -72,13 +83,15 @@ def _collect_mini(workspace: paths.Workspace, found: Collected, on_missing: str)
             found.exams[path.stem] = found.asked[path.stem] = read_exam(path)
 
 
-def _collect_real(exam: str, years: Sequence[int], language: str, found: Collected, download: bool) -> None:
+def _collect_real(exam: str, years: Sequence[int], language: str, found: Collected, download: bool, corrections: str) -> None:
     # The worked examples of IgakuQA serve every real exam: they are no test question of any.
-    fetched = fetch.ensure({exam: None, "igakuqa": None}, years if exam == "igakuqa" else (), download=download)
+    fetched = fetch.ensure({exam: None, "igakuqa": None}, years if exam == "igakuqa" else (), download=download, answers=False)
     english = exam == "igakuqa" and language == "en"
     name = f"{exam}_en" if english else exam
-    questions = load_published_exam(exam, fetched.folder, years, language)
+    questions = load_published_exam(exam, fetched.folder, years, language, corrections)
     found.notices.append(f"{name}: {fetched.notice()}")
+    if exam in RECENT:
+        found.notices.append(key_notice(exam, corrections))
     found.exams[name] = questions
     found.asked[name], _ = select_text_five(questions)
     shots = load_worked_examples(fetched.folder, language if exam == "igakuqa" else "ja")
@@ -87,8 +100,17 @@ def _collect_real(exam: str, years: Sequence[int], language: str, found: Collect
     found.shots[name] = shots
 
 
-def load_published_exam(exam: str, folder: Path, years: Sequence[int], language: str = "ja") -> list[Question]:
+def key_notice(exam: str, corrections: str = "") -> str:
+    """What a page says of the key of an exam of `RECENT`."""
+    if corrections:
+        return f"{exam}: the key was corrected by {Path(corrections).name}."
+    return f"{exam}: {KEY_NOTE if exam == 'jmle2026' else 'the key of the repository, nothing corrected.'}"
+
+
+def load_published_exam(exam: str, folder: Path, years: Sequence[int] = (), language: str = "ja", corrections: str = "") -> list[Question]:
     """Every question of a published exam, from the data folder; years and language matter to IgakuQA alone."""
+    if exam in RECENT:
+        return RECENT[exam](folder, corrections)
     if exam == "igakuqa":
         return load_igakuqa(folder, years, language)
     return {"jjsimqa": load_jjsimqa}[exam](folder)
@@ -140,12 +162,18 @@ def exclusion_table(exams: Mapping[str, Sequence[Question]], asked: Mapping[str,
     return pd.DataFrame(rows)
 
 
+LOST = {name for _, name in MISREAD}
+MISREAD_HANDLING = {True: "asked of no model, kept for the exam card", False: "asked"}
 _ERRATA = (
     ("withdrawn, 0 points", lambda q: q.points == 0, "stays in the denominator of items, adds no points"),
     ("any of the gold letters", lambda q: q.rule == "any", "one of them is enough"),
     ("credited to everyone", lambda q: q.rule == "always", "right whatever the answer"),
     ("free number", lambda q: q.rule == "number", "gold read through the mask of the stem, compared as a decimal"),
-    ("choices printed in the stem", lambda q: bool(set(map(wide, LETTERS)) & set(q.choices)), "the letter stands for the choice"),
+    (
+        "choices printed in the stem",
+        lambda q: bool(q.choices) and set(q.choices) <= set(map(wide, LETTERS)),
+        "the letter stands for the choice",
+    ),
     ("same choice twice", lambda q: len(set(q.choices)) < len(q.choices), "equal texts count as one choice"),
     (
         "students' shares misprinted",
@@ -153,6 +181,10 @@ _ERRATA = (
         "shares left out, the answer key is not touched",
     ),
     ("stray comma in gold", lambda q: (q.exam, q.id) == ("jjsimqa", STRAY_COMMA), "letters only"),
+    *(
+        (f"read by machine: {slip}", lambda q, name=name: (q.exam, q.id) == ("igakuqa119", name), MISREAD_HANDLING[name in LOST])
+        for name, slip in igakuqa119.SLIPS.items()
+    ),
     ("ambiguous gold", lambda q: (q.exam, q.id) in AMBIGUOUS, "left out of what models are asked"),
 )
 

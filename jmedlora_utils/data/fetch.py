@@ -27,23 +27,42 @@ class Source:
     commit: str  #: The pinned commit
     path: str = ""  #: Folder of the files inside the repository; empty for its root
     yearly: tuple[str, ...] = ()  #: Folders with one subfolder per year, of which only the years asked for are fetched
+    questions: tuple[str, ...] = ()  #: Beginnings of the names of what asking the questions needs; empty where that is everything
 
     @property
     def url(self) -> str:
         """Public address of the folder that holds its files."""
         return "/".join(part for part in (BASE_URL, self.repository, self.commit, self.path) if part)
 
-    def files(self, years: Sequence[int] = ()) -> list[str]:
-        """Listed files of these years, and those that belong to no year, as names below the data folder."""
+    def parts(self, answers: bool = True) -> tuple[str, ...]:
+        """Beginnings of the names of its files: all of them, or without the published answers where those stand apart."""
+        return (f"{self.folder}/",) if answers or not self.questions else tuple(f"{self.folder}/{part}" for part in self.questions)
+
+    def files(self, years: Sequence[int] = (), answers: bool = True) -> list[str]:
+        """Listed files of these years, and those that belong to no year, as names below the data folder; see `parts`."""
         of_years = tuple(f"{self.folder}/{part}/{year}/" for part in self.yearly for year in years)
         any_year = tuple(f"{self.folder}/{part}/" for part in self.yearly)
-        listed = [name for name in sums() if name.startswith(f"{self.folder}/")]
+        listed = [name for name in sums() if name.startswith(self.parts(answers))]
         return [name for name in listed if name.startswith(of_years) or not name.startswith(any_year)]
 
 
 SOURCES = (
     Source("igakuqa", "IgakuQA", "jungokasai/IgakuQA", "2bc4c3d159cf5505f6253d24a909fbd53237e239", "", ("data", "baseline_results")),
     Source("jjsimqa", "JJSIMQA", "aistairc/medLLM_QA_benchmark", "614599e5042052a374fca74590a2dd95c80a56b3", "data/ja/JJSIMQA"),
+    Source(
+        "igakuqa119",
+        "IgakuQA119",
+        "docto-rin/IgakuQA119",
+        "2d942397cbaa1031ca139184bc4af16e1ffa202d",
+        questions=("questions/", "results/correct_answers.csv"),
+    ),
+    Source(
+        "jmle2026",
+        "JMLE2026-Bench",
+        "naoto-iwase/JMLE2026-Bench",
+        "76c4b29475d3008072a77a091a0d27df049dadcd",
+        questions=("jmle2026_dataset.json",),
+    ),
 )
 EXAMS = tuple(source.exam for source in SOURCES)
 
@@ -95,19 +114,21 @@ def here(data_dir: Path | str | None = None) -> dict[str, str]:
     return {name: digest for name, digest in sums().items() if (folder / name).is_file()}
 
 
-def available(exams: Iterable[str], years: Sequence[int] = (), data_dir: Path | str | None = None) -> bool:
-    """Whether the questions of these exams and years are on this machine, also of years without published sums; asks no network."""
+def available(exams: Iterable[str], years: Sequence[int] = (), data_dir: Path | str | None = None, answers: bool = True) -> bool:
+    """Whether these exams and years are on this machine, also years without published sums; asks no network. See `Source.parts`."""
     folder = Path(data_dir or paths.exam_data_dir())
     for source in map(source_of, exams):
         if source.yearly:
             if not all(any((folder / source.folder / source.yearly[0] / str(year)).glob("*-?.jsonl")) for year in years):
                 return False
-        elif missing([f"{source.folder}/"], folder):
+        elif missing(source.parts(answers), folder):
             return False
     return True
 
 
-def ensure(exams: Iterable[str], years: Sequence[int] = (), data_dir: Path | str | None = None, download: bool = True) -> Fetched:
+def ensure(
+    exams: Iterable[str], years: Sequence[int] = (), data_dir: Path | str | None = None, download: bool = True, answers: bool = True
+) -> Fetched:
     """Makes sure the files are there and unchanged, and downloads what is missing.
 
     A file that is there is verified too. A year without published sums is used as it is, with a notice.
@@ -117,9 +138,10 @@ def ensure(exams: Iterable[str], years: Sequence[int] = (), data_dir: Path | str
         years: Years of IgakuQA.
         data_dir: Folder that holds the folders of the sources; None takes `paths.exam_data_dir()`.
         download: False uses what is there; only a changed file is then refused.
+        answers: Whether published answers that stand apart from the questions are needed too (`Source.parts`).
     """
     sources, folder = [source_of(exam) for exam in exams], Path(data_dir or paths.exam_data_dir())
-    names = [name for source in sources for name in source.files(years)]
+    names = [name for source in sources for name in source.files(years, answers)]
     absent = [name for name in names if not (folder / name).is_file()]
     _verify(folder, [name for name in names if name not in absent])
     if download and absent:

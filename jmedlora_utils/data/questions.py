@@ -24,9 +24,11 @@ from jmedlora_utils.core.settings import explain
 
 LETTERS = "abcdefghij"
 LANGUAGES = ("ja", "en")
-EXCLUSIONS = ("image", "free number", "not five choices", "ambiguous gold")
+EXCLUSIONS = ("image", "free number", "not five choices", "ambiguous gold", "misread")
 
 AMBIGUOUS = {("jjsimqa", "107_64-4"): "four gold answers where the stem asks for one; its authors advise leaving it out"}
+MISREAD = frozenset(("igakuqa119", name) for name in ("119A22", "119C5", "119C18", "119C19", "119E41", "119F42"))
+"""Questions that lost a choice or their stem to character recognition, by exam and id; `igakuqa119.SLIPS` says what."""
 
 _TRANSLATED_ALIKE = ("112C49", "112E42", "113A46", "113F7", "114C64", "114F41", "115B14", "115D60", "115E21")
 SAME_CHOICE_TWICE = frozenset({("jjsimqa", "107_1514-57"), ("jjsimqa", "109_2149-269")} | {("igakuqa", name) for name in _TRANSLATED_ALIKE})
@@ -185,7 +187,9 @@ def exclusion(question: Question) -> str | None:
         return "free number"
     if len(question.choices) != 5:
         return "not five choices"
-    return "ambiguous gold" if (question.exam, question.id) in AMBIGUOUS else None
+    if (question.exam, question.id) in AMBIGUOUS:
+        return "ambiguous gold"
+    return "misread" if (question.exam, question.id) in MISREAD else None
 
 
 def select_text_five(questions: Iterable[Question]) -> tuple[list[Question], dict[str, int]]:

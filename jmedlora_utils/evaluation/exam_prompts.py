@@ -8,7 +8,7 @@ from typing import Any
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.data import fetch, igakuqa, jjsimqa, prompts
+from jmedlora_utils.data import exam_files, fetch, igakuqa, prompts
 from jmedlora_utils.data.questions import Question, read_exam, select_text_five
 from jmedlora_utils.evaluation import shuffling
 from jmedlora_utils.evaluation.settings import EvalSettings
@@ -47,21 +47,23 @@ def load_exam(name: str, workspace: paths.Workspace) -> tuple[list[Question], di
     """The questions of an exam that a text model can be asked, and how many were left out for which reason.
 
     Args:
-        name: A file `data/exams/<name>.jsonl` of the workspace; else `jjsimqa`, or `igakuqa_<year>` for one year or
+        name: A file `data/exams/<name>.jsonl` of the workspace; else one of `exam_files.WHOLE`, or `igakuqa_<year>` for one year or
             `igakuqa_<first>_<last>` for several, read from the exam data of `paths.exam_data_dir()`.
         workspace: Where prepared exams lie.
     """
     file = workspace.data / "exams" / f"{name}.jsonl"
     if file.is_file():
         return select_text_five(read_exam(file))
-    if name == "jjsimqa":
-        return select_text_five(jjsimqa.load_jjsimqa(fetch.verified(["JJSIMQA/"])))
+    if name in exam_files.WHOLE:
+        return select_text_five(exam_files.load_published_exam(name, fetch.verified(fetch.source_of(name).parts(answers=False))))
     years = name.removeprefix("igakuqa_").split("_")
     if name.startswith("igakuqa_") and all(y.isdigit() for y in years) and len(years) <= 2:
         asked = range(int(years[0]), int(years[-1]) + 1)
         return select_text_five(igakuqa.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in asked), asked))
     there = ", ".join(sorted(p.stem for p in (workspace.data / "exams").glob("*.jsonl"))) or "none; run notebook 10 or 11 first"
-    raise JmedloraError(f"no exam {name!r}; prepared: {there}; always: jjsimqa, igakuqa_<year>, igakuqa_<first>_<last>")
+    raise JmedloraError(
+        f"no exam {name!r}; prepared: {there}; always: {', '.join(exam_files.WHOLE)}, igakuqa_<year>, igakuqa_<first>_<last>"
+    )
 
 
 def shot_pool(exam: str, workspace: paths.Workspace, language: str = "ja") -> list[Question]:

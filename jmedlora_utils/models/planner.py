@@ -46,7 +46,8 @@ TOKENS_PER_ANSWER = 64
 LONGEST_PROMPT = 1024
 # Text questions with five choices, by year of IgakuQA (the counts of jungokasai/IgakuQA, 1,455 in all).
 IGAKUQA_QUESTIONS = {2018: 284, 2019: 292, 2020: 284, 2021: 298, 2022: 297}
-JJSIMQA_QUESTIONS = 460
+WHOLE_EXAMS = {"jjsimqa": 460, "igakuqa119": 288, "jmle2026": 299}
+"""Questions of `exam_files.WHOLE` that a text model is asked."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,9 @@ def _years(preset: presets.Preset) -> list[int]:
 
 
 def exam_questions(exam: str, years: Sequence[int] = tuple(IGAKUQA_QUESTIONS)) -> int:
-    """Questions that a text model is asked: `jjsimqa`, `igakuqa_<year>`, `igakuqa_<first>_<last>`, or `igakuqa` of the years prepared."""
-    if exam == "jjsimqa":
-        return JJSIMQA_QUESTIONS
+    """Questions that a text model is asked: of `WHOLE_EXAMS`, `igakuqa_<year>`, `igakuqa_<first>_<last>`, or `igakuqa` of the years."""
+    if exam in WHOLE_EXAMS:
+        return WHOLE_EXAMS[exam]
     if exam.startswith("mini_"):
         return 0  # a few hundred short questions of the invented world: seconds on any card
     named = exam.removeprefix("igakuqa_").split("_")
@@ -139,7 +140,7 @@ def exam_questions(exam: str, years: Sequence[int] = tuple(IGAKUQA_QUESTIONS)) -
     if exam.split("_")[0] == "igakuqa" and years and set(years) <= set(IGAKUQA_QUESTIONS):
         return sum(IGAKUQA_QUESTIONS[year] for year in years)
     raise JmedloraError(
-        f"no exam {exam!r} to plan for; known: jjsimqa, igakuqa_<year> and igakuqa_<first>_<last> of "
+        f"no exam {exam!r} to plan for; known: {', '.join(WHOLE_EXAMS)}, igakuqa_<year> and igakuqa_<first>_<last> of "
         f"{min(IGAKUQA_QUESTIONS)} to {max(IGAKUQA_QUESTIONS)}"
     )
 

@@ -21,6 +21,8 @@ from jmedlora_utils.tuning.run_folder import weights_sha256
 EXAM_NAMES = {
     "igakuqa": "IgakuQA, Japanese national medical examination, text-only five-choice questions",
     "jjsimqa": "JJSIMQA, Journal of the Japanese Society of Internal Medicine, five-choice questions",
+    "igakuqa119": "119th Japanese national medical examination (2025), text-only five-choice questions",
+    "jmle2026": "120th Japanese national medical examination (2026), text-only five-choice questions",
     "mini_trained": "Invented exam, facts in a phrasing used in tuning",
     "mini_heldout": "Invented exam, the same facts in other words",
     "mini_general": "Invented exam, general domain",

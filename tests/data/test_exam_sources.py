@@ -98,7 +98,7 @@ def test_errata_of_the_journal_are_corrected_or_left_out(tmp_path):
     assert (comma.gold, comma.n_select, comma.section) == (frozenset("de"), 2, "107")
     ambiguous = journal(tmp_path, "107_64-4", ["a", "b", "c", "d"], problem_text="正しいのはどれか.1つ選べ.")
     assert (ambiguous.n_select, ambiguous.gold) == (1, frozenset("abcd"))
-    assert select_text_five([ambiguous]) == ([], {"image": 0, "free number": 0, "not five choices": 0, "ambiguous gold": 1})
+    assert select_text_five([ambiguous]) == ([], {"image": 0, "free number": 0, "not five choices": 0, "ambiguous gold": 1, "misread": 0})
     assert journal(tmp_path, "116A71", ["a"]).rule == "all"  # an item of IgakuQA has the same id
     listed = [row["erratum"] for row in exam_files.errata([comma, ambiguous])]
     assert listed == ["stray comma in gold", "ambiguous gold"]
@@ -140,7 +140,7 @@ def test_counts_of_all_years_and_errata_by_id():
     questions = load_igakuqa(data_dir(), YEARS)
     kept, counts = select_text_five(questions)
     assert len(kept) == 1158
-    assert counts == {"image": 430, "free number": 9, "not five choices": 3, "ambiguous gold": 0}
+    assert counts == {"image": 430, "free number": 9, "not five choices": 3, "ambiguous gold": 0, "misread": 0}
     assert [q.id for q in questions if q.points == 0] == ["112A43", "113A5", "113C34", "113F42", "113F81", "114E29", "114F63"]
     numbers = {q.id: q.number for q in questions if q.rule == "number"}
     known = {"112C66": "26", "112F84": "1.2", "113A75": "146", "113F84": "7.20", "114C75": "10.0"}

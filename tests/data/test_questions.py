@@ -141,5 +141,5 @@ def test_exclusions_are_counted_by_the_first_reason():
         question(id="3", choices=("あ", "い", "う")),
         question(id="4", rule="number", choices=(), gold=frozenset(), number="1"),
     ]
-    counts = {"image": 1, "free number": 1, "not five choices": 1, "ambiguous gold": 0}
+    counts = {"image": 1, "free number": 1, "not five choices": 1, "ambiguous gold": 0, "misread": 0}
     assert select_text_five([asked, *others]) == ([asked], counts)

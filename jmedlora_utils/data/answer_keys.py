@@ -1,0 +1,88 @@
+"""Keys of examinations whose source is no ministry: gold as printed, points by block and number, and corrections from a file."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.data.igakuqa import REQUIRED_BLOCKS
+from jmedlora_utils.data.questions import Question, letters, need, wide
+
+FIVE = "abcde"
+COLUMNS = ("id", "answer", "source")
+
+
+def points_of(block: str, item: int) -> int:
+    """Points of a question of the licensing examination since 2020: 3 for numbers 26 to 50 of the must-pass blocks, else 1."""
+    return 3 if block in REQUIRED_BLOCKS and item > 25 else 1
+
+
+def place_of(name: str, where: str) -> dict[str, Any]:
+    """Edition, block and number of `120A1` or `120A-1`, as fields of `Question`."""
+    found = re.fullmatch(r"(\d{3})([A-F])-?(\d+)", name)
+    if not found:
+        raise JmedloraError(f"{where}: id {name!r} is not an edition, a block and a number such as 120A1; correct it")
+    edition, block, item = int(found[1]), found[2], int(found[3])
+    place = {"id": f"{edition}{block}{item}", "edition": edition, "section": block, "item": item, "required": block in REQUIRED_BLOCKS}
+    return place | {"points": points_of(block, item)}
+
+
+def letter_slots(printed: Mapping[str, str]) -> tuple[str, ...]:
+    """The five choices by their letter; where the source lost one, its letter stands in its place, as the stem's own do in 114C11."""
+    return tuple(printed.get(letter) or wide(letter) for letter in FIVE)
+
+
+def corrected(questions: Iterable[Question], file: Path | str | None) -> list[Question]:
+    """The questions with the gold of a file of corrections, such as a later official key.
+
+    Args:
+        questions: A whole examination.
+        file: CSV with the columns `id,answer,source`; None or empty leaves the key as it is. `answer` is `b`, `ac` (all of them),
+            `a or c` (any of them), a number, `always` (credited to everyone) or `withdrawn` (no points).
+    """
+    questions = list(questions)
+    if not file:
+        return questions
+    changes: dict[str, tuple[str, str]] = {}
+    known = {q.id for q in questions}
+    for where, row in csv_rows(Path(file), COLUMNS):
+        name = row["id"].replace("-", "")
+        if name not in known:
+            raise JmedloraError(f"{where}: {row['id']!r} is no question of this examination; correct the id or leave the line out")
+        if name in changes:
+            raise JmedloraError(f"{where}: {row['id']} is corrected twice; keep one line")
+        changes[name] = (row["answer"].strip(), where)
+    return [_corrected(q, *changes[q.id]) if q.id in changes else q for q in questions]
+
+
+def _corrected(question: Question, answer: str, where: str) -> Question:
+    if answer == "withdrawn":
+        return replace(question, points=0.0)
+    if answer == "always":
+        return replace(question, rule="always")
+    try:
+        if question.rule == "number":
+            return replace(question, number=answer)
+        return replace(question, gold=letters(answer.split(" or ")), rule="any" if " or " in answer else "all")
+    except ValueError as error:
+        takes = "letters such as b or ac, 'a or c', a number where the question has one, 'always' or 'withdrawn'"
+        raise JmedloraError(f"{where}: answer {answer!r} does not fit question {question.id}; it takes {takes}") from error
+
+
+def csv_rows(path: Path, columns: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
+    """`(file:line, row)` of a CSV with a header, with or without a byte-order mark."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            found = [(f"{path}:{line}", row) for line, row in enumerate(csv.DictReader(file), start=2)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise JmedloraError(f"{path}: no readable CSV ({error}); fetch or write it again") from error
+    if not found:
+        raise JmedloraError(f"{path}: no row in the file; fetch or write it again")
+    for where, row in found:
+        need({name: value for name, value in row.items() if value is not None}, columns, where)
+    return found
