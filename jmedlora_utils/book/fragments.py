@@ -86,6 +86,27 @@ def verdicts_ja() -> str:
     return f"{pipe_table(miniature.HEADS_JA, miniature.verdicts_ja(judged, changed))}\n\n{miniature.summary_ja(study)}"
 
 
+def studies() -> str:
+    """Effect and verdict of every part of a claim in each study of the miniature, at the late and the last step, 0-shot and 1-shot."""
+    rows = pd.concat([pd.read_csv(path) for path in sorted((paths.RESULTS / "studies").glob("study*.csv"))])
+    rows = rows[rows["step"] != "early"]
+    rows["shown"] = [f"{r.estimate:+.1f} [{r.low:.1f}, {r.high:.1f}]" for r in rows.itertuples()]
+    rows["claim"] = rows["claim"].astype(str) + ", " + rows["part"]
+    rows["verdict of the claim"] = rows["claim_verdict"].str.removesuffix(" at this size")
+    rows["prompt"] = rows["shots"].astype(str) + "-shot"
+    wide = rows.pivot(index=["claim", "step", "prompt"], columns="study", values=["shown", "verdict of the claim"])
+    wide.columns = [f"study {study}" if what == "shown" else f"verdict {study}" for what, study in wide.columns]
+    columns = [name for study in sorted(rows["study"].unique()) for name in (f"study {study}", f"verdict {study}")]
+    caption = "Effects in percentage points with 95 % intervals over five seeds, and verdicts of the claims, study by study."
+    line = provenance.evidence_line("40_findings", ("studies/study1.csv", "studies/study2.csv"), {})
+    return formatting.numbered(wide[columns].reset_index(), "tab-studies", caption) + "\n" + line
+
+
+def log() -> str:
+    """What was tried, what was found and what became of it, from the committed list."""
+    return formatting.markdown(pd.read_csv(paths.RESULTS / "studies" / "log.csv", dtype=str))
+
+
 def paper_settings(rows: Sequence[str] = ()) -> str:
     """Table 1 of the journal, from the committed file; all rows, or those named."""
     table = pd.read_csv(paths.RESULTS / "published" / "paper_settings.csv", dtype=str)
@@ -171,6 +192,8 @@ FRAGMENTS: dict[str, Callable[[Edition, Path], str]] = {
     "story": lambda _, folder: story(folder),
     "verdicts": lambda *_: verdicts(),
     "verdicts_ja": lambda *_: verdicts_ja(),
+    "studies": lambda *_: studies(),
+    "log": lambda *_: log(),
     "models": lambda *_: paper_settings(("method", "fine-tuning steps", "r", "target parameters")),
     "paper_settings": lambda *_: paper_settings(),
     "question": lambda *_: question(),
