@@ -78,7 +78,7 @@ def test_likeness_ranks_the_choice_that_shares_wording_highest() -> None:
     assert values[3] == min(values)
 
 
-def test_trap_30_levels_show_the_empty_response_the_oracle_and_chance() -> None:
+def test_levels_show_the_empty_response_the_oracle_and_chance() -> None:
     levels = study.levels(exam())
     assert len(levels.drop_duplicates(["exam", "asked"])) == 4
     empty = levels[levels["response"] == "empty"].set_index(["exam", "asked", "rule"])["accuracy"]
@@ -208,7 +208,7 @@ def test_committed_evidence_survives_writing_and_reading(tmp_path: Path) -> None
     assert again.about == committed.about
 
 
-def test_trap_6_committed_evidence_holds_no_exam_text() -> None:
+def test_committed_evidence_holds_no_exam_text() -> None:
     for path in (*study.FOLDER.glob("*.csv"), study.FOLDER / "about.json"):
         text = path.read_text(encoding="utf-8")
         foreign = {c for c in text if not c.isascii()} - set("と")  # the name of one change

@@ -140,7 +140,7 @@ def test_stored_clean(path: Path) -> None:
 
 
 @every_notebook
-def test_trap_6_a_figure_has_caption_name_and_alternative_text_and_one_output(path: Path) -> None:
+def test_a_figure_has_caption_name_and_alternative_text_and_one_output(path: Path) -> None:
     names = []
     for cell in code_cells(path):
         shown = cell["metadata"].get("mystnb", {})

@@ -8,7 +8,7 @@ import pytest
 
 from jmedlora_utils.core import notebook, paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset
+from jmedlora_utils.core.presets import Preset
 
 
 def preset(name: str, device: str = "any") -> Preset:
@@ -29,16 +29,6 @@ def test_start_refuses_a_preset_for_cards_without_one(monkeypatch: pytest.Monkey
     with pytest.raises(JmedloraError, match="needs a CUDA GPU"):
         notebook.start("paper", 1, card=True)
     assert notebook.start("paper", 1) == paths.Workspace("paper", 1), "data are prepared and scores are read without one"
-
-
-def test_only_the_notebooks_that_tune_and_ask_want_a_card() -> None:
-    asking = {path.stem for path in paths.NOTEBOOKS.glob("*.ipynb") if "card=True" in path.read_text(encoding="utf-8")}
-    assert asking == {TUNE_NOTEBOOK, EVALUATE_NOTEBOOK}
-
-
-def test_start_refuses_a_misspelt_preset() -> None:
-    with pytest.raises(JmedloraError, match="no preset 'smokee'"):
-        notebook.start("smokee", 1)
 
 
 def test_no_progress_bar_under_papermill(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

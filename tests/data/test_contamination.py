@@ -79,20 +79,6 @@ def test_windows_do_not_cross_from_question_to_answer():
     assert report.contaminated() == set()
 
 
-def test_choices_and_outputs_count_too():
-    choice = "カリプトンを1日2回5ミリグラムから始めて4週間かけて10ミリグラムまで増やす"
-    report = contamination.check(
-        [record("投与法は?", choice)], {"invented": [question("正しいのはどれか。", (choice, "乙", "丙", "丁", "戊"))]}
-    )
-    assert report.contaminated() == {"r1"}
-
-
-def test_every_exam_has_its_rows_also_without_records():
-    table = contamination.check([], {"a": [question(STEM)], "b": []}).table()
-    assert table["exam"].tolist() == ["a", "a", "b", "b"]
-    assert table["records"].tolist() == [0, 0, 0, 0]
-
-
 @pytest.fixture(scope="module")
 def real():
     folder = os.environ.get("JMEDLORA_DATA")
@@ -100,24 +86,6 @@ def real():
         pytest.skip("JMEDLORA_DATA names no folder with IgakuQA and JJSIMQA")
     years = sorted(int(p.name) for p in (Path(folder) / "IgakuQA" / "data").iterdir() if p.name.isdigit())
     return load_igakuqa(folder, years), load_jjsimqa(folder)
-
-
-def test_identical_stems_across_igakuqa_years(real):
-    stems: dict[str, list[str]] = {}
-    for q in real[0]:
-        stems.setdefault(contamination.normalise(q.text), []).append(q.id)
-    groups = [ids for ids in stems.values() if len(ids) > 1]
-    within = [g for g in groups if not any(i.startswith("116") for i in g)]
-    assert within == [["112B20", "113E1"], ["112C15", "115C1"], ["112F33", "115C8"], ["114E17", "115B6"], ["114F14", "115C7"]]
-
-
-def test_no_stem_window_of_30_is_shared_with_jjsimqa(real):
-    """Between stems there is none; the one shared choice is an English term."""
-    igakuqa, jjsimqa = ([[contamination.normalise(t) for t in (q.text, *q.choices)] for q in exam] for exam in real)
-    stems = [[document[:1] for document in exam] for exam in (igakuqa, jjsimqa)]
-    assert contamination.shared_windows(*stems, 30).windows == {}
-    assert contamination.shared_windows(*stems, 13).windows
-    assert [real[0][i].id for i in contamination.shared_windows(igakuqa, jjsimqa, 30).windows] == ["115A4"]
 
 
 def test_a_leaked_question_is_found(real):

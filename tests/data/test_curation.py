@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.data.curation import CurationSettings, filter_records, is_language, normalise, split_by_article, write_split
+from jmedlora_utils.data.curation import CurationSettings, filter_records, normalise, split_by_article, write_split
 
 
 def record(instruction, output="眠気が現れることがあります。", article="a", id="1"):
@@ -37,12 +37,6 @@ def test_japanese_medical_answers_pass(output):
     result = filter_records([record("何が起こりますか?", output)], "ja", CurationSettings())
     assert result.dropped == []
     assert result.kept[0]["output"] == output
-
-
-def test_languages():
-    assert is_language("Which drug is given in β-thalassaemia?", "en")
-    assert not is_language("どの薬ですか?", "en")
-    assert not is_language("12 %", "en")
 
 
 def test_exact_and_near_duplicates_are_told_apart_and_the_first_stays():

@@ -114,12 +114,6 @@ def test_no_network_and_no_cache_says_which_files_from_where_and_how(public, mon
         assert part in str(caught.value)
 
 
-def test_a_file_the_server_does_not_have_is_named(public):
-    public(JOURNAL).unlink()
-    with pytest.raises(JmedloraError, match=r"1 exam files are missing[\s\S]*JJSIMQA/jjsimqa\.jsonl"):
-        fetch.ensure(["jjsimqa"])
-
-
 def test_the_package_pins_every_upstream_file():
     assert all(len(digest) == 64 for digest in fetch.sums().values())
     assert {name.split("/")[0] for name in fetch.sums()} == {source.folder for source in fetch.SOURCES}

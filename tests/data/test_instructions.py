@@ -75,12 +75,6 @@ def test_the_response_is_kept_byte_for_byte_and_for_its_owner_alone(server, tmp_
     assert made.counts["answers cut by max_tokens"] == 1
 
 
-def test_another_prompt_model_or_article_is_another_answer(server, tmp_path):
-    for settings in (ask(server), ask(server, pairs_per_article=5), ask(server, generator="other"), ask(server, seed=2), ask(server)):
-        generate(ARTICLES[:1], settings, tmp_path)
-    assert len(server.requests) == 4
-
-
 def test_requests_run_side_by_side_but_bounded(server, tmp_path):
     server.script = lambda message, times: (200, completion(PAIRS), {}, 0.2)
     made = generate(ARTICLES, ask(server, concurrency=3), tmp_path)

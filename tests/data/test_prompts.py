@@ -39,17 +39,11 @@ def test_alpaca_has_the_wording_of_the_authors_line_of_work() -> None:
     assert "\n\n### 入力:\na. " in text and text.endswith("\n\n### 応答:\n")
 
 
-def test_trap_12_every_choice_has_a_line_of_its_own() -> None:
+def test_every_choice_has_a_line_of_its_own() -> None:
     question = replace(QUESTIONS[0], choices=("A、B", "C, D", "E", "F", "G"))
     for template in ("alpaca_ja", "plain_ja"):
         lines = prompts.build_exam_prompt(question, template).split("\n")
         assert [line.endswith(choice) for choice in question.choices for line in lines].count(True) == 5
-
-
-def test_trap_13_distinct_templates_give_distinct_prompts(chat_tokenizer) -> None:
-    texts = {prompts.build_exam_prompt(QUESTIONS[0], name, tokenizer=chat_tokenizer) for name in prompts.TEMPLATES}
-    assert len(texts) == len(prompts.TEMPLATES)
-    assert len({prompts.template_facts(name, chat_tokenizer)["sha256"] for name in prompts.TEMPLATES}) == len(prompts.TEMPLATES)
 
 
 def test_a_worked_example_shows_its_gold_answer_before_the_question() -> None:
@@ -86,7 +80,7 @@ def test_an_unknown_template_is_named() -> None:
         prompts.build_instruction_prompt("x", "", "alpaca")
 
 
-def test_trap_10_worked_examples_are_never_test_questions() -> None:
+def test_worked_examples_are_never_test_questions() -> None:
     pool = tiny.make_questions(8, "mini_shots", seed=1)
     spaced = replace(pool[0], id="other", exam="mini_trained", text=" ".join(pool[0].text))
     shots = prompts.pick_shots(pool, 5, [*QUESTIONS, spaced])
@@ -98,7 +92,7 @@ def test_trap_10_worked_examples_are_never_test_questions() -> None:
         prompts.build_exam_prompt(spaced, "plain_ja", [pool[0]])
 
 
-def test_trap_19_one_bos_where_the_tokenizer_has_the_habit_else_none(tokenizer, chat_tokenizer) -> None:
+def test_one_bos_where_the_tokenizer_has_the_habit_else_none(tokenizer, chat_tokenizer) -> None:
     ids = prompts.encode_prompt(tokenizer, "問題:アカシ病\n答え:")
     expected = int(prompts.has_bos_habit(tokenizer))
     assert ids.count(tokenizer.bos_token_id) == expected and tokenizer.eos_token_id not in ids
@@ -107,7 +101,7 @@ def test_trap_19_one_bos_where_the_tokenizer_has_the_habit_else_none(tokenizer, 
     assert prompts.encode_prompt(chat_tokenizer, chat).count(chat_tokenizer.bos_token_id) == 1
 
 
-def test_trap_19_a_chat_of_qwen3_has_no_bos_and_its_marks_are_one_token_each() -> None:
+def test_a_chat_of_qwen3_has_no_bos_and_its_marks_are_one_token_each() -> None:
     tokenizer = tiny.make_family_tokenizer("qwen3")
     chat = prompts.build_exam_prompt(QUESTIONS[0], "chat", tokenizer=tokenizer)
     ids = prompts.encode_prompt(tokenizer, chat)
@@ -115,12 +109,8 @@ def test_trap_19_a_chat_of_qwen3_has_no_bos_and_its_marks_are_one_token_each() -
     assert [ids.count(tokenizer.convert_tokens_to_ids(mark)) for mark in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")] == [2, 1, 0]
 
 
-def test_the_two_architectures_differ_in_the_habit() -> None:
-    assert prompts.has_bos_habit(tiny.make_tokenizer(bos=True)) and not prompts.has_bos_habit(tiny.make_tokenizer(bos=False))
-
-
 @pytest.mark.parametrize("template", ["alpaca_ja", "plain_ja"])
-def test_trap_40_training_ids_start_with_the_inference_ids(tokenizer, template: str) -> None:
+def test_training_ids_start_with_the_inference_ids(tokenizer, template: str) -> None:
     for question in QUESTIONS:
         prompt = prompts.build_exam_prompt(question, template)
         example = prompts.encode_example(tokenizer, prompt, prompts.answer_text(question))
@@ -145,7 +135,7 @@ def test_a_tokenizer_without_eos_is_refused() -> None:
         prompts.encode_example(tokenizer, "a", "b")
 
 
-def test_trap_3_a_long_prompt_is_an_error_or_counted_never_cut(tokenizer) -> None:
+def test_a_long_prompt_is_an_error_or_counted_never_cut(tokenizer) -> None:
     texts = {"q1": "短い", "q2": "アカシ病" * 30}
     n = len(prompts.encode_prompt(tokenizer, texts["q2"]))
     with pytest.raises(JmedloraError, match=rf"question q2: its prompt has {n} tokens, the limit is 20 .*too_long='exclude'"):

@@ -80,11 +80,6 @@ def test_every_condition_has_answers_and_a_record(asked, tuned) -> None:
         assert record.config["method"] == "lora" and record.config["quantisation"] == "none"
 
 
-def test_tuning_teaches_the_model_to_stop(asked) -> None:
-    ended = {(r.config["step"], r.config["shots"]): r.counts["ended_by_length"] for r in asked}
-    assert ended[0, 0] > 20 and ended[20, 0] == 0
-
-
 def test_every_condition_is_in_the_key(asked, tuned) -> None:
     keys = [json.loads(line)["key"] for f in tuned.answers.glob("run__*.jsonl") for line in f.read_text(encoding="utf-8").splitlines()]
     assert len(keys) == len(set(keys)) == 6 * 24

@@ -31,14 +31,6 @@ def test_gold_and_all_that_goes_with_a_choice_follows_it_in_a_copy(seed: int, na
     assert set(prompts.answer_text(moved).split("、")) == set(prompts.answer_text(question).split("、"))
 
 
-def test_a_moved_choice_takes_its_answer_along_in_the_prompt() -> None:
-    for question in tiny.make_questions(20):
-        moved = shuffling.shuffle_choices(question, 3)
-        text = prompts.build_exam_prompt(moved, "plain_ja")
-        for letter in moved.gold:
-            assert f"{letter} {moved.choice(letter)}\n" in text and moved.choice(letter) in {question.choice(x) for x in question.gold}
-
-
 def test_seeds_differ_and_zero_is_the_printed_order() -> None:
     questions = tiny.make_questions(40)
     orders = [[shuffling.shuffle_choices(q, seed).choices for q in questions] for seed in (0, 1, 2)]

@@ -37,15 +37,6 @@ def test_the_paper_preset_is_journal_table_1() -> None:
         assert run.evaluate["exams"] == ["igakuqa", "jjsimqa"]
 
 
-def test_the_adapters_preset_tunes_nothing_and_needs_no_training_data() -> None:
-    preset = presets.load_preset("paper-adapters")
-    assert all(run.tune is None for run in preset.runs)
-    assert list(preset.prepare) == ["11_prepare_exams"]
-    named = {str(run.evaluate["adapter"]) for run in preset.runs} | {str(run.evaluate["base"]) for run in preset.runs}
-    assert {"jmedlora-900", "jmedlora-3000", "jmedlora-30000", "medswallow-70b"} <= named
-    assert {"elaine-8b", "elaine-instruct-8b", "elaine-instruct-8b-v0.1"} <= named
-
-
 @pytest.mark.parametrize(("name", "card"), [("paper", 80), ("paper-sizes", 80), ("paper-adapters", 80), ("modern", 24)])
 def test_a_preset_fits_the_card_it_is_made_for(name: str, card: int, tmp_path: Path) -> None:
     planned = planner.plan_preset(name, card, tmp_path)
@@ -160,16 +151,6 @@ def test_a_card_is_planned_as_none_that_is_larger(mib: int, planned_for: int | N
     if planned_for is None:
         assert planner.main(["--preset", "modern"]) == 2
         assert "this machine's GPU has less than 24 GB" in capsys.readouterr().err
-
-
-def test_a_card_keeps_a_reserve() -> None:
-    for card in cards.CARDS.values():
-        assert card.bytes * 0.9 < card.usable() < card.bytes - cards.RESERVE_BYTES
-
-
-def test_a_base_of_another_architecture_cannot_be_planned() -> None:
-    with pytest.raises(JmedloraError, match="its sizes are not known"):
-        planner.tuning_of({}, registry.ModelEntry("some/model"))
 
 
 def test_what_the_preset_sets_is_what_is_planned() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -79,23 +78,12 @@ def test_any_text_survives_the_tokenizer(tokenizer, text):
         assert tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) == text
 
 
-def test_rare_characters_fall_back_to_bytes_and_come_back(tokenizer):
-    pieces = tokenizer.tokenize("鬱")
-    assert pieces == [f"<0x{b:02X}>" for b in "鬱".encode()]
-    assert tokenizer.decode(tokenizer("鬱", add_special_tokens=False).input_ids, skip_special_tokens=True) == "鬱"
-
-
 @pytest.mark.parametrize("bos", [True, False])
 def test_bos_is_there_once_or_not_at_all(world, bos):
     tokenizer = pretraining.train_tokenizer(["a b", "鴇沢町"], 400, 1.0, bos=bos)
     assert prompts.has_bos_habit(tokenizer) == bos
     rows = pretraining.encode_documents(tokenizer, list(corpus(world, 0.5, 50)))
     assert all(ids.count(tokenizer.bos_token_id) == bos for ids, _ in rows)
-
-
-def test_eos_is_supervised_in_every_document(world, tokenizer):
-    for ids, n_read in pretraining.encode_documents(tokenizer, list(corpus(world, 0.5, 200))):
-        assert ids[-1] == tokenizer.eos_token_id and 1 <= n_read < len(ids)
 
 
 def test_training_ids_are_inference_ids(world, tokenizer):
@@ -105,28 +93,11 @@ def test_training_ids_are_inference_ids(world, tokenizer):
         assert ids[:-1] == prompts.encode_prompt(tokenizer, document.prompt + document.text)
 
 
-def test_a_name_is_cut_the_same_way_in_choices_and_answers(world, tokenizer):
-    name = world.entities["drug"][0].ja
-    alone = tokenizer(name, add_special_tokens=False).input_ids
-    listed = tokenizer(f"問題:どれか。\nb {name}\n答え:", add_special_tokens=False).input_ids
-    assert any(listed[i : i + len(alone)] == alone for i in range(len(listed)))
-
-
 @given(lengths=st.lists(st.integers(2, 60), min_size=1, max_size=300), tokens=st.integers(64, 512), seed=st.integers(0, 99))
 def test_batches_hold_every_row_once_within_the_budget(lengths, tokens, seed):
     plan = pretraining.plan_batches(lengths, tokens, seed)
     assert sorted(i for batch in plan for i in batch) == list(range(len(lengths)))
     assert all(len(batch) * max(lengths[i] for i in batch) <= tokens for batch in plan)
-
-
-def test_learning_rate_rises_and_falls():
-    rates = [pretraining.learning_rate(s, 1000, 1.0) for s in range(1000)]
-    assert rates[0] == pytest.approx(0.02) and max(rates) > 0.99 and rates[-1] == pytest.approx(0.1, abs=0.01)
-
-
-def test_fertility_is_higher_for_japanese_in_an_english_tokenizer(world, tokenizer):
-    found = pretraining.fertility(tokenizer, corpus(world, 0.5, 500))
-    assert found["ja"] > 1.5 * found["en"] > 0
 
 
 def test_right_padding_without_a_mask_changes_nothing(world, tokenizer):
@@ -234,11 +205,3 @@ def test_a_base_below_the_bar_is_refused_with_its_figure(world, tmp_path, monkey
         entry_check.require([record])
     record.metrics["entry"]["0shot"]["accuracy"] = 1.0
     entry_check.require([record])
-
-
-def test_identity_is_written_beside_the_weights(world, tmp_path, monkeypatch):
-    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
-    workspace = paths.Workspace("smoke", 1)
-    record = pretrain(world, workspace)
-    identity = json.loads((workspace.bases / "en-small" / "pretraining.json").read_text(encoding="utf-8"))
-    assert identity["corpus_sha256"] == record.data["corpus"] and identity["seed"] == 1

@@ -144,23 +144,6 @@ def test_optimizers_dtypes_and_kernels_run_and_stay_near_the_default(workspace, 
     assert other.model["attention"] == change.get("attn_implementation", "sdpa")
 
 
-def test_a_tracker_is_told_every_loss_and_only_one_that_is_named(workspace, monkeypatch) -> None:
-    from transformers import TrainerCallback
-    from transformers.integrations import integration_utils
-
-    told: list[float] = []
-
-    class Tracker(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-            told.extend([logs["loss"]] if "loss" in logs else [])
-
-    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
-    training.tune(QUICK.changed(max_steps=2), "silent", workspace)
-    assert told == []
-    record = training.tune(QUICK.changed(report_to="tensorboard", max_steps=2), "run", workspace)
-    assert told == losses(record)
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(workspace) -> None:
     with pytest.raises(JmedloraError, match=r"the loss is .* at step \d+; lower learning_rate"):
         training.tune(QUICK.changed(method="full", learning_rate=1e30, max_grad_norm=0.0, max_steps=8), "run", workspace)

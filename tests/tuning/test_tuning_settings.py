@@ -10,7 +10,6 @@ import pytest
 
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.models import launch_config
 from jmedlora_utils.tuning.settings import TuneSettings
 
 QUICK = TuneSettings(base="llama", template="plain_ja", rank=4, learning_rate=5e-3, batch_size=8, max_steps=4, max_length=128)
@@ -105,7 +104,3 @@ def test_every_preset_states_settings_that_can_be_right_and_batches_of_the_journ
 def test_settings_are_checked_without_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; from jmedlora_utils.tuning.settings import TuneSettings; TuneSettings(base='x')"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT)
-
-
-def test_presets_and_launch_configurations_share_no_name() -> None:
-    assert not {p.stem for p in launch_config.CONFIGS.glob("*.yaml")} & set(presets.preset_names())

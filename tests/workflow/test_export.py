@@ -49,7 +49,7 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_trap_50_the_merged_model_answers_as_the_unmerged_one(made, family: str, tmp_path: Path) -> None:
+def test_the_merged_model_answers_as_the_unmerged_one(made, family: str, tmp_path: Path) -> None:
     import torch
 
     folder = export.export(str(made.adapter(f"{family}_lora")), tmp_path / "out", merge=True)
