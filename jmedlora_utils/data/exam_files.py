@@ -17,7 +17,7 @@ from jmedlora_utils.data.igakuqa import load_igakuqa, load_worked_examples
 from jmedlora_utils.data.igakuqa119 import load_igakuqa119
 from jmedlora_utils.data.jjsimqa import STRAY_COMMA, load_jjsimqa
 from jmedlora_utils.data.jmle2026 import KEY_NOTE, load_jmle2026
-from jmedlora_utils.data.questions import AMBIGUOUS, EXCLUSIONS, LETTERS, MISREAD, Question, read_exam, select_text_five, wide, write_exam
+from jmedlora_utils.data.questions import AMBIGUOUS, LETTERS, MISREAD, Question, read_exam, select_text_five, wide, write_exam
 
 EXAMS = ("mini", *fetch.EXAMS)
 SHOTS = "_shots"
@@ -150,15 +150,6 @@ def overview(exams: Mapping[str, Sequence[Question]]) -> pd.DataFrame:
         for year in years if len(years) > 1 else []:
             rows.append({"exam": name, "year": str(year), **summary([q for q in questions if q.year == year])})
         rows.append({"exam": name, "year": "all" if len(years) != 1 else str(years[0]), **summary(questions)})
-    return pd.DataFrame(rows)
-
-
-def exclusion_table(exams: Mapping[str, Sequence[Question]], asked: Mapping[str, Sequence[Question]]) -> pd.DataFrame:
-    """Per exam: questions, how many were left out for which reason, and how many are asked."""
-    rows = []
-    for name, questions in exams.items():
-        reasons = dict.fromkeys(EXCLUSIONS, 0) if name.startswith("mini_") else select_text_five(questions)[1]
-        rows.append({"exam": name, "questions": len(questions), **reasons, "asked": len(asked[name])})
     return pd.DataFrame(rows)
 
 

@@ -100,7 +100,8 @@ class Evaluation:
 
     @property
     def stem(self) -> str:
-        return results.run_file(self.run_name, self.step, self.exam.exam, len(self.exam.shots))
+        """Name of the answers file; the record's name is this after `30_evaluate__`."""
+        return f"{self.run_name}__step{self.step}__{self.exam.exam}__{len(self.exam.shots)}shot"
 
     def run(self) -> Record:
         """Asks what is not on disk, scores it, and writes the record if it changed."""

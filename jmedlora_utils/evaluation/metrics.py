@@ -272,13 +272,6 @@ def score_frame(questions: Sequence[Question], responses: Sequence[str], scorers
     return pd.DataFrame(rows, columns=columns)
 
 
-def scorer_differences(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """The questions on which the scorers of a `score_frame` disagree: one row each, one column a scorer."""
-    wide = frame.pivot(index="id", columns="scorer", values=metric)
-    wide = wide.reindex(frame["id"].drop_duplicates()).rename_axis(columns=None)
-    return wide[wide.nunique(axis=1) > 1]
-
-
 def is_right(question: Question, picked: Iterable[str]) -> bool:
     """Whether the picked letters are a right answer; choices of equal text are one and the same."""
     if question.rule == "number":

@@ -17,7 +17,7 @@ from jmedlora_utils.core import identity, paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.locks import alone
 from jmedlora_utils.data.questions import read_exam, write_exam
-from jmedlora_utils.evaluation import evaluator, exam_prompts, generation, metrics, results, transformers_backend
+from jmedlora_utils.evaluation import evaluator, exam_prompts, generation, results, transformers_backend
 from jmedlora_utils.evaluation.checkpoints import Checkpoints
 from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import loading
@@ -118,7 +118,6 @@ def test_a_failure_is_no_answer_and_an_answer_is_never_altered(tuned, monkeypatc
     file = tuned.answers / "odd__step0__mini_trained__0shot.jsonl"
     assert sorted(json.loads(line)["response"] for line in file.read_text(encoding="utf-8").splitlines()) == sorted(odd)
     before = file.read_bytes()
-    results.scorer_table([record], tuned)
     assert evaluator.evaluate(ask, "odd", tuned) == [record] and file.read_bytes() == before, "scoring writes no text"
 
 
@@ -193,23 +192,6 @@ def test_a_four_bit_run_is_evaluated_on_its_four_bit_base(tuned, family: str) ->
 def test_what_cannot_be_asked_is_named(tuned, change: dict[str, Any], message: str) -> None:
     with pytest.raises(JmedloraError, match=message):
         evaluator.evaluate(ASK.changed(**change), "wrong", tuned)
-
-
-def test_tables_of_the_notebook(asked, tuned) -> None:
-    table = results.accuracy_table(asked, tuned)
-    assert list(table.columns) == ["exam", "group", "answers", "n", "step 0", "step 5", "step 20"]
-    answers = ["model, 0-shot", "model, 1-shot", *metrics.BASELINES]
-    assert list(zip(table["group"], table["answers"], strict=True)) == [(g, a) for g in ("taught", "untaught") for a in answers]
-    steps = table.set_index(["group", "answers"])[["step 0", "step 5", "step 20"]]
-    assert list(steps.loc["untaught", "oracle"]) == ["100.0"] * 3 and list(steps.loc["untaught", "empty response"]) == ["0.0"] * 3
-    untaught = [q for q in results.asked_questions(asked[0], tuned)[0] if q.section == "untaught"]
-    chance = sum(map(metrics.random_accuracy, untaught)) / len(untaught)
-    assert steps.loc["untaught", "random choice"].iloc[0] == f"{100 * chance:.1f}"
-    scorers = results.scorer_table(asked, tuned)
-    assert list(scorers["answers"]) == ["model, 0-shot"] * 3 + ["model, 1-shot"] * 3 + list(metrics.BASELINES)
-    assert set(scorers["n"]) == {24} and scorers.set_index("answers").loc["oracle", "strict accuracy"] == "100.0"
-    for record, unreadable in zip(sorted(asked, key=lambda r: r.config["shots"]), scorers["unreadable"], strict=False):
-        assert unreadable == record.counts["unreadable"]
 
 
 KILLED = """

@@ -47,15 +47,6 @@ def test_choices_printed_in_the_stem_are_not_moved() -> None:
         assert shuffling.shuffle_choices(found[name], 5) == found[name]
 
 
-def test_the_table_shows_a_model_that_likes_the_first_place() -> None:
-    questions = [replace(q, gold=frozenset("abcde"[i % 5])) for i, q in enumerate(tiny.make_questions(40)) if q.n_select == 1]
-    table = shuffling.position_frame(questions, [q.choices[0] for q in questions]).set_index("place")
-    assert list(table.index) == list("abcde") and table["n"].sum() == len(questions) == 30
-    assert table.loc["a", "right"] == table.loc["a", "n"] and table["right"].sum() == table.loc["a", "right"]
-    assert table.loc["a", "chosen"] == 1 and table.loc["a", "gold"] == 0.2
-    assert shuffling.position_frame(tiny.make_questions(4)[3:], ["x"]).empty, "two answers to choose have no one place"
-
-
 def test_an_evaluation_asks_and_scores_the_shuffled_choices(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
     plain = EvalSettings(base="llama", template="plain_ja", limit=12)
