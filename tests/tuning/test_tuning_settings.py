@@ -53,17 +53,17 @@ def test_a_setting_that_cannot_be_right_is_named(change: dict[str, Any], message
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("distributed_type: DEEPSPEED", "distributed_type is 'DEEPSPEED'"),
-        ("- distributed_type", "not a mapping of settings"),
-        ("a: [", "not valid YAML"),
-        ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 1}", "fsdp_version must be 2"),
-        ("distributed_type: MULTI_GPU\nnum_machines: many", "num_machines is 'many'"),
+        ("distributed_type: DEEPSPEED", ": distributed_type is 'DEEPSPEED'"),
+        ("- distributed_type", ": a mapping of names to values is expected"),
+        ("a: [", ":1: not valid YAML"),
+        ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 1}", ": fsdp_version must be 2"),
+        ("distributed_type: MULTI_GPU\nnum_machines: many", ": num_machines is 'many'"),
     ],
 )
 def test_a_foreign_launch_configuration_is_refused(tmp_path, text: str, message: str) -> None:
     file = tmp_path / "own.yaml"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(JmedloraError, match=rf"own\.yaml: {message}"):
+    with pytest.raises(JmedloraError, match=rf"own\.yaml{message}"):
         QUICK.changed(num_processes=2, launch_config=str(file))
 
 
