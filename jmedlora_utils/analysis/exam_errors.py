@@ -32,19 +32,12 @@ TABLES = {"groups": "error_groups.csv", "flips": "error_flips.csv", "prohibited"
 
 @dataclass(frozen=True)
 class Errors:
-    """Counts on the published answers, read by the `strict` scorer.
+    """Counts on the published answers, read by the `strict` scorer."""
 
-    Attributes:
-        groups: Columns `system, cut, group, right, n`, on the text-only five-choice questions.
-        flips: Columns `first, second, cut, group` and the values of `FLIPS`, on the same questions.
-        prohibited: See `prohibited_counts`; on the whole examination, images included.
-        notice: Where the counts come from.
-    """
-
-    groups: pd.DataFrame
-    flips: pd.DataFrame
-    prohibited: pd.DataFrame
-    notice: str
+    groups: pd.DataFrame  #: Columns `system, cut, group, right, n`, on the text-only five-choice questions
+    flips: pd.DataFrame  #: Columns `first, second, cut, group` and the values of `FLIPS`, on the same questions
+    prohibited: pd.DataFrame  #: See `prohibited_counts`; on the whole examination, images included
+    notice: str  #: Where the counts come from
 
 
 def kinds(questions: Sequence[Question]) -> pd.DataFrame:

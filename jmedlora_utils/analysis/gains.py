@@ -22,19 +22,12 @@ class NotMeasuredError(JmedloraError):
 
 @dataclass(frozen=True)
 class Condition:
-    """What is compared; the defaults are the headline condition of the claims.
+    """What is compared; the defaults are the headline condition of the claims."""
 
-    Attributes:
-        step_rank: Which of a run's kept steps: 0 early, 1 late, 2 very late; the last one where fewer were kept.
-        shots: Worked examples in the prompt.
-        facts: Group of questions asked.
-        metric: Column of the outcomes, a key of `studies.METRICS`.
-    """
-
-    step_rank: int = 1
-    shots: int = 0
-    facts: str = TAUGHT
-    metric: str = "accuracy"
+    step_rank: int = 1  #: Which of a run's kept steps: 0 early, 1 late, 2 very late; the last one where fewer were kept
+    shots: int = 0  #: Worked examples in the prompt
+    facts: str = TAUGHT  #: Group of questions asked
+    metric: str = "accuracy"  #: Column of the outcomes, a key of `studies.METRICS`
 
 
 HEADLINE = Condition()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from jmedlora_utils.core import paths, statistics
@@ -43,27 +42,17 @@ SMOKE = "smoke: a test of the code with a toy of a toy. Nothing on this page is 
 
 @dataclass(frozen=True)
 class Study:
-    """Everything an analysis page reads.
+    """Everything an analysis page reads."""
 
-    Attributes:
-        preset: Preset that the answers come from.
-        origin: `committed` or `run`.
-        outcomes: One row per question, model and condition: the columns `CONDITION`, `QUESTION` and the keys of `METRICS`.
-        records: Records of preparing, pretraining and tuning.
-        examples: Answers kept for reading: seed, run, steps, exam, id, response.
-        questions: Exam questions, one row per seed, exam and id: `seed`, `QUESTION`, `text`, `choices`, `gold` (letters).
-        forms: Answers on untaught facts by whether they have the form asked for: the columns `FORMS`.
-        about: Device, dates and commit of the run; `evaluate_seconds`: run name to seconds, mean over seeds; `left_out`:
-            records found beside the run that the preset does not name.
-    """
-
-    preset: str
-    origin: str
-    outcomes: pd.DataFrame
-    records: list[Record]
-    examples: pd.DataFrame
-    questions: pd.DataFrame
-    forms: pd.DataFrame
+    preset: str  #: Preset that the answers come from
+    origin: str  #: `committed` or `run`
+    outcomes: pd.DataFrame  #: One row per question, model and condition: the columns `CONDITION`, `QUESTION` and the keys of `METRICS`
+    records: list[Record]  #: Records of preparing, pretraining and tuning
+    examples: pd.DataFrame  #: Answers kept for reading: seed, run, steps, exam, id, response
+    questions: pd.DataFrame  #: Exam questions, one row per seed, exam and id: `seed`, `QUESTION`, `text`, `choices`, `gold` (letters)
+    forms: pd.DataFrame  #: Answers on untaught facts by whether they have the form asked for: the columns `FORMS`
+    #: Device, dates and commit of the run; `evaluate_seconds`: run name to seconds, mean over seeds; `left_out`: records found beside
+    #: the run that the preset does not name
     about: dict[str, Any]
 
     @property
@@ -297,28 +286,6 @@ def method_of(records: Iterable[Record], run: str) -> str:
         if record.kind == "evaluate" and record.config["run_name"] == run and record.config.get("method"):
             return "qlora" if record.config.get("quantisation") == "nf4" else record.config["method"]
     return "none"
-
-
-def costs(records: Iterable[Record]) -> pd.DataFrame:
-    """What each preparing, pretraining and tuning step took, mean over seeds.
-
-    Returns:
-        Columns `kind`, `name`, `seconds`, `peak_gib`, `trainable` (parameters; NaN where nothing was trained), `seeds`.
-    """
-    rows = [
-        {
-            "kind": r.kind,
-            "name": r.config.get("run_name") or r.model.get("base") or r.name,
-            "seconds": r.wall_seconds,
-            "peak_gib": r.peak_memory_bytes / 2**30,
-            "trainable": r.counts.get("trainable_parameters", np.nan),
-            "seeds": r.seed,
-        }
-        for r in records
-    ]
-    frame = pd.DataFrame(rows, columns=["kind", "name", "seconds", "peak_gib", "trainable", "seeds"])
-    means = {"seconds": "mean", "peak_gib": "mean", "trainable": "mean", "seeds": "nunique"}
-    return frame.groupby(["kind", "name"], sort=False).agg(means).reset_index()
 
 
 def loss_series(records: Iterable[Record]) -> pd.DataFrame:

@@ -24,31 +24,19 @@ Rows = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class AnswerSet:
-    """What one model, at one step, answered to one exam with a number of worked examples in the prompt.
+    """What one model, at one step, answered to one exam with a number of worked examples in the prompt."""
 
-    Attributes:
-        exam: Name of the exam.
-        run: Run, or published system.
-        source: Where the answers are, for the reader.
-        load: Reads the answers: question id to a row with `response`, and `finish` and `prompt_sha256` where known.
-        base: Name or fingerprint of the base model; step 0 of a run on the same base is what it is compared with.
-        step: Tuning steps; 0 is the base.
-        shots: Worked examples in the prompt.
-        template: Prompt template; empty for published answers.
-        shot_ids: Ids of the worked examples.
-        shuffle: Seed of the order of the choices; 0 is the printed one.
-    """
-
-    exam: str
-    run: str
-    source: str
+    exam: str  #: Name of the exam
+    run: str  #: Run, or published system
+    source: str  #: Where the answers are, for the reader
+    #: Reads the answers: question id to a row with `response`, and `finish` and `prompt_sha256` where known
     load: Callable[[], Rows] = field(repr=False, compare=False)
-    base: str = ""
-    step: int = 0
-    shots: int = 0
-    template: str = ""
-    shot_ids: tuple[str, ...] = ()
-    shuffle: int = 0
+    base: str = ""  #: Name or fingerprint of the base model; step 0 of a run on the same base is what it is compared with
+    step: int = 0  #: Tuning steps; 0 is the base
+    shots: int = 0  #: Worked examples in the prompt
+    template: str = ""  #: Prompt template; empty for published answers
+    shot_ids: tuple[str, ...] = ()  #: Ids of the worked examples
+    shuffle: int = 0  #: Seed of the order of the choices; 0 is the printed one
 
     @cached_property
     def answers(self) -> Rows:

@@ -43,25 +43,15 @@ Option = tuple[str, Any]
 
 @dataclass(frozen=True)
 class Side:
-    """One answer to the question in view.
+    """One answer to the question in view."""
 
-    Attributes:
-        label: Who answered.
-        response: What was written.
-        score: What the chosen scorer says of it.
-        taken: Letters of the choices it was read as, in the order of the question in view.
-        distances: Gestalt distance of each choice to the response, 0 to 1, in the order of the question in view.
-        cut: Whether the answer ended at the token limit.
-        source: Where the answer is.
-    """
-
-    label: str
-    response: str
-    score: metrics.Score
-    taken: frozenset[str]
-    distances: tuple[float, ...]
-    cut: bool
-    source: str
+    label: str  #: Who answered
+    response: str  #: What was written
+    score: metrics.Score  #: What the chosen scorer says of it
+    taken: frozenset[str]  #: Letters of the choices it was read as, in the order of the question in view
+    distances: tuple[float, ...]  #: Gestalt distance of each choice to the response, 0 to 1, in the order of the question in view
+    cut: bool  #: Whether the answer ended at the token limit
+    source: str  #: Where the answer is
 
     @property
     def verdict(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from jmedlora_utils.analysis import claims, evidence, gains, metrics_study, scores
+from jmedlora_utils.analysis import claims, evidence, gains, known_responses, scores
 from jmedlora_utils.analysis.studies import Study
 from jmedlora_utils.book import miniature, provenance
 from jmedlora_utils.book.provenance import BENCHMARKS, MINI, Edition, pipe_table
@@ -156,7 +156,7 @@ def responses() -> str:
     wrong = max((asked.choice(x) for x in asked.letters if x not in asked.gold), key=len)
     given = [form.format(gold=asked.choice(letter), wrong=wrong, letter=letter) for form in RESPONSES]
     heads = {"exact_match": "Exact match", "accuracy": "Accuracy", "strict": "Accuracy, `strict`"}
-    shown = metrics_study.worked_example(asked, given)
+    shown = known_responses.worked_example(asked, given)
     return formatting.markdown(shown, {c: heads.get(c, c) for c in shown})
 
 

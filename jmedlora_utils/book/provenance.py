@@ -37,25 +37,15 @@ EVIDENCE_OF: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Edition:
-    """What one copy of the book is made from.
+    """What one copy of the book is made from."""
 
-    Attributes:
-        name: Folder below `_book/`.
-        preset: Preset whose notebooks are shown.
-        executed: Notebook stem to executed copy.
-        listed: Stems of the notebooks in the table of contents.
-        records: Records behind the pages.
-        times: Label and seconds of every notebook that ran.
-        committed: Whether it is made from committed evidence alone.
-    """
-
-    name: str
-    preset: Preset
-    executed: dict[str, Path]
-    listed: list[str]
-    records: list[Record]
-    times: list[tuple[str, float]]
-    committed: bool
+    name: str  #: Folder below `_book/`
+    preset: Preset  #: Preset whose notebooks are shown
+    executed: dict[str, Path]  #: Notebook stem to executed copy
+    listed: list[str]  #: Stems of the notebooks in the table of contents
+    records: list[Record]  #: Records behind the pages
+    times: list[tuple[str, float]]  #: Label and seconds of every notebook that ran
+    committed: bool  #: Whether it is made from committed evidence alone
 
 
 def evidence_line(stem: str, entries: Sequence[str], parameters: dict[str, Any]) -> str:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from jmedlora_utils.analysis.known_responses import FEW_RULES, RULES
+from jmedlora_utils.analysis.metrics_study import EXAM_NAMES
 from jmedlora_utils.figures.style import PALETTE, WIDTH, LineStyle, chance_line, legend_above, looks, new_figure, percent_axis, points
 
-EXAMS = {"igakuqa": "IgakuQA", "jjsimqa": "JJSIMQA"}
-RULES = {
-    "longest": ("journal, longest", LineStyle(PALETTE["blue"], "o")),
-    "ratio": ("journal, ratio", LineStyle(PALETTE["sky"], "s", "--")),
-    "mean_ratio": ("journal, mean ratio", LineStyle(PALETTE["purple"], "v", ":")),
-    "harness": ("harness", LineStyle(PALETTE["vermilion"], "^", "-.")),
-    "strict": ("strict", LineStyle(PALETTE["green"], "D")),
-}
-"""Ways to score: name and look."""
+LOOKS = looks([rule.name for rule in RULES.values()])
+"""One look per way to score, in every figure of the study."""
 
 BLIND = (
     "empty",
@@ -36,12 +29,12 @@ BANDS = {"unlike": "below 1/3", "some": "1/3 to 2/3", "alike": "above 2/3"}
 def blind_levels(levels: pd.DataFrame) -> Figure:
     """Accuracy of responses without knowledge, one panel per exam, one marker per way to score; questions with one answer."""
     figure, axes = new_figure(height=4.4, columns=2, sharey=True)
-    shown = levels[(levels["asked"] == "one") & levels["rule"].isin(list(RULES)) & (levels["rule"] != "mean_ratio")]
-    shown = shown.assign(value=shown["accuracy"], rule=shown["rule"].map({rule: name for rule, (name, _) in RULES.items()}))
-    for ax, (exam, name) in zip(axes[0], EXAMS.items(), strict=True):
-        here = levels[(levels["exam"] == exam) & (levels["asked"] == "one")]
-        points(ax, shown[shown["exam"] == exam], dict(RULES.values()), x="value", y="response", hue="rule", order=BLIND, dodge=0.5)
-        chance_line(ax, here.loc[here["response"] == "random pick", "accuracy"].iloc[0], axis="x")
+    one = levels[levels["asked"] == "one"]
+    shown = one[one["rule"].isin(FEW_RULES)]
+    shown = shown.assign(value=shown["accuracy"], rule=shown["rule"].map({key: rule.name for key, rule in RULES.items()}))
+    for ax, (exam, name) in zip(axes[0], EXAM_NAMES.items(), strict=True):
+        points(ax, shown[shown["exam"] == exam], LOOKS, x="value", y="response", hue="rule", order=BLIND, dodge=0.5)
+        chance_line(ax, one.loc[(one["exam"] == exam) & (one["response"] == "random pick"), "accuracy"].iloc[0], axis="x")
         ax.set(xlabel=f"Accuracy (%), {name}", ylabel="")
         percent_axis(ax, -1.5, 34, axis="x")
     legend_above(figure, axes[0, 0], columns=3)
@@ -53,8 +46,8 @@ def winners(picks: pd.DataFrame, response: str = "unrelated answer") -> Figure:
     figure, axes = new_figure(height=5.4, rows=2, columns=2, sharey=True, sharex="col")
     features = {"length": "Rank of length (5: longest)", "likeness": "Rank of likeness (5: highest)"}
     wins = {rule: f"wins, {rule.replace('_', ' ')}" for rule in ("longest", "ratio", "mean_ratio")}
-    styles = {name: RULES[rule][1] for rule, name in wins.items()}
-    for row, (exam, name) in zip(axes, EXAMS.items(), strict=True):
+    styles = {name: LOOKS[RULES[rule].name] for rule, name in wins.items()}
+    for row, (exam, name) in zip(axes, EXAM_NAMES.items(), strict=True):
         for ax, (feature, label) in zip(row, features.items(), strict=True):
             here = picks[(picks["exam"] == exam) & (picks["feature"] == feature)]
             gold = here[here["response"] == "gold"]
@@ -107,74 +100,4 @@ def credit_table(changes: pd.DataFrame) -> Figure:
     ax.axhline(n_harmless, color=PALETTE["vermilion"], linewidth=1.8)
     for x, text in ((1.5, "Exact match"), (5, "Accuracy")):
         ax.annotate(text, (x, 0), xytext=(0, 47), textcoords="offset points", ha="center", fontsize=11)
-    return figure
-
-
-def questions_needed(needed: pd.DataFrame, sizes: Mapping[str, int]) -> Figure:
-    """Questions needed against the difference to be seen, both logarithmic; horizontal lines are the exams.
-
-    Args:
-        needed: Columns `difference` (0 to 1), `design` (`unpaired` or `paired`), `discordant` (share, 0 to 1), `n`.
-        sizes: Exam to its number of questions.
-    """
-    figure, axes = new_figure(height=4.4)
-    ax = axes[0, 0]
-    same = [f"same questions, {100 * share:.0f} % differ" for share in needed["discordant"].fillna(0)]
-    series = needed["design"].map({"unpaired": "different questions"}).fillna(pd.Series(same, needed.index))
-    shown = needed.assign(series=series, difference=100 * needed["difference"]).sort_values(
-        "discordant", ascending=False, na_position="first"
-    )
-    dashes = {name: (3, 1.5) if name == "different questions" else "" for name in dict.fromkeys(shown["series"])}
-    sns.lineplot(shown, x="difference", y="n", hue="series", style="series", dashes=dashes, ax=ax)
-    ax.set(xscale="log", yscale="log", xlabel="Difference of Accuracy (points)", ylabel="Questions needed")
-    ticks = [0.5, 1, 2, 5, 10]
-    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    ax.set_yticks([100, 1000, 10_000, 100_000], ["100", "1,000", "10,000", "100,000"])
-    ax.minorticks_off()
-    for name, n in sizes.items():
-        ax.axhline(n, color=PALETTE["grey"], linewidth=1, linestyle=":")
-        ax.annotate(f"{name}, {n:,}", (0.53, n), xytext=(0, 3), textcoords="offset points", fontsize=9, color="#444444")
-    ax.set_xlim(0.5, 10)
-    legend_above(figure, ax, columns=2)
-    return figure
-
-
-def points_by_accuracy(exam: pd.DataFrame, names: Mapping[str, str]) -> Figure:
-    """Share of the examination's points against Accuracy on its text questions; a filled marker has passed.
-
-    Args:
-        exam: Columns `system, accuracy` (0 to 1), `points, max_points, passed`.
-        names: System to its name in the legend.
-    """
-    figure, axes = new_figure(height=4.2)
-    ax = axes[0, 0]
-    for system, style in looks(exam["system"]).items():
-        rows = exam[exam["system"] == system]
-        for passed in (True, False):
-            here = rows[rows["passed"].astype("boolean").fillna(False) == passed]
-            look = {"marker": style.marker, "facecolor": style.colour if passed else "none", "edgecolor": style.colour, "s": 45}
-            shares = 100 * here["points"] / here["max_points"]
-            sns.scatterplot(x=100 * here["accuracy"], y=shares, label=names.get(system, system), ax=ax, **look)
-    ax.plot([35, 100], [35, 100], color=PALETTE["black"], linestyle=":", linewidth=1.2, label="equal")
-    ax.set(
-        xlabel="Accuracy on text questions with five choices (%)", ylabel="Points of the examination (%)", xlim=(36, 100), ylim=(36, 100)
-    )
-    legend_above(figure, ax, columns=2)
-    return figure
-
-
-def passing_curves(passing: pd.DataFrame) -> Figure:
-    """Probability to reach the marks against the rate of right items, one line per year; the general mark alone dotted."""
-    figure, axes = new_figure(height=4.0)
-    ax = axes[0, 0]
-    years = looks([str(year) for year in passing["year"]])
-    shown = passing.assign(year=passing["year"].astype(str), rate=100 * passing["rate"])
-    for year, style in years.items():
-        rows = shown[shown["year"] == year]
-        sns.lineplot(x=rows["rate"], y=100 * rows["both"], color=style.colour, label=f"both marks, {year}", ax=ax)
-        sns.lineplot(x=rows["rate"], y=100 * rows["general"], color=style.colour, linestyle=":", linewidth=1.3, ax=ax)
-    ax.plot([], [], color=PALETTE["black"], linestyle=":", linewidth=1.3, label="general mark alone")
-    ax.set(xlabel="Probability to be right on each item (%)", ylabel="Probability to reach the mark (%)", xlim=(60, 95))
-    percent_axis(ax, -2, 102)
-    legend_above(figure, ax, columns=2)
     return figure

@@ -37,29 +37,17 @@ NOTICE = (
 
 @dataclass(frozen=True)
 class Tuned:
-    """One kept checkpoint of a tuning run, with what is recorded of it.
+    """One kept checkpoint of a tuning run, with what is recorded of it."""
 
-    Attributes:
-        folder: The checkpoint.
-        run: Name of the run.
-        step: Step of the checkpoint.
-        settings: Settings of the run.
-        base: Its base, from the registry or the workspace.
-        own_base: Whether the run made its base itself, by continued pretraining.
-        tuning: Record of notebook 20 that names these very weights, or None.
-        prepared: Record of notebook 10 that names the very data of `tuning`, or None.
-        scores: Records of notebook 30 of these weights, and of the base before tuning.
-    """
-
-    folder: Path
-    run: str
-    step: int
-    settings: dict[str, Any]
-    base: ModelEntry
-    own_base: bool
-    tuning: Record | None
-    prepared: Record | None
-    scores: tuple[Record, ...]
+    folder: Path  #: The checkpoint
+    run: str  #: Name of the run
+    step: int  #: Step of the checkpoint
+    settings: dict[str, Any]  #: Settings of the run
+    base: ModelEntry  #: Its base, from the registry or the workspace
+    own_base: bool  #: Whether the run made its base itself, by continued pretraining
+    tuning: Record | None  #: Record of notebook 20 that names these very weights, or None
+    prepared: Record | None  #: Record of notebook 10 that names the very data of `tuning`, or None
+    scores: tuple[Record, ...]  #: Records of notebook 30 of these weights, and of the base before tuning
 
     @property
     def name(self) -> str:

@@ -41,26 +41,17 @@ CPU_STEP = {"mem_mb": 4_000, "runtime": 120}
 
 @dataclass(frozen=True)
 class Step:
-    """One job as Snakemake sees it.
+    """One job as Snakemake sees it."""
 
-    Attributes:
-        job: What papermill runs.
-        card: JSON file with the parameters and the hashes of the code; rewritten only when one of them changes,
-            so its modification time says whether the executed copy is stale.
-        target: The executed notebook.
-        log: What the notebook printed.
-        after: Executed notebooks that must exist before.
-        threads: Processor threads of the notebook.
-        resources: For a cluster: cards, memory in MB, minutes.
-    """
-
-    job: Job
+    job: Job  #: What papermill runs
+    #: JSON file with the parameters and the hashes of the code; rewritten only when one of them changes, so its modification time says
+    #: whether the executed copy is stale
     card: Path
-    target: Path
-    log: Path
-    after: tuple[Path, ...]
-    threads: int
-    resources: dict[str, int]
+    target: Path  #: The executed notebook
+    log: Path  #: What the notebook printed
+    after: tuple[Path, ...]  #: Executed notebooks that must exist before
+    threads: int  #: Processor threads of the notebook
+    resources: dict[str, int]  #: For a cluster: cards, memory in MB, minutes
 
     @property
     def label(self) -> str:

@@ -114,10 +114,18 @@ def test_papermill_sees_every_parameter(path: Path) -> None:
 
 @every_notebook
 def test_cells_are_small(path: Path) -> None:
-    sources = [cell["source"] for cell in code_cells(path) if "parameters" not in cell["tags"]]
+    """Those that the page shows: a cell that only writes a sentence leaves its code out of the page."""
+    unseen = {"parameters", "remove-input"}
+    sources = [cell["source"] for cell in code_cells(path) if not unseen & set(cell["tags"])]
     lines = [sum(bool(line.strip()) for line in source.splitlines()) for source in sources]
     assert statistics.median(lines) <= 8
     assert max(lines) <= 30
+
+
+@every_notebook
+def test_no_line_of_code_scrolls_sideways(path: Path) -> None:
+    """A page shows 88 columns of code."""
+    assert not [f"{cell['id']}: {line}" for cell in code_cells(path) for line in cell["source"].splitlines() if len(line) > 88]
 
 
 @every_notebook

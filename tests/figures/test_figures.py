@@ -154,12 +154,6 @@ def test_an_examination_without_marks_is_drawn_without_a_bar():
     assert labels(figure) == ["x", "y", "mark"]
 
 
-NEEDED = pd.DataFrame(
-    [(0.01, "unpaired", None, 34_000), (0.05, "unpaired", None, 1400), (0.01, "paired", 0.1, 7800), (0.05, "paired", 0.1, 300)],
-    columns=["difference", "design", "discordant", "n"],
-)
-
-
 @pytest.mark.parametrize(
     ("plot", "table"),
     [
@@ -167,9 +161,6 @@ NEEDED = pd.DataFrame(
         (metrics_plots.winners, "picks"),
         (metrics_plots.damage_curves, "damage"),
         (metrics_plots.credit_table, "changes"),
-        (lambda exam: metrics_plots.points_by_accuracy(exam, {"gpt4": "GPT-4"}), "exam"),
-        (metrics_plots.passing_curves, "passing"),
-        (lambda _: metrics_plots.questions_needed(NEEDED, {"IgakuQA": 1158}), "levels"),
     ],
 )
 def test_figures_of_the_metrics_draw_the_committed_evidence_without_a_title(plot, table):
