@@ -8,7 +8,7 @@ import re
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
@@ -20,7 +20,8 @@ from jmedlora_utils.core.settings import explain
 from jmedlora_utils.models.shape import ARCHITECTURES, STRICT, Shape
 
 MODELS_FILE = paths.PACKAGE_DATA / "models.yaml"
-LANGUAGES = ("japanese", "english", "multilingual", "unknown")
+Language = Literal["japanese", "english", "multilingual", "unknown"]
+LANGUAGES = get_args(Language)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 UNKNOWN_REVISION = "unknown; pin before a run"
@@ -45,7 +46,7 @@ class ModelEntry:
     revision: str | None = None  #: Full commit hash, or None where it is not known or not needed
     shape: Shape | None = None  #: Sizes, or None where they are not known (an unlisted hub id)
     stored: int = 2  #: Bytes one parameter takes in the files
-    language: Literal[*LANGUAGES] = "unknown"  #: One of `LANGUAGES`
+    language: Language = "unknown"  #: One of `LANGUAGES`
     licence: Annotated[str, Field(min_length=1)] = "unknown"  #: As the card states it
     gated: bool = False  #: Whether the hub asks for a token
     context_length: int = 0  #: Tokens the model was trained for, 0 where not known

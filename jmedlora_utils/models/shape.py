@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.settings import explain
 
-ARCHITECTURES = ("llama", "gpt_neox", "qwen3", "gemma3_text")
+Architecture = Literal["llama", "gpt_neox", "qwen3", "gemma3_text"]
+ARCHITECTURES = get_args(Architecture)
 # bitsandbytes: NF4 packs two weights in a byte; 64 weights share a scale; double quantisation stores each scale in one byte, and 256
 # scales share a float32; each tensor has one float32 offset and two lookup tables of float32 (16 and 256 entries).
 NF4_BLOCK = 64
@@ -26,7 +27,7 @@ Size = Annotated[int, Field(ge=1)]
 class Shape:
     """The sizes of a causal language model, enough to count its parameters and bytes."""
 
-    architecture: Literal[*ARCHITECTURES]  #: One of `ARCHITECTURES`, the `model_type` of config.json
+    architecture: Architecture  #: One of `ARCHITECTURES`, the `model_type` of config.json
     layers: Size  #: Transformer blocks
     hidden: Size  #: Width of the residual stream
     intermediate: Size  #: Width of the feed-forward block
