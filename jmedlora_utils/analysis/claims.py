@@ -23,7 +23,7 @@ phrasings and from every base, for independent questions; they are now averaged 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,6 +59,7 @@ NEAR_MISS = 0.8
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided at this size"
 NOT_MEASURED, NO_CONTROL = "not measured", "no verdict: these questions have no control"
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, UNDECIDED)
+FULL_SIZE = "published models, 27B to 122B"
 THE_MINIATURE = ("smoke", "mini", "mini-seeds")
 
 
@@ -376,11 +377,12 @@ def published_claims() -> pd.DataFrame:
     return pd.read_csv(paths.RESULTS / "published" / "claims.csv").set_index("claim")
 
 
-def glance_table(found: Sequence[Finding], changed: pd.DataFrame | None = None) -> pd.DataFrame:
+def glance_table(found: Sequence[Finding], changed: pd.DataFrame | None = None, full_size: Mapping[int, str] | None = None) -> pd.DataFrame:
     """One row per claim: what was published, the effects in the miniature, larger runs or the words "not run", the verdict.
 
     Args:
         found: The findings.
+        full_size: What `published_pairs.glance` returns; where given, a column of its own.
         changed: What `robustness` returns; where given, the last column counts the changes that leave the verdict as it is.
 
     Returns:
@@ -402,6 +404,8 @@ def glance_table(found: Sequence[Finding], changed: pd.DataFrame | None = None) 
             }
         )
     shown = pd.DataFrame(rows)
+    if full_size is not None:
+        shown.insert(3, FULL_SIZE, [full_size[finding.claim.number] for finding in found])
     if changed is None:
         return shown
     return shown.assign(**{"same verdict under other choices": [f"{same} of {n}" for same, n in same_verdicts(changed)]})

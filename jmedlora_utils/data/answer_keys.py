@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.records import read_text
 from jmedlora_utils.data.igakuqa import REQUIRED_BLOCKS
 from jmedlora_utils.data.questions import Question, letters, need, wide
 
@@ -76,11 +77,8 @@ def _corrected(question: Question, answer: str, where: str) -> Question:
 
 def csv_rows(path: Path, columns: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
     """`(file:line, row)` of a CSV with a header, with or without a byte-order mark."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            found = [(f"{path}:{line}", row) for line, row in enumerate(csv.DictReader(file), start=2)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise JmedloraError(f"{path}: no readable CSV ({error}); fetch or write it again") from error
+    rows = csv.DictReader(read_text(path).splitlines())
+    found = [(f"{path}:{line}", row) for line, row in enumerate(rows, start=2)]
     if not found:
         raise JmedloraError(f"{path}: no row in the file; fetch or write it again")
     for where, row in found:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.records import read_json
 from jmedlora_utils.data.answer_keys import FIVE, corrected, csv_rows, letter_slots, place_of
-from jmedlora_utils.data.jmle2026 import read_json
 from jmedlora_utils.data.questions import Question, letters, need, number_to_select, unique
 
 EDITION, YEAR = 119, 2025

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.records import read_json
 from jmedlora_utils.data.answer_keys import FIVE, corrected, letter_slots, place_of
 from jmedlora_utils.data.questions import Question, letters, need, number_through_mask, unique
 
@@ -35,14 +35,6 @@ def load_jmle2026(data_dir: Path | str, corrections: Path | str | None = None) -
     if not isinstance(rows, list) or not rows:
         raise JmedloraError(f"{path}: no list of questions; fetch the file again")
     return corrected(unique(_question(row, f"{path}, question {n}") for n, row in enumerate(rows, start=1)), corrections)
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise JmedloraError(f"{path}: no complete JSON file ({error}); fetch it again") from error
 
 
 def _question(row: Mapping[str, Any], where: str) -> tuple[Question, str]:

@@ -93,8 +93,8 @@ def test_a_question_of_the_119th_is_read_with_its_slips(tmp_path, key, row, expe
 @pytest.mark.parametrize(
     ("write", "load", "message"),
     [
-        (lambda f: None, load_jmle2026, r"jmle2026_dataset\.json: no complete JSON"),
-        (lambda f: write_jmle(f).write_text('[{"question_id"'), load_jmle2026, r"jmle2026_dataset\.json: no complete JSON"),
+        (lambda f: None, load_jmle2026, r"jmle2026_dataset\.json: no such file"),
+        (lambda f: write_jmle(f).write_text('[{"question_id"'), load_jmle2026, r"jmle2026_dataset\.json:1: not valid JSON"),
         (lambda f: write_jmle(f), load_jmle2026, "no list of questions"),
         (lambda f: write_jmle(f, jmle("120G-1")), load_jmle2026, "question 1: id '120G-1' is not an edition"),
         (lambda f: write_jmle(f, jmle(), jmle("120A1")), load_jmle2026, "question 2: id '120A1' is already used"),

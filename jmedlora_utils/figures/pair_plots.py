@@ -1,0 +1,80 @@
+"""Figures of published models in pairs: every pair and every step of size on one axis, and points by size."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from jmedlora_utils.figures.style import PALETTE, LineStyle, legend_above, looks, new_figure
+
+NARROW = 4.7
+"""Inches: narrow figures keep their letters large on a phone."""
+SIZE = "a larger model"
+KINDS = {
+    "LoRA": LineStyle(PALETTE["vermilion"], "D"),
+    "fine-tuning": LineStyle(PALETTE["orange"], "s"),
+    "continued pretraining": LineStyle(PALETTE["blue"], "o"),
+    "reinforcement": LineStyle(PALETTE["green"], "^"),
+    SIZE: LineStyle(PALETTE["grey"], "v"),
+}
+
+
+def forest(pairs: pd.DataFrame, steps: pd.DataFrame, margin: float) -> Figure:
+    """Difference of every pair in points with its interval, and below them what a larger model of the same family brings.
+
+    Args:
+        pairs: Columns `exam, base, adapted, adaptation, difference, low, high` (shares) and `decides`; the others are hollow.
+        steps: Columns `exam, smaller, larger, difference, low, high`.
+        margin: Share; the band between minus and plus it is shaded.
+    """
+    larger = steps.rename(columns={"smaller": "base", "larger": "adapted"}).assign(adaptation=SIZE, decides=True)
+    rows = pd.concat([pairs, larger], ignore_index=True)
+    rows = rows.sort_values("adaptation", key=lambda kinds: kinds.map(list(KINDS).index), kind="stable", ignore_index=True)
+    figure, axes = new_figure(NARROW, 1.1 + 0.52 * len(rows))
+    ax, (low, high) = axes[0, 0], (100 * rows["low"].min(), 100 * rows["high"].max())
+    ax.axvspan(-100 * margin, 100 * margin, color=PALETTE["grey"], alpha=0.13, zorder=0)
+    ax.axvline(0, color=PALETTE["black"], linewidth=1, zorder=1)
+    for place, row in enumerate(rows.itertuples()):
+        style = KINDS[row.adaptation]
+        ax.hlines(place, 100 * row.low, 100 * row.high, color=style.colour, linewidth=2.4)
+        filled = style.colour if row.decides else "white"
+        dot = {"color": style.colour, "markerfacecolor": filled, "markeredgewidth": 1.8, "linestyle": "none", "zorder": 3}
+        ax.plot(100 * row.difference, place, marker=style.marker, label=row.adaptation if row.decides else None, **dot)
+        text = ax.text(low - 1, place - 0.24, f"{row.exam}: {row.base} → {row.adapted}", fontsize=8.6, va="bottom", zorder=4)
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    for kind in dict.fromkeys(rows["adaptation"]):
+        ax.plot([], [], marker=KINDS[kind].marker, color=KINDS[kind].colour, linestyle="none", label=kind)
+    ax.set(xlim=(low - 1.5, max(high, -low / 2) + 1), ylim=(len(rows) - 0.5, -0.85), xlabel="Difference in points (share right)", ylabel="")
+    ax.set_yticks([])
+    ax.grid(visible=False, axis="y")
+    sns.despine(ax=ax, left=True)
+    legend_above(figure, ax, columns=2)
+    return figure
+
+
+def ladder(points: pd.DataFrame) -> Figure:
+    """Points of the examination against parameters, one line per family and setting.
+
+    Args:
+        points: Columns `family, setting, parameters, points` and `answers`; a total that is reported without answers is hollow.
+    """
+    shown = points.assign(series=points["family"] + ", " + points["setting"])
+    figure, axes = new_figure(NARROW, 3.9)
+    ax = axes[0, 0]
+    for series, style in looks(shown["series"]).items():
+        own = shown[shown["series"] == series]
+        sns.lineplot(x=own["parameters"], y=own["points"], color=style.colour, ax=ax, linewidth=1.6)
+        for answers, rows in own.groupby("answers"):
+            fill = style.colour if answers else "white"
+            dot = {"color": style.colour, "markerfacecolor": fill, "markeredgewidth": 1.8, "linestyle": "none"}
+            ax.plot(rows["parameters"], rows["points"], marker=style.marker, label=series if answers else None, **dot)
+    ax.set_xscale("log")
+    ax.set_xticks([1e9, 3e9, 1e10, 3e10, 1e11])
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e9:g}B"))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="Parameters, all of them", ylabel="Points", ylim=(0, 505))
+    legend_above(figure, ax, columns=1)
+    return figure
