@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -64,7 +65,7 @@ def verdicts_ja(found: Sequence[Finding], changed: pd.DataFrame) -> list[tuple[s
     rows = []
     for finding, title, (same, n) in zip(found, CLAIMS_JA, claims.same_verdicts(changed), strict=True):
         effects = "<br>".join(f"{PARTS_JA[p.name]} {formatting.percent(*p.effect, signed=True)}" for p in finding.parts)
-        rows.append((f"{finding.claim.number}. {title}", effects, f"**{VERDICTS_JA[finding.verdict]}**", f"{n} 通り中 {same}"))
+        rows.append((f"{finding.claim.number}. {title}", effects, f"**{VERDICTS_JA[finding.verdict]}**", f"{n}通りのうち{same}通り"))
     return rows
 
 
@@ -75,7 +76,12 @@ def summary_ja(study: Study) -> str:
         "最大の英語中心モデルでは、LoRA による調整のあと、教えた事実の正答率(Accuracy)は "
         f"{at['taught'][0]} % から {at['taught'][1]} % になり、調整で使わなかった言い回しでは "
         f"{at['taught_held_out_phrasing'][1]} % でした。教えていない事実は {at['untaught'][1]} % で、"
-        f"当て推量の水準は {guessing} % です。"
+        f"偶然に当たる割合は {guessing} % です。"
         f"一般の試験は {at['general'][0]} % から {at['general'][1]} % になりました。\n\n"
-        f"シードの数は {len(study.seeds)}、測定日は {study.about['created'][:10]}、装置は {study.about['device']} です。"
+        f"シードの数は {len(study.seeds)}、測定日は {study.about['created'][:10]}、計算機は {_device_ja(study.about['device'])} です。"
     )
+
+
+def _device_ja(device: str) -> str:
+    cores = re.fullmatch(r"CPU, (\d+) cores", device)
+    return f"{cores[1]}コアのCPU" if cores else device
