@@ -113,7 +113,7 @@ def test_the_japanese_table_follows_the_english_verdicts() -> None:
     assert {part for claim in claims.CLAIMS for part in claim.parts} == set(miniature.PARTS_JA)
     assert set(miniature.VERDICTS_JA) == {*claims.VERDICTS, claims.NOT_MEASURED} and len(miniature.CLAIMS_JA) == len(claims.CLAIMS)
     shown = fragments.verdicts_ja()
-    assert shown.count("支持される**") == 2 and "5 通り中 1" in shown and "17.3 % から 95.0 %" in shown
+    assert shown.count("支持される**") == 2 and "5通りのうち1通り" in shown and "17.3 % から 95.0 %" in shown
 
 
 def test_without_evidence_the_pages_say_so(monkeypatch, tmp_path: Path) -> None:
