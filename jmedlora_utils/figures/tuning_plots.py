@@ -127,23 +127,6 @@ def size_label(parameters: float) -> str:
     return f"{parameters:.0f}"
 
 
-def gain_by_minutes(prices: pd.DataFrame) -> Figure:
-    """Gain in Accuracy against minutes of tuning, one dot per run: what the time buys.
-
-    Args:
-        prices: Columns `run, minutes, value, low, high` (differences, -1 to 1).
-    """
-    figure, axes = new_figure(height=4.0)
-    ax = axes[0, 0]
-    caps = 0.02 * prices["minutes"].max()
-    points(ax, prices, looks(prices["run"]), x="minutes", y="value", hue="run", native_scale=True, capsize=caps)
-    ax.axhline(0, color=PALETTE["black"], linewidth=0.9)
-    ax.set(xlabel="Minutes of tuning", ylabel="Gain in Accuracy (points)")
-    ax.set_xlim(left=0)
-    legend_above(figure, ax, columns=3)
-    return figure
-
-
 def loss_curves(series: pd.DataFrame, label: str = "Training loss (nats per token)") -> Figure:
     """Loss against steps, one line per run; with several seeds, their mean and their range.
 
@@ -175,37 +158,14 @@ def fertility(frame: pd.DataFrame) -> Figure:
     ax = axes[0, 0]
     names = {"en": "English text", "ja": "Japanese text"}
     shown = frame.assign(language=frame["language"].map(names))
-    _bars(ax, shown, {"English text": "sky", "Japanese text": "vermilion"}, x="tokens_per_character", y="tokenizer", hue="language")
+    palette = {name: PALETTE[colour] for name, colour in (("English text", "sky"), ("Japanese text", "vermilion"))}
+    palette = {name: colour for name, colour in palette.items() if name in set(shown["language"])}
+    look = {"palette": palette, "hue_order": list(palette), "saturation": 1, "errorbar": None, "edgecolor": "white"}
+    sns.barplot(shown, x="tokens_per_character", y="tokenizer", hue="language", ax=ax, **look)
     for bars in ax.containers:
         ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=9.5)
     ax.set(xlabel="Tokens per character (fewer is cheaper)", ylabel="")
     ax.margins(x=0.12)
-    legend_above(figure, ax)
-    return figure
-
-
-def flip_bars(flipped: pd.DataFrame) -> Figure:
-    """Questions fixed and broken by tuning, in percent of the group.
-
-    Args:
-        flipped: One row per question; columns `facts` (keys of `FACTS`, or names of exams) and `flip` (`fixed`, `broken` or other).
-    """
-    there = flipped.assign(facts=flipped["facts"].astype(str))
-    groups = [g for g in FACTS if g in set(there["facts"])] or sorted(set(there["facts"]))
-    there = _named(there[there["facts"].isin(groups)])
-    shares = 100 * pd.crosstab(there["facts"], there["flip"], normalize="index").reindex(columns=["broken", "fixed"], fill_value=0.0)
-    shares["broken"] *= -1
-    figure, axes = new_figure(height=1.5 + 0.45 * len(groups))
-    ax = axes[0, 0]
-    order = [FACTS[g][0] if g in FACTS else g for g in groups]
-    long = shares.melt(value_name="share", ignore_index=False).reset_index()
-    _bars(ax, long, {"broken": "vermilion", "fixed": "blue"}, x="share", y="facts", hue="flip", order=order, dodge=False)
-    for bars in ax.containers:
-        ax.bar_label(bars, [f"{abs(b.get_width()):.0f}" if b.get_width() else "" for b in bars], padding=3, fontsize=9.5)
-    ax.axvline(0, color=PALETTE["black"], linewidth=0.9)
-    ax.margins(x=0.12)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-    ax.set(xlabel="Share of questions (%)", ylabel="")
     legend_above(figure, ax)
     return figure
 
@@ -222,12 +182,3 @@ def _along_steps(ax: Axes, estimates: pd.DataFrame, hue: str, styles: Mapping[st
     chance_line(ax, chance)
     ax.set(xlabel="Tuning steps (0 = base model)", ylabel=label)
     percent_axis(ax, high=103)
-
-
-def _bars(ax: Axes, frame: pd.DataFrame, colours: Mapping[str, str], **options: object) -> None:
-    """Horizontal bars; those in vermilion are hatched, so that the two kinds differ without colour."""
-    palette = {name: PALETTE[colour] for name, colour in colours.items() if name in set(frame[options["hue"]])}
-    sns.barplot(frame, ax=ax, hue_order=list(palette), palette=palette, saturation=1, errorbar=None, edgecolor="white", **options)
-    for name, bars in zip(palette, ax.containers, strict=True):
-        for bar in (*bars, *[handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True) if label == name]):
-            bar.set_hatch("//" if colours[name] == "vermilion" else "")

@@ -39,12 +39,12 @@ def export(adapter: str, out: Path, base: str = "", merge: bool = False, dtype: 
     if dtype and not merge:
         raise JmedloraError(f"dtype {dtype!r} is of merged weights; add --merge, or leave out --dtype to copy the adapter as it is")
     tuned = model_card.read_checkpoint(Path(adapter).expanduser())
-    whole, out = tuned.settings["method"] == "full", out.expanduser().resolve()
+    out = out.expanduser().resolve()
     if out.exists():
         raise JmedloraError(f"{paths.relative(out)} is there already; name a new folder, or delete it first")
-    if merge and whole:
+    if merge and tuned.is_whole:
         raise JmedloraError(f"{tuned.name} was tuned in full, so there is no adapter to merge; leave out --merge to copy the model")
-    if tuned.own_base and not merge and not whole:
+    if tuned.own_base and not merge and not tuned.is_whole:
         raise JmedloraError(f"{tuned.name} fits only the base that its own run pretrained further; add --merge to write both as one model")
     source = _base(tuned, base)
     dtype = dtype or _stored_dtype(source)
@@ -102,7 +102,7 @@ def _check_disk(out: Path, need: int) -> None:
 
 def _copy(tuned: Tuned, work: Path) -> None:
     """The checkpoint's own files; an adapter's configuration then names its base as others can find it."""
-    if tuned.settings["method"] == "full":
+    if tuned.is_whole:
         for path in sorted(p for p in tuned.folder.iterdir() if p.is_file() and p.suffix in (".json", ".safetensors", ".model", ".jinja")):
             shutil.copy2(path, work / path.name)
         return

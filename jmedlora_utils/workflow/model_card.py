@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.formatting import code
+from jmedlora_utils.core.formatting import code, markdown, percent
 from jmedlora_utils.core.records import Record, load_records, sha256_file, write_text
 from jmedlora_utils.models import registry
 from jmedlora_utils.models.registry import ModelEntry
@@ -33,6 +34,15 @@ NOTICE = (
     "**For research only, not for medical use.** The model writes wrong answers with the same confidence as right ones. It has not been "
     "examined for any use with patients, and no decision about a person may rest on it."
 )
+USE = """
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained({base})
+tokenizer = AutoTokenizer.from_pretrained({base})
+model = PeftModel.from_pretrained(base, "PATH/OF/THIS/FOLDER")
+```"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,11 @@ class Tuned:
     @property
     def name(self) -> str:
         return f"{self.run}, step {self.step}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the checkpoint is a model of its own, tuned in full."""
+        return self.settings["method"] == "full"
 
 
 def read_checkpoint(folder: Path) -> Tuned:
@@ -73,30 +88,31 @@ def read_checkpoint(folder: Path) -> Tuned:
     except JmedloraError as error:
         raise JmedloraError(f"{paths.relative(folder)}: its base {settings['base']!r} is not known any more: {error}") from error
     records = load_records(root, allow_smoke=True) if list((root / "records").glob("*.json")) else []
-    scores = [r for r in records if r.kind == "evaluate" and not r.config.get("variant_of")]
-    weights = weights_sha256(folder)
-    own = [r for r in scores if r.config["run_name"] == run and int(r.config["step"]) == int(step)]
-    own = [r for r in own if r.model["weights"].endswith(f"+{weights}")]  # not those of an earlier run of this name
-    bases = {r.model["fingerprint"] for r in own}
-    before = [r for r in scores if int(r.config["step"]) == 0 and r.model["fingerprint"] in bases]
-    by_name = {r.name: r for r in records}
-    tuning = by_name.get(f"20_tune__{run}")
-    if tuning is not None and tuning.metrics["weights_sha256"].get(step) != weights:
+    by_name, weights = {r.name: r for r in records}, weights_sha256(folder)
+    # Only records of these very weights: an earlier run of this name, or data prepared since, says nothing of this adapter.
+    tuning, prepared = by_name.get(f"20_tune__{run}"), by_name.get("10_prepare_instructions")
+    if tuning and tuning.metrics["weights_sha256"].get(step) != weights:
         tuning = None
-    prepared = by_name.get("10_prepare_instructions")
-    if tuning is None or prepared is None or prepared.data.get("instructions/train.jsonl") != tuning.data.get("train.jsonl"):
-        prepared = None  # data that was prepared since says nothing of this adapter
-    return Tuned(
-        folder=folder,
-        run=run,
-        step=int(step),
-        settings=settings,
-        base=base,
-        own_base=own_base,
-        tuning=tuning,
-        prepared=prepared,
-        scores=(*own, *_of_same_base(own, before, run)),
-    )
+    if not (tuning and prepared and prepared.data.get("instructions/train.jsonl") == tuning.data.get("train.jsonl")):
+        prepared = None
+    scores = tuple(_scores_of(records, run, int(step), weights))
+    return Tuned(folder, run, int(step), settings, base, own_base, tuning, prepared, scores)
+
+
+def _scores_of(records: Sequence[Record], run: str, step: int, weights: str) -> list[Record]:
+    """The scores of a checkpoint, then that of its base for each: asked in this run, or in another run on the same base."""
+    scores = [r for r in records if r.kind == "evaluate" and not r.config.get("variant_of")]
+    own = [r for r in scores if (r.config["run_name"], int(r.config["step"])) == (run, step) and r.model["weights"].endswith(f"+{weights}")]
+    bases = {r.model["fingerprint"] for r in own}
+    before: dict[tuple[str, int], Record] = {}
+    for record in sorted(scores, key=lambda r: r.config["run_name"] != run):
+        if int(record.config["step"]) == 0 and record.model["fingerprint"] in bases:
+            before.setdefault(_condition(record), record)
+    return [*own, *(before[key] for key in dict.fromkeys(map(_condition, own)) if key in before)]
+
+
+def _condition(record: Record) -> tuple[str, int]:
+    return record.config["exam"], int(record.config["shots"])
 
 
 def card(tuned: Tuned, merged: str = "") -> str:
@@ -108,21 +124,19 @@ def card(tuned: Tuned, merged: str = "") -> str:
     """
     from huggingface_hub import ModelCardData
 
-    whole = bool(merged) or tuned.settings["method"] == "full"
-    licence = tuned.base.licence
+    whole, on_hub = bool(merged) or tuned.is_whole, bool(tuned.base.hub_id)
     data = ModelCardData(
         base_model=tuned.base.hub_id or None,
         library_name="transformers" if whole else "peft",
         language="ja",
-        license=licence if tuned.base.hub_id and licence != "unknown" else "unknown",
-        tags=["medical", "japanese", "jmedlora", "research-only", *([] if tuned.settings["method"] == "full" else ["lora"])],
+        license=tuned.base.licence if on_hub else "unknown",
+        tags=["medical", "japanese", "jmedlora", "research-only", *([] if tuned.is_whole else ["lora"])],
         pipeline_tag="text-generation",
         model_name=tuned.name,
         eval_results=_eval_results(tuned) or None,
     )
     parts = [f"---\n{data.to_yaml()}\n---", f"# {tuned.name}", NOTICE, _what(tuned, merged), _data(tuned), _settings(tuned)]
-    parts += [_scores(tuned), _licence(tuned), _origin(tuned)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, _scores(tuned), _licence(tuned), _origin(tuned)]) + "\n"
 
 
 def check(text: str) -> None:
@@ -136,9 +150,9 @@ def check(text: str) -> None:
     try:
         data = ModelCard(text).data
     except (ValueError, yaml.YAMLError) as error:
-        raise JmedloraError(f"the card cannot be read back ({error})") from error
+        raise JmedloraError(f"the card cannot be read back ({error}); report this as a fault of model_card.py") from error
     if missing := [key for key in ("library_name", "language", "license", "tags") if not data.get(key)]:
-        raise JmedloraError(f"the front matter of the card lacks {missing[0]!r}")
+        raise JmedloraError(f"the front matter of the card lacks {missing[0]!r}; report this as a fault of model_card.py")
 
 
 def write(folder: Path) -> Path:
@@ -157,89 +171,65 @@ def write(folder: Path) -> Path:
 def write_all(preset: str, seeds: Sequence[int]) -> list[Path]:
     """Writes the card of every kept checkpoint of a preset; runs that were not made are left out."""
     folders = [f for seed in seeds for f in sorted(paths.Workspace(preset, seed).adapters.glob("*/checkpoint-*"))]
-    kept = [f for f in folders if (f.parent / "run.json").is_file() and not f.parent.name.startswith(".")]
-    return [write(f) for f in kept]
-
-
-def _of_same_base(own: Sequence[Record], before: Sequence[Record], run: str) -> list[Record]:
-    """For each score of the checkpoint that of its base: asked in this run, or in another run on the same base."""
-    found: dict[tuple[str, int], Record] = {}
-    asked = {(r.config["exam"], int(r.config["shots"])) for r in own}
-    for record in sorted(before, key=lambda r: r.config["run_name"] != run):
-        key = (record.config["exam"], int(record.config["shots"]))
-        if key in asked:
-            found.setdefault(key, record)
-    return list(found.values())
+    return [write(f) for f in folders if (f.parent / "run.json").is_file() and not f.parent.name.startswith(".")]
 
 
 def _eval_results(tuned: Tuned) -> list[Any]:
     from huggingface_hub import EvalResult
 
     results = []
-    for record in tuned.scores:
-        if int(record.config["step"]) != tuned.step:
-            continue
-        exam, shots = record.config["exam"], int(record.config["shots"])
+    for record in (r for r in tuned.scores if int(r.config["step"]) == tuned.step):
+        exam, shots = _condition(record)
         for metric, name in (("accuracy", "Accuracy"), ("exact_match", "Exact match")):
             score = record.metrics["journal"]["all"][metric]
-            results.append(
-                EvalResult(
-                    task_type="question-answering",
-                    task_name="Five-choice examination questions, answer written freely",
-                    dataset_type=exam,
-                    dataset_name=EXAM_NAMES.get(exam, exam),
-                    dataset_split="test",
-                    dataset_config=f"{shots}-shot",
-                    metric_type=metric,
-                    metric_name=f"{name}, journal's formula, {shots}-shot, percent",
-                    metric_value=round(100 * score["value"], 2),
-                    metric_args={"n": int(score["n"]), "low_95": round(100 * score["low"], 2), "high_95": round(100 * score["high"], 2)},
-                )
+            result = EvalResult(
+                task_type="question-answering",
+                task_name="Five-choice examination questions, answer written freely",
+                dataset_type=exam,
+                dataset_name=EXAM_NAMES.get(exam, exam),
+                dataset_split="test",
+                dataset_config=f"{shots}-shot",
+                metric_type=metric,
+                metric_name=f"{name}, journal's formula, {shots}-shot, percent",
+                metric_value=round(100 * score["value"], 2),
+                metric_args={"n": int(score["n"]), "low_95": round(100 * score["low"], 2), "high_95": round(100 * score["high"], 2)},
             )
+            results.append(result)
     return results
 
 
 def _what(tuned: Tuned, merged: str) -> str:
     method = {"lora": "A LoRA adapter", "qlora": "A LoRA adapter, trained on the base in 4 bits (QLoRA),", "full": "A fully tuned model"}
-    at = f" at commit `{tuned.base.revision}`" if tuned.base.revision else ""
-    base = f"[{tuned.base.hub_id}](https://huggingface.co/{tuned.base.hub_id}){at}" if tuned.base.hub_id else code(_base_name(tuned))
+    hub_id, commit = tuned.base.hub_id, tuned.base.revision
+    link = f"[{hub_id}](https://huggingface.co/{hub_id})" + (f" at commit `{commit}`" if commit else "")
+    base = link if hub_id else code(Path(tuned.settings["base"]).name)
     lines = [f"{method[tuned.settings['method']]} for {base}, made with jmedlora, which repeats JMedLoRA (Sukeda et al., 2024)."]
     if tuned.own_base:
         lines.append("Its base was pretrained further on articles in the same run; without that base the adapter is of no use.")
     if merged:
         lines.append(merged)
-    elif tuned.settings["method"] != "full":
-        revision = f', revision="{tuned.base.revision}"' if tuned.base.revision else ""
-        name = tuned.base.hub_id or "PATH/OF/THE/BASE"
-        lines.append(
-            "\n```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f'base = AutoModelForCausalLM.from_pretrained("{name}"{revision})\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{name}"{revision})\n'
-            'model = PeftModel.from_pretrained(base, "PATH/OF/THIS/FOLDER")\n```'
-        )
+    elif not tuned.is_whole:
+        named = json.dumps(hub_id or "PATH/OF/THE/BASE") + (f', revision="{commit}"' if commit else "")
+        lines.append(USE.format(base=named))
     return "\n".join(lines)
 
 
 def _data(tuned: Tuned) -> str:
-    lines = ["## Training data", ""]
-    if tuned.prepared is None:
-        lines.append("Where its question-answer pairs come from is not known: no record of their making lies beside the adapter.")
-    else:
-        config = tuned.prepared.config
-        if config.get("source") == "articles":
-            generator = config.get("generation", {}).get("generator", "a language model")
-            if generator.startswith(("/", "~", ".")):
-                generator = Path(generator).name  # the card is for others, a path of this machine is not
-            lines.append(
-                f"Question-answer pairs that {code(generator)} wrote from the user's own articles. Neither is part of this folder."
-            )
-        else:
-            lines.append("Question-answer pairs of an invented world: its diseases and drugs do not exist.")
-    if tuned.tuning is not None:
-        counts, articles = tuned.tuning.counts, tuned.prepared.counts["articles"] if tuned.prepared else 0
-        lines.append(f"{counts['used']:,} pairs{f' from {articles:,} articles' if articles else ''}.")
-        if left_out := counts["read"] - counts["used"]:
-            lines.append(f"{left_out:,} more were longer than `max_length` and left out.")
+    config, counts = (tuned.prepared.config, tuned.prepared.counts) if tuned.prepared else ({}, {})
+    said = "Question-answer pairs of an invented world: its diseases and drugs do not exist."
+    if not tuned.prepared:
+        said = "Where its question-answer pairs come from is not known: no record of their making lies beside the adapter."
+    elif config.get("source") == "articles":
+        generator = config.get("generation", {}).get("generator", "a language model")
+        # The card is for others, a path of this machine is not.
+        name = Path(generator).name if generator.startswith(("/", "~", ".")) else generator
+        said = f"Question-answer pairs that {code(name)} wrote from the user's own articles. Neither is part of this folder."
+    lines = ["## Training data", "", said]
+    if tuned.tuning:
+        used, read = tuned.tuning.counts["used"], tuned.tuning.counts["read"]
+        articles = f" from {counts['articles']:,} articles" if counts.get("articles") else ""
+        lines.append(f"{used:,} pairs{articles}.")
+        lines += [f"{read - used:,} more were longer than `max_length` and left out."] if read > used else []
         seen = tuned.tuning.metrics.get("epochs", 0) * tuned.step / tuned.settings["max_steps"]
         lines.append(f"Step {tuned.step} has seen each of them {seen:.2f} times on average.")
         lines += [f"SHA-256 of `{name}`: `{digest}`." for name, digest in sorted(tuned.tuning.data.items())]
@@ -247,34 +237,31 @@ def _data(tuned: Tuned) -> str:
 
 
 def _settings(tuned: Tuned) -> str:
-    rows = [(key, tuned.settings[key]) for key in SHOWN if key in tuned.settings]
-    rows = [("step", tuned.step), ("of steps", tuned.settings["max_steps"]), *rows]
-    if tuned.tuning is not None:
-        rows.append(("trained parameters", f"{tuned.tuning.counts['trainable_parameters']:,}"))
-        rows.append(("layers with an adapter", ", ".join(tuned.tuning.model.get("targets", [])) or "none: every parameter"))
-    shown = [f"| {key.replace('_', ' ')} | {', '.join(map(str, v)) if isinstance(v, list) else v} |" for key, v in rows if v != []]
-    return "\n".join(["## Settings", "", "| setting | value |", "| --- | --- |", *shown])
+    rows = {"step": tuned.step, "of steps": tuned.settings["max_steps"]}
+    rows |= {key.replace("_", " "): tuned.settings[key] for key in SHOWN if tuned.settings.get(key, []) != []}
+    if tuned.tuning:
+        rows["trained parameters"] = f"{tuned.tuning.counts['trainable_parameters']:,}"
+        rows["layers with an adapter"] = tuned.tuning.model.get("targets") or "none: every parameter"
+    shown = [(name, ", ".join(map(str, value)) if isinstance(value, list) else value) for name, value in rows.items()]
+    return "## Settings\n\n" + markdown(pd.DataFrame(shown, columns=["setting", "value"], dtype=object))
 
 
 def _scores(tuned: Tuned) -> str:
     if not tuned.scores:
         return "## Scores\n\nThis checkpoint has not been asked any examination."
-    lines = ["## Scores", "", "In percent, with the 95 % Wilson interval over questions. Step 0 is the base without the adapter.", ""]
-    lines += ["| exam | shots | step | n | Accuracy | Exact match |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
-    order = sorted(tuned.scores, key=lambda r: (r.config["exam"], int(r.config["shots"]), int(r.config["step"])))
-    for record in order:
-        scores = record.metrics["journal"]["all"]
-        shares = [_share(scores[m]) for m in ("accuracy", "exact_match")]
-        where = f"| {record.config['exam']} | {record.config['shots']} | {record.config['step']} | {int(scores['accuracy']['n'])} |"
-        lines.append(f"{where} {shares[0]} | {shares[1]} |")
-    quantised = {r.config["quantisation"] for r in tuned.scores}
-    how = " and ".join({"none": "on the unquantised base", "nf4": "on the base in 4 bits (NF4)"}[q] for q in sorted(quantised))
-    preset = " These are scores of a smoke run, which tests the code: no evidence." if tuned.scores[0].preset == "smoke" else ""
-    return "\n".join([*lines, "", f"Asked with the adapter unmerged, {how}; Accuracy and Exact match by the journal's formulas.{preset}"])
-
-
-def _share(score: dict[str, float]) -> str:
-    return f"{100 * score['value']:.1f} [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+    rows = []
+    for record in sorted(tuned.scores, key=lambda r: (*_condition(r), int(r.config["step"]))):
+        scores = {name: record.metrics["journal"]["all"][name] for name in ("accuracy", "exact_match")}
+        shares = (percent(score["value"], score["low"], score["high"]) for score in scores.values())
+        rows.append((*_condition(record), int(record.config["step"]), int(scores["accuracy"]["n"]), *shares))
+    table = markdown(pd.DataFrame(rows, columns=["exam", "shots", "step", "n", "Accuracy", "Exact match"]))
+    loaded = {"none": "on the unquantised base", "nf4": "on the base in 4 bits (NF4)"}
+    how = " and ".join(loaded[name] for name in sorted({r.config["quantisation"] for r in tuned.scores}))
+    smoke = " These are scores of a smoke run, which tests the code: no evidence." if tuned.scores[0].preset == "smoke" else ""
+    return (
+        f"## Scores\n\nIn percent, with the 95 % Wilson interval over questions. Step 0 is the base without the adapter.\n\n{table}\n\n"
+        f"Asked with the adapter unmerged, {how}; Accuracy and Exact match by the journal's formulas.{smoke}"
+    )
 
 
 def _licence(tuned: Tuned) -> str:
@@ -290,12 +277,7 @@ def _licence(tuned: Tuned) -> str:
 def _origin(tuned: Tuned) -> str:
     digest = "".join(f"\n- `{path.name}`: `{sha256_file(path)}`" for path in sorted(tuned.folder.glob("*.safetensors")))
     made = ""
-    if tuned.tuning is not None:
-        record = tuned.tuning
+    if record := tuned.tuning:
         versions = ", ".join(f"{name} {record.versions.get(name)}" for name in ("torch", "transformers", "peft", "bitsandbytes"))
         made = f"Tuned on {record.created[:10]}, {record.device}; {versions}; jmedlora commit `{record.git_commit[:10]}`.\n\n"
     return f"## Origin\n\n{made}SHA-256 of the trained weights:\n{digest}"
-
-
-def _base_name(tuned: Tuned) -> str:
-    return Path(tuned.settings["base"]).name

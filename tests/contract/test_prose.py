@@ -41,6 +41,7 @@ ALLOWED = re.compile(
 # Settings, names and the ends of a scale, typed where the code has them as defaults.
 SETTINGS = {
     ("41_metrics", "changes-why"): ("100 is the right value", "0 is"),
+    ("41_metrics", "damage-figure"): ("below 1/3", "1/3 to 2/3", "above 2/3"),
     ("41_metrics", "discordant"): ("below 0.001",),
     ("41_metrics", "pairs-seen"): ("right, 30 % of characters lost",),
     ("41_metrics", "power-why"): ("Power is 80 %, the level 5 %",),

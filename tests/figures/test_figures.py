@@ -9,8 +9,7 @@ import matplotlib as mpl
 import pandas as pd
 import pytest
 
-from jmedlora_utils.analysis import metrics_study
-from jmedlora_utils.figures import exam_plots, metrics_plots, style, tuning_plots
+from jmedlora_utils.figures import style, tuning_plots
 
 BASES = pd.DataFrame(
     [("en-small", 2e5, "english"), ("en-medium", 8e5, "english"), ("en-large", 3e6, "english"), ("ja-medium", 8e5, "japanese")],
@@ -111,21 +110,6 @@ def test_loss_curves_draw_the_mean_over_seeds():
     assert list(ax.lines[0].get_ydata()) == [2.0, 1.0]
 
 
-def test_flip_bars_count_in_percent_of_the_group():
-    flipped = pd.DataFrame({"facts": ["taught"] * 4 + ["untaught"] * 2, "flip": ["fixed", "fixed", "broken", "x", "fixed", "broken"]})
-    figure = tuning_plots.flip_bars(flipped)
-    ax = draw(figure)
-    assert sorted(round(bar.get_width()) for bars in ax.containers for bar in bars) == [-50, -25, 50, 50]
-    assert {bar.get_hatch() for bar in ax.containers[0]} == {"//"}, "the two kinds differ without colour"
-    assert labels(figure) == ["broken", "fixed"]
-
-
-def test_minutes_start_at_zero():
-    frame = estimates(run=["a", "b"], minutes=[1.0, 2.0], value=[0.2, 0.4])
-    ax = draw(tuning_plots.gain_by_minutes(frame))
-    assert ax.get_xlim()[0] == 0 and {20, 40} <= set(heights(ax))
-
-
 def test_the_story_shows_groups_of_facts_and_the_gain_of_each_base():
     lines = estimates(facts=["taught", "taught", "untaught", "untaught"], steps=[0, 80, 0, 80], value=[0.2, 0.9, 0.2, 0.2])
     gains = estimates(base=["en-small", "ja-medium"], value=[0.3, 0.1])
@@ -133,40 +117,6 @@ def test_the_story_shows_groups_of_facts_and_the_gain_of_each_base():
     assert [t.get_text() for t in draw(figure).get_xticklabels()] == ["0", "80"]
     assert [t.get_text() for t in figure.axes[1].get_yticklabels()] == ["ja-medium", "en-small"]
     assert labels(figure) == ["taught, trained phrasing", "untaught (control)", "chance"]
-
-
-def test_published_scores_stand_in_one_panel_per_family_and_rows_without_a_number_in_none():
-    frame = pd.DataFrame({"family": ["a", "a", "b", "c"], "system": ["x", "y", "x", "z"], "percent": [10.0, 20.0, 30.0, float("nan")]})
-    figure = exam_plots.published_scores(frame, {"a": "First", "b": "Second", "c": "Third"})
-    draw(figure)
-    assert [ax.get_title(loc="right") for ax in figure.axes] == ["First", "Second"]
-    assert [sorted(ax.collections[0].get_offsets()[:, 0]) for ax in figure.axes] == [[10.0, 20.0], [30.0]]
-
-
-def test_an_examination_without_marks_is_drawn_without_a_bar():
-    card = pd.DataFrame(
-        {"system": ["x", "y"] * 2, "year": [2018, 2018, 2031, 2031], "required": [100, 120, 90, 80], "general": [200, 210, 220, 190]}
-    )
-    figure = exam_plots.points_against_marks(card)
-    left = draw(figure)
-    assert {90, 100, 80, 120} <= set(heights(left))
-    assert [float(bar.get_segments()[0][0][1]) for bar in left.collections] == [160]
-    assert labels(figure) == ["x", "y", "mark"]
-
-
-@pytest.mark.parametrize(
-    ("plot", "table"),
-    [
-        (metrics_plots.blind_levels, "levels"),
-        (metrics_plots.winners, "picks"),
-        (metrics_plots.damage_curves, "damage"),
-        (metrics_plots.credit_table, "changes"),
-    ],
-)
-def test_figures_of_the_metrics_draw_the_committed_evidence_without_a_title(plot, table):
-    figure = plot(metrics_study.read().tables[table])
-    draw(figure)
-    assert all(ax.get_title() == "" and ax.has_data() for ax in figure.axes)
 
 
 @pytest.mark.parametrize(("n", "label"), [(159_000, "159k"), (1_960_000, "1.96M"), (7e9, "7B"), (12, "12")])

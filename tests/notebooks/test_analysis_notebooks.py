@@ -62,6 +62,13 @@ def test_pages_say_that_smoke_is_no_evidence_and_show_figures_and_numbered_table
             assert book.get("markdown_format") == "myst", f"{stem}, {cell.id}: a table shows as text without markdown_format"
 
 
+def test_page_41_draws_and_counts_the_committed_evidence(pages):
+    shown = run_cells("41_metrics", preset="smoke", source="committed")
+    drawn = {c.id for c in cells("41_metrics") if "figure" in c.metadata.get("mystnb", {})}
+    assert len(drawn) == 7 and all(isinstance(shown[name], Figure) for name in drawn)
+    assert "| JJSIMQA | 459 | 8.9 | 4.2 | 5.9 | 7.2 |" in shown["smallest"].data, "the smallest visible difference, in points"
+
+
 def test_page_40_measures_one_effect_by_hand_as_the_package_does(pages):
     shown = pages.shown["40_findings"]
     two_by_two = shown["mcnemar"]
@@ -92,7 +99,7 @@ def test_limits_count_seeds_and_random_answers(pages):
 
 def test_pages_write_their_tables(pages):
     written = {"findings.csv", "summary.csv", "scores.csv", "gains.csv", "cost.csv", "flips.csv", *exam_errors.TABLES.values()}
-    assert {p.name for p in pages.tables.iterdir()} == written
+    assert {p.name for p in pages.tables.glob("*.csv")} == written
     flipped = pd.read_csv(pages.tables / "flips.csv")
     assert set(flipped["flip"]) <= {"fixed", "broken", "right twice", "wrong twice"}
     gain = (flipped["flip"] == "fixed").sum() - (flipped["flip"] == "broken").sum()
