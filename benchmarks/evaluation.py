@@ -182,8 +182,8 @@ class Bench:
         prefix = generation.read_prefix(self.model, rows) if shared else None
         sums: list[list[float]] = [[] for _ in rows]
         for batch in generation.sorted_batches([len(r) for r in rows], batch_size):
-            options = [likelihood.encode_options(self.tokenizer, self.texts[i], rows[i], self.questions[i].choices) for i in batch]
-            found = likelihood.score_batch(self.model, [rows[i] for i in batch], [o.ids for o in options], prefix)
+            options = [likelihood.encode_options(self.tokenizer, self.texts[i], rows[i], self.questions[i].choices)[0] for i in batch]
+            found = likelihood.score_batch(self.model, [rows[i] for i in batch], options, prefix)
             for i, scores in zip(batch, found, strict=True):
                 sums[i] = scores
         return sums

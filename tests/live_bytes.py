@@ -1,7 +1,5 @@
 """Live bytes: the peak memory of tensors on a CPU, where torch keeps no such figure. Importing this module needs torch."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterable
 from typing import Any

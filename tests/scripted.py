@@ -1,7 +1,5 @@
 """A chat completions server that follows a script, for tests of generation. Invented articles."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

@@ -1,7 +1,5 @@
 """Tiny checkpoints of the paper's two architectures, of Qwen3 and of Gemma 3, made on the spot, and invented exam questions."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The one error that a user of this project meets, and how a command prints it."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """What produced a result: the package's own code and the installed libraries, so that old results never pass for those of new code."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import importlib.metadata

@@ -1,7 +1,5 @@
 """One process at a time in a folder: a second one is refused by name instead of spoiling the first one's work."""
 
-from __future__ import annotations
-
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +11,6 @@ from jmedlora_utils.core.errors import JmedloraError
 @contextmanager
 def alone(lock: Path, what: str) -> Iterator[int]:
     """Holds a lock file while the block runs; the kernel frees it when the process ends, however it ends.
-
-    Args:
-        lock: The lock file; it is made where it is missing, and stays.
-        what: What the lock guards, as the error calls it: `runs/mini`, `the adapter en-large`.
 
     Yields:
         The descriptor. A child process that inherits it (`subprocess.Popen(..., pass_fds=[descriptor])`) keeps the lock held until

@@ -3,8 +3,6 @@
 `python -m jmedlora_utils.core.manifest FOLDER ...` writes it anew, after a table was changed by hand.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Notebook start-up and close: quiet logs, seed, progress, versions."""
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import os
@@ -22,12 +20,6 @@ RUNNER = "JMEDLORA_RUNNER"  # process id of the step whose kernel this is
 
 def start(preset: str, seed: int | None = None, run_name: str | None = None, card: bool = False) -> paths.Workspace:
     """Opens a notebook: quiet libraries, parameters and names checked, the device checked where a model runs in it.
-
-    Args:
-        preset: Name of the preset; an unknown one is refused.
-        seed: Seed of the workspace; None for analysis over all seeds, which uses the first.
-        run_name: Name of the run, where the notebook has one.
-        card: Whether the notebook runs a model, and so needs the GPU that the preset may ask for.
 
     Raises:
         JmedloraError: papermill was given a parameter that the notebook does not declare, the preset is unknown, the run's name cannot

@@ -1,7 +1,5 @@
 """Where things are: the one module that knows folders."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

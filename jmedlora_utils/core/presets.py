@@ -1,7 +1,5 @@
 """Presets: which notebooks run, with which parameters, checked before anything runs."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass

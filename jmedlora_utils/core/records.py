@@ -1,7 +1,5 @@
 """Run records: one small self-describing JSON per run, and the safe file writing behind it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Settings and rows checked by pydantic: unknown fields, wrong types and values out of range are refused by name."""
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Iterable, Mapping

@@ -4,8 +4,6 @@ Outcomes are arrays over questions, one array a seed. Every effect of the projec
 (a score, a difference between two models, a difference of differences), so one bootstrap serves them all.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -163,10 +161,6 @@ def chance_test(right: int, chance: np.ndarray) -> float:
 
     The count is the sum of one binomial count for each distinct chance; its distribution is their convolution. Two-sided:
     every count at most as probable as the one seen (the rule of scipy's `binomtest`).
-
-    Args:
-        right: Number of right answers.
-        chance: See `chances`; shape (questions,).
     """
     from scipy.stats import binom
 

@@ -1,7 +1,5 @@
 """Keys of examinations whose source is no ministry: gold as printed, points by block and number, and corrections from a file."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterable, Mapping

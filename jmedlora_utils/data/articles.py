@@ -40,9 +40,6 @@ def load_articles(path: Path | str) -> tuple[list[Article], dict[str, int]]:
     Returns:
         The articles in the order of their ids (folder) or lines (JSONL), and counts: `read`, `empty` (left out), and
         `same text` (left out: copies of an article under another id, which would end on both sides of the split).
-
-    Raises:
-        JmedloraError: Nothing to read, a file that is not UTF-8, a link out of the folder, a broken line or an id used twice.
     """
     if not str(path):
         raise JmedloraError("parameter articles_path is empty; name a folder of .txt or .md files or a JSONL (book/own_articles.md)")

@@ -5,8 +5,6 @@ whitespace at all), and windows of 13 characters (reported) and 30 characters (e
 from one text into the next. A stem shorter than the window counts as one window of its own length, from 13 characters on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,15 +97,7 @@ def normalise(text: str) -> str:
 
 
 def shared_windows(documents: Sequence[Document], indexed: Sequence[Document], n: int, short: int | None = None) -> Shared:
-    """Finds the windows of `n` characters that documents share with indexed documents.
-
-    Args:
-        documents: Normalised texts looked up.
-        indexed: Normalised texts looked up in.
-        n: Window length in characters.
-        short: Where given, the first text of an indexed document that is shorter than `n` but has at least this many
-            characters counts as one window of its own length.
-    """
+    """Finds the windows of `n` characters that documents share with indexed documents."""
     there = {window for document in indexed for window in _windows(document, n)}
     hits = {i: found for i, document in enumerate(documents) if (found := [w for w in _windows(document, n) if w in there])}
     shared = Shared({i: len(found) for i, found in hits.items()})

@@ -1,7 +1,5 @@
 """The exams of a workspace: collected from every source, written in the one schema, and summed up."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,17 +39,7 @@ class Collected:
 def collect(
     workspace: paths.Workspace, exams: Sequence[str], years: Sequence[int], language: str, on_missing: str, corrections: str = ""
 ) -> Collected:
-    """Reads the exams, real ones from files that are fetched and verified first.
-
-    Args:
-        workspace: Where notebook 10 has written the mini exams.
-        exams: Of `EXAMS`.
-        years: Years of IgakuQA.
-        language: `ja` or `en`, of IgakuQA.
-        on_missing: `error`: download what is missing, and stop where that fails. `skip`: no download, an exam that is not
-            there is left out with a notice.
-        corrections: File of key corrections (`answer_keys.corrected`) for the one exam of `RECENT` among `exams`; empty for none.
-    """
+    """Reads the exams, real ones from files that are fetched and verified first."""
     if unknown := sorted(set(exams) - set(EXAMS)):
         raise JmedloraError(f"parameter exams: no exam {unknown[0]!r}; known: {', '.join(EXAMS)}")
     if on_missing not in ("error", "skip"):

@@ -1,7 +1,5 @@
 """Fetches the published examinations from pinned commits and checks every file against its SHA-256."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """IgakuQA: the national medical licensing examinations of 2018 to 2022 with published answers of models and students."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

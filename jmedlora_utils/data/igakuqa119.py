@@ -1,7 +1,5 @@
 """IgakuQA119: the 119th national medical licensing examination (February 2025), read from the printed booklets by machine."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

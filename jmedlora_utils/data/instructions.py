@@ -144,11 +144,6 @@ def generate(articles: Sequence[Article], settings: GenerationSettings, cache_di
 
     Answers lie in `cache_dir`, one file each, named by the SHA-256 of the request (model, prompt, sampling): what lies
     there is not asked again. The files hold the prompts, so only their owner may read them.
-
-    Raises:
-        JmedloraError: The address is remote without `allow_remote`; the endpoint does not answer, wants a key, does
-            not know the model or speaks another language; or, unless `allow_failed`, texts are left without an answer
-            after everything else was done. What was answered is kept in every case.
     """
     client = open_client(settings)
     texts = [t for article in articles for t in _texts(article, settings.max_text_chars)]

@@ -1,7 +1,5 @@
 """What the tiny bases of the invented world read before tuning: every medical word and the exam's form, and no clinical fact."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

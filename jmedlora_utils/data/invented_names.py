@@ -1,7 +1,5 @@
 """Names and sentences of the invented world: every name is made of invented syllables, so nothing here says anything about medicine."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 

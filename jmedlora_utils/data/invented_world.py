@@ -31,8 +31,6 @@ unlisted sixth, or one choice twice, cannot be right and drew untaught facts *be
 base read 2.25 times as many random medical answers as the English-centric ones; now all bases read equally many.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import random

@@ -1,7 +1,5 @@
 """JJSIMQA: self-assessment questions of the Journal of the Japanese Society of Internal Medicine, volumes 107 to 111."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from jmedlora_utils.data.questions import Question, letters, need, number_to_select, source_rows, unique

@@ -1,7 +1,5 @@
 """JMLE2026-Bench: the 120th national medical licensing examination (February 2026), with published answers of open models."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

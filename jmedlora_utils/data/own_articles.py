@@ -1,7 +1,5 @@
 """From one's own articles to a workspace: read, generate, filter, check against the exams, split, write."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -5,8 +5,6 @@ object. What can be read without guessing is read; the rest is kept as a reject 
 (json-repair) is not used: it closes what was cut off, drops what does not fit and moves quotes into the text.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass, field

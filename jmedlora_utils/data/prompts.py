@@ -1,7 +1,5 @@
 """Prompts: templates, one worked example before the question, and token ids that training and inference share."""
 
-from __future__ import annotations
-
 import random
 import unicodedata
 from collections.abc import Sequence
@@ -148,29 +146,24 @@ def encode_prompt(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-@dataclass(frozen=True)
-class Example:
-    """Token ids of one training example."""
+def encode_after(tokenizer: Any, prompt: str, ids: Sequence[int], text: str) -> tuple[list[int], bool]:
+    """Token ids of the text that follows a prompt, and whether they are those of the joint encoding of both.
 
-    prompt: list[int]  #: Those of `encode_prompt`
-    response: list[int]  #: The response's, EOS last
-    joint: bool  #: Whether they are the joint encoding of prompt and response; False where a token would span the boundary
-
-
-def encode_example(tokenizer: Any, prompt: str, response: str) -> Example:
-    """Encodes a prompt and its response with EOS.
-
-    The prompt's ids are those of `encode_prompt`, so the model is trained on what it meets at inference. The response
-    is cut from the joint encoding where the prompt's ids stay whole there, as they do at a line break; where a token
-    would span the boundary, the response is encoded alone.
+    They are cut from the joint encoding where the prompt's own `ids` (see `encode_prompt`) stay whole there, as they do at a line break.
+    Where a token would span the boundary, cutting by length would give other tokens: the text is then encoded alone.
     """
+    both = encode_prompt(tokenizer, prompt + text)
+    joint = both[: len(ids)] == list(ids) and len(both) > len(ids)
+    return (both[len(ids) :] if joint else list(tokenizer(text, add_special_tokens=False).input_ids)), joint
+
+
+def encode_example(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], list[int], bool]:
+    """Token ids of a prompt, as at inference, and of its response with EOS; and whether both are their joint encoding."""
     if tokenizer.eos_token_id is None:
         raise JmedloraError("the tokenizer has no EOS token, so the end of an answer cannot be learned; set tokenizer.eos_token")
     head = encode_prompt(tokenizer, prompt)
-    both = encode_prompt(tokenizer, prompt + response)
-    joint = both[: len(head)] == head
-    tail = both[len(head) :] if joint else list(tokenizer(response, add_special_tokens=False).input_ids)
-    return Example(head, [*tail, tokenizer.eos_token_id], joint)
+    tail, joint = encode_after(tokenizer, prompt, head, response)
+    return head, [*tail, tokenizer.eos_token_id], joint
 
 
 def encode_prompts(

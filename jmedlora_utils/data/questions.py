@@ -3,8 +3,6 @@
 Every source of questions has a module of its own (`igakuqa`, `jjsimqa`, ...) that reads its files into `Question`.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping

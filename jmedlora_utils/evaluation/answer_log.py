@@ -1,7 +1,5 @@
 """Answers and their cost on disk, batch by batch, so that a killed run continues and ends byte for byte as an uninterrupted one."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

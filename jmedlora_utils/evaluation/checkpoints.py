@@ -27,11 +27,7 @@ class Checkpoints:
 
     @classmethod
     def find(cls, settings: EvalSettings, workspace: paths.Workspace) -> Checkpoints:
-        """Finds base and checkpoints.
-
-        Raises:
-            JmedloraError: A step has no checkpoint, the run was tuned on another base, or it has no adapter where one is needed.
-        """
+        """Finds base and checkpoints, and refuses a step without one or an adapter of another base."""
         base = loading.find_base(settings.base, workspace)
         method, weights = "", {}
         run = workspace.adapters / settings.adapter

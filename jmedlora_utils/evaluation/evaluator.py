@@ -163,11 +163,11 @@ class Evaluation:
 
         def answer(batch: Sequence[Asked]) -> list[Row]:
             options = [likelihood.encode_options(backend.tokenizer, a.prompt, a.ids, a.question.choices) for a in batch]
-            ids = [option.ids for option in options]
+            ids = [found for found, _ in options]
             scores = likelihood.score_batch(backend.model, [a.ids for a in batch], ids, prefix, self._names(batch))
             return [
-                {"logprobs": found, "tokens": [len(ids) for ids in option.ids], "boundary_merges": option.merges}
-                for found, option in zip(scores, options, strict=True)
+                {"logprobs": found, "tokens": [len(tokens) for tokens in choices], "boundary_merges": merges}
+                for found, (choices, merges) in zip(scores, options, strict=True)
             ]
 
         return answer

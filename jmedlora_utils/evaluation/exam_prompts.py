@@ -1,7 +1,5 @@
 """The questions of an exam as a model reads them: found, worked examples drawn, prompts built and encoded."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

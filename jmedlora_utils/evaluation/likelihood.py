@@ -8,12 +8,9 @@ among its two best. A tie at the cut between choices of different text takes not
 The prompt is read once: its keys and values serve all choices, and what all prompts start with is read once for all.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jmedlora_utils.core import statistics
@@ -33,28 +30,10 @@ LOGIT_CELLS = 1 << 26  # logits of the choices held at once: a quarter of a GiB 
 CACHE_BYTES = 1 << 32  # keys and values of the choices held at once, beside those of their prompts
 
 
-@dataclass(frozen=True)
-class Options:
-    """The choices of a question as tokens."""
-
-    ids: tuple[tuple[int, ...], ...]  #: Token ids of each choice, after the prompt's
-    merges: int  #: Choices that are encoded alone, because joined to the prompt a token would span both
-
-
-def encode_options(tokenizer: Any, prompt: str, ids: Sequence[int], choices: Sequence[str]) -> Options:
-    """Token ids of the choices, taken where the prompt truly ends.
-
-    The ids of prompt and choice together must start with the prompt's own ids; what follows is the choice. Where a token
-    spans the boundary they do not, and cutting by length would score the wrong tokens: the choice is then encoded alone,
-    as in training (`prompts.encode_example`), and counted.
-    """
-    found, merges, head = [], 0, list(ids)
-    for choice in choices:
-        both = prompts.encode_prompt(tokenizer, prompt + choice)
-        joint = both[: len(head)] == head and len(both) > len(head)
-        merges += not joint
-        found.append(tuple(both[len(head) :] if joint else tokenizer(choice, add_special_tokens=False).input_ids))
-    return Options(tuple(found), merges)
+def encode_options(tokenizer: Any, prompt: str, ids: Sequence[int], choices: Sequence[str]) -> tuple[list[list[int]], int]:
+    """Token ids of each choice after its prompt, and how many choices had to be encoded alone; see `prompts.encode_after`."""
+    found = [prompts.encode_after(tokenizer, prompt, ids, choice) for choice in choices]
+    return [tokens for tokens, _ in found], sum(not joint for _, joint in found)
 
 
 def score_batch(

@@ -10,8 +10,6 @@ It says nothing on questions with several right answers, ties, letters or free n
 it does with them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a response says: which choices it names in letters, texts or both, or which number it states."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal

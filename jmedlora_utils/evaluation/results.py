@@ -1,7 +1,5 @@
 """What evaluations found: scores of answers, and answers read back beside their questions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,11 +22,7 @@ def exam_of(record: Record, workspace: paths.Workspace) -> list[Question]:
 
 
 def asked_questions(record: Record, workspace: paths.Workspace) -> tuple[list[Question], list[str]]:
-    """The questions of an evaluation and what was answered to each, in the order of its answers file.
-
-    Raises:
-        JmedloraError: The answers file is missing or damaged, or answers a question that the exam does not have.
-    """
+    """The questions of an evaluation and what was answered to each, in the order of its answers file."""
     path = workspace.answers / next(iter(record.data))  # a record names its answers first
     rows = read_jsonl(path)
     by_id = {q.id: q for q in exam_of(record, workspace)}

@@ -1,7 +1,5 @@
 """What an evaluation is asked to do, checked before anything is loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 

@@ -1,7 +1,5 @@
 """Seeded shuffling of choices, to measure position bias: does a model prefer a place in the list to an answer?"""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 

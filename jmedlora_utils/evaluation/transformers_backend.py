@@ -3,8 +3,6 @@
 The keys of answers hold the code of this module and of what it imports, so it imports only what can change an answer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

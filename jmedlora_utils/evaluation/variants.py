@@ -5,8 +5,6 @@ quantises again where that is 4-bit), and an adapter put on a base of another pr
 trained on. So a run is evaluated unmerged, on the base as it was tuned, and the others are compared with that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import get_args
 

@@ -5,8 +5,6 @@ the calls; it has not run against vLLM itself. vLLM batches as it likes, so two 
 have keys of their own. It is not a dependency of the project: install it in an environment of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Kinds of cards: what the data sheets say, and the speeds that `benchmarks/gpu_check.py` measured. No torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

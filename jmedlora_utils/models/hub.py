@@ -65,15 +65,7 @@ def is_cached(entry: ModelEntry) -> bool:
 
 
 def fetch(preset_name: str) -> list[tuple[ModelEntry, Path]]:
-    """Downloads what a preset needs and this machine lacks; every model is looked up before the first download.
-
-    Returns:
-        Each model with its folder in the cache.
-
-    Raises:
-        JmedloraError: A model may not be fetched or is not there, the disk is too small, or the network fails. What has been
-            downloaded stays, and the next call goes on from there.
-    """
+    """Downloads what a preset needs and this machine lacks; every model is looked up before the first download."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HTTPError
 

@@ -1,7 +1,5 @@
 """Configurations of `accelerate launch`: whether they divide a base's weights, and over how many machines."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

@@ -54,12 +54,7 @@ def find_base(name_or_path: str, workspace: paths.Workspace | None = None) -> Mo
 
 
 def load_tokenizer(entry: ModelEntry) -> Any:
-    """Loads a tokenizer; one without a padding token pads with EOS, which is harmless as padding is masked by position.
-
-    Raises:
-        JmedloraError: It cannot be found or loaded.
-        JmedloraError: A hub model has no pinned revision, or is gated and no token is set.
-    """
+    """Loads a tokenizer; one without a padding token pads with EOS, which is harmless as padding is masked by position."""
     from transformers import AutoTokenizer
 
     _check(entry)
@@ -180,12 +175,7 @@ def nf4_config(storage: str = "uint8") -> Any:
 
 
 def find_adapter(name_or_path: str) -> ModelEntry:
-    """What is known of an adapter: a folder with an adapter_config.json, a registry name or a hub id.
-
-    Raises:
-        JmedloraError: It is none of them, or a hub adapter has no pinned revision, or is gated and no token is set.
-        JmedloraError: A folder holds a model, not an adapter.
-    """
+    """What is known of an adapter: a folder with an adapter_config.json, a registry name or a hub id with its commit."""
     entry = registry.resolve(name_or_path)
     if entry.local and entry.kind != "adapter":
         raise JmedloraError(f"{name_or_path!r} holds no adapter_config.json; give a folder such as adapters/<run>/checkpoint-<step>")

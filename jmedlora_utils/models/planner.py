@@ -76,16 +76,7 @@ class PlannedRun:
 
 
 def plan_preset(name: str, card: int = 80, measured: Path = MEASURED) -> list[PlannedRun]:
-    """Plans every run of a preset; bases that the preset trains itself, and those named by `unplanned`, are left out.
-
-    Args:
-        name: Name of the preset.
-        card: Key of `CARDS`: the card it is to run on.
-        measured: Folder with records of `benchmarks/gpu_check.py`.
-
-    Raises:
-        JmedloraError: The card, the preset, a base or an exam is not known, or a run asks for modules that its base does not have.
-    """
+    """Plans every run of a preset; bases that the preset trains itself, and those named by `unplanned`, are left out."""
     if card not in CARDS:
         raise JmedloraError(f"no card of {card} GB is known; choose one of {', '.join(map(str, CARDS))}")
     preset = presets.load_preset(name)

@@ -7,8 +7,6 @@ All bases of a ladder read the same number of documents; the English-centric one
 batch differ with size, as is usual; they were chosen by the general exam and by time, never by what tuning reaches.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -120,9 +118,6 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, coverage: float, bos:
         vocabulary: Most tokens it has.
         coverage: Share of the sample's characters that get a token of their own.
         bos: Whether it puts a BOS before a text by itself, as Llama's does and GPT-NeoX's does not.
-
-    Returns:
-        A `PreTrainedTokenizerFast`.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -239,9 +234,6 @@ def train(
 
     Rows are padded on the right and no attention mask is passed: a causal model never looks at what follows. The loss is
     the token mean over supervised tokens, and the output head is applied to those alone.
-
-    Returns:
-        The loss, one row every `LOG_EVERY` steps (their mean).
     """
     import torch
 
@@ -306,14 +298,6 @@ def pretrain(
 
     Writes `bases/<name>/` (model and tokenizer) and the record `19_pretrain__<name>`, which holds the loss series,
     tokens per second, fertility and the entry check.
-
-    Args:
-        settings: What to train.
-        world: Where the documents come from.
-        workspace: Where the base and the record go.
-        examine: The entry check: from model and tokenizer to what stands in the record, see `evaluation.entry_check`.
-        every: Steps between states for resuming.
-        device: `cpu` or `cuda`; part of what makes the base, since the two do not round alike.
 
     Raises:
         JmedloraError: `device` is another one or is not there, the loss is no number, or another process trains this base.

@@ -166,16 +166,6 @@ def check(
 ) -> ModelEntry:
     """Refuses, before any download or load, what cannot work.
 
-    Args:
-        entry: From `resolve`.
-        token: Hub token, or None; only a gated model needs one.
-        local: The files are already in the hub's cache of this machine, so that no token is needed.
-        card_bytes: Memory of the card; 0 leaves size unchecked.
-        quantisation: `none` (bfloat16) or `nf4`, for the size.
-
-    Returns:
-        The entry, unchanged.
-
     Raises:
         JmedloraError: No revision is pinned, a gated model has no token, or the weights exceed the card; says what to do.
     """

@@ -1,7 +1,5 @@
 """The model that is trained: the base in its precision, its attention kernel, and the adapter on it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

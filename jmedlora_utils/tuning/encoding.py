@@ -1,7 +1,5 @@
 """From instruction records to batches: encode once, audit, order, pad."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -81,15 +79,15 @@ def encode_records(
     worst: tuple[int, str] = (0, "")
     for record in records:
         prompt = build_instruction_prompt(record["instruction"], record["input"], template, tokenizer)
-        example = encode_example(tokenizer, prompt, record["output"])
-        length = len(example.prompt) + len(example.response)
+        read, response, joint = encode_example(tokenizer, prompt, record["output"])
+        length = len(read) + len(response)
         worst = max(worst, (length, str(record["id"])))
         if length > max_length:
             audit.too_long += 1
             continue
-        audit.boundary_merges += not example.joint
-        rows.append(Row((*example.prompt, *example.response), len(example.prompt)))
-        audit.supervised_tokens += len(example.response)
+        audit.boundary_merges += not joint
+        rows.append(Row((*read, *response), len(read)))
+        audit.supervised_tokens += len(response)
     audit.used, audit.tokens, audit.longest = len(rows), sum(len(r.ids) for r in rows), worst[0]
     if audit.too_long and (too_long == "error" or not rows):
         raise JmedloraError(
@@ -110,8 +108,8 @@ def encode_articles(texts: Sequence[str], tokenizer: Any, max_length: int) -> tu
     """Encodes articles for next-token loss; a longer article goes on in a further row, so every token is learned once."""
     rows, audit = [], Audit(read=len(texts))
     for text in texts:
-        example = encode_example(tokenizer, "", text)
-        ids = [*example.prompt, *example.response]
+        read, response, _ = encode_example(tokenizer, "", text)
+        ids = [*read, *response]
         audit.longest = max(audit.longest, len(ids))
         # Rows overlap by one token: the first token of a row is only context.
         pieces = [ids[i : i + max_length] for i in range(0, max(1, len(ids) - 1), max_length - 1)]

@@ -1,7 +1,5 @@
 """Tuning in several processes: `accelerate launch` as a subprocess, since a kernel that has touched a card cannot fork workers."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """One training run in several processes, as `accelerate launch` starts them: who is the main one, and what all must agree on."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar

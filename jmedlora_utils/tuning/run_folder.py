@@ -1,10 +1,8 @@
 """The folder of a tuning run: whose it is, whether the run is finished, and that one process alone works in it."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +87,10 @@ def stored_identity(folder: Path) -> dict[str, Any] | None:
     return stored if isinstance(stored, dict) and isinstance(stored.get("processes"), dict) else None
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> AbstractContextManager[Any]:
     """Keeps a second process off this run: one that survived a killed notebook, say. The main process of several holds the lock."""
-    if not processes.is_main():
-        yield
-        return
-    with locks.alone(folder.parent / f".{folder.name}.lock", f"the training run {folder.name}"):
-        yield
+    lock = locks.alone(folder.parent / f".{folder.name}.lock", f"the training run {folder.name}")
+    return lock if processes.is_main() else nullcontext()
 
 
 def begin(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record | None:

@@ -1,7 +1,5 @@
 """What a tuning run can be told, and what is refused before anything is loaded; needs no torch, so a plan can check it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 

@@ -1,7 +1,5 @@
 """The Trainer: loss on the response only, and checkpoints that are whole or absent. Importing this module needs torch."""
 
-from __future__ import annotations
-
 import math
 import os
 import shutil

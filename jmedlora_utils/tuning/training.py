@@ -4,8 +4,6 @@
 processes (see `launch.py`).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """The GPU check on a CPU: the same code on tiny shapes, the measured peak against the planner."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import subprocess

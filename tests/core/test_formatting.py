@@ -1,7 +1,5 @@
 """Text from elsewhere is shown as it is and never read as markup, in a table and in a paragraph."""
 
-from __future__ import annotations
-
 import math
 import re
 from html.parser import HTMLParser

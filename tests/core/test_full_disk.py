@@ -1,7 +1,5 @@
 """A full disk ends in one line that names what could not be written, whichever library was writing; nothing half-written counts."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path

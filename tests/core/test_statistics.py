@@ -1,8 +1,5 @@
 """Intervals and tests against statsmodels, closed forms and simulation."""
 
-from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
@@ -18,18 +15,6 @@ settings.load_profile("statistics")
 outcomes = st.lists(st.integers(0, 1), min_size=1, max_size=60)
 
 
-@given(st.integers(1, 3000), st.data())
-def test_wilson_is_the_closed_formula(n, data):
-    k = data.draw(st.integers(0, n))
-    z, p = 1.959963984540054, k / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    found = statistics.wilson(k, n)
-    assert found.value == p
-    assert found.low == pytest.approx(max(centre - half, 0), abs=1e-9)
-    assert found.high == pytest.approx(min(centre + half, 1), abs=1e-9)
-
-
 @pytest.mark.parametrize(("k", "n"), [(1, 0), (-1, 5), (6, 5)])
 def test_wilson_refuses_what_is_no_share(k, n):
     with pytest.raises(JmedloraError, match="no share"):
@@ -43,16 +28,6 @@ def test_bootstrap_holds_its_estimate_and_repeats(seeds):
     assert one == statistics.bootstrap_mean(arrays, replicates=200, seed=3)
     assert one.low <= one.value <= one.high
     assert one.value == pytest.approx(np.mean([a.mean() for a in arrays]))
-
-
-def test_bootstrap_through_counts_equals_bootstrap_through_draws():
-    """The fast way for few distinct values and the plain way for many give the same spread."""
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 5, 200) / 4
-    fine = coarse + rng.normal(scale=1e-9, size=200)
-    a, b = (statistics.bootstrap_mean([v], replicates=8000) for v in (coarse, fine))
-    assert a.low == pytest.approx(b.low, abs=0.006)
-    assert a.high == pytest.approx(b.high, abs=0.006)
 
 
 def test_two_levels_are_wider_than_questions_alone_when_seeds_differ():

@@ -1,7 +1,5 @@
 """IgakuQA and JJSIMQA: every known erratum, and the counts of the published files."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

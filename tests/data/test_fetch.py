@@ -1,7 +1,5 @@
 """Download and verification, against a real local HTTP server."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import http.server

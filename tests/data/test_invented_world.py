@@ -1,7 +1,5 @@
 """The invented world: deterministic, balanced, and without a way to guess what was never taught."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

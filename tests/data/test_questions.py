@@ -1,7 +1,5 @@
 """The schema of a question, its files, and which questions are asked of a text model."""
 
-from __future__ import annotations
-
 import pytest
 from exam_fixtures import question, write_lines
 from hypothesis import given, settings

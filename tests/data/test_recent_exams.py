@@ -1,7 +1,5 @@
 """The 119th and 120th examinations: choices apart from stems, points, slips that are listed, and keys that can be corrected."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 

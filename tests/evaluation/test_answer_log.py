@@ -1,7 +1,5 @@
 """Answers and their cost on disk: whole batches survive a kill, and the cost of each answer is counted once."""
 
-from __future__ import annotations
-
 import pytest
 
 from jmedlora_utils.evaluation.answer_log import AnswerLog, sum_costs

@@ -1,7 +1,5 @@
 """Settings of an evaluation: what cannot be right is named before anything is loaded."""
 
-from __future__ import annotations
-
 import pytest
 
 from jmedlora_utils.core.errors import JmedloraError

@@ -1,7 +1,5 @@
 """Evaluation: the same answers alone or in a batch, after a kill or without one, and scores that say what they are."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

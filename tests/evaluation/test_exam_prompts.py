@@ -1,14 +1,12 @@
 """Prompts of an exam: found, drawn, encoded, and refused where they do not fit."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.data import fetch, igakuqa, prompts
+from jmedlora_utils.data import fetch, igakuqa
 from jmedlora_utils.data.questions import write_exam
 from jmedlora_utils.evaluation import exam_prompts
 from jmedlora_utils.evaluation.settings import EvalSettings
@@ -34,13 +32,6 @@ def test_a_long_prompt_is_an_error_or_counted(workspace) -> None:
         exam_prompts.prepare(settings, "mini_trained", 0, tokenizer, context, workspace)
     paper = exam_prompts.prepare(settings.changed(too_long="exclude"), "mini_trained", 0, tokenizer, context, workspace)
     assert paper.excluded["prompt too long"] == lengths.count(max(lengths)) == 24 - len(paper.asked)
-
-
-def test_the_budget_covers_the_longest_gold_answer() -> None:
-    tokenizer = tiny.make_tokenizer(bos=True)
-    questions = tiny.make_questions(9)
-    longest = max(len(tokenizer(prompts.answer_text(q), add_special_tokens=False).input_ids) for q in questions)
-    assert exam_prompts.answer_budget(tokenizer, questions, 8) == longest + 8
 
 
 @needs_data

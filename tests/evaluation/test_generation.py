@@ -1,7 +1,5 @@
 """Generation: greedy, the same alone or in a batch, cut at the first line, and never from logits that are not finite."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,9 +1,6 @@
 """Log-likelihood: equal to five full prompts, tokens cut at the true boundary, normalisers that say what they are."""
 
-from __future__ import annotations
-
 import json
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -35,13 +32,13 @@ def uneven(n: int) -> list[Question]:
     return questions
 
 
-def full_prompts(model: Any, ids: list[int], options: likelihood.Options) -> list[float]:
+def full_prompts(model: Any, ids: list[int], options: list[list[int]]) -> list[float]:
     """The plain way: prompt and choice through the model, once for each choice."""
     import torch
 
     sums = []
     with torch.inference_mode():
-        for option in options.ids:
+        for option in options:
             row = torch.tensor([[*ids, *option]])
             said = model(input_ids=row).logits[0, len(ids) - 1 : -1].double().log_softmax(-1)
             sums.append(float(said.gather(1, row[0, len(ids) :, None]).sum()))
@@ -58,13 +55,13 @@ def test_choices_from_the_cache_equal_five_full_prompts(workspace, tmp_path, mon
     shots = tiny.make_questions(1, "mini_shots", seed=9)
     texts = [prompts.build_exam_prompt(q, "plain_ja", shots) for q in questions]
     rows = [prompts.encode_prompt(tokenizer, text) for text in texts]
-    options = [likelihood.encode_options(tokenizer, text, ids, q.choices) for text, ids, q in zip(texts, rows, questions, strict=True)]
-    lengths = {len(o) for found in options for o in found.ids}
+    options = [likelihood.encode_options(tokenizer, text, ids, q.choices)[0] for text, ids, q in zip(texts, rows, questions, strict=True)]
+    lengths = {len(o) for found in options for o in found}
     assert min(lengths) == 1 and len(lengths) > 3 and len({len(r) for r in rows}) > 3
     expected = [full_prompts(model, ids, o) for ids, o in zip(rows, options, strict=True)]
     prefix = generation.read_prefix(model, rows)
     assert prefix is not None and len(prefix.ids) >= generation.MIN_PREFIX
-    ids = [o.ids for o in options]
+    ids = options
     for found in (likelihood.score_batch(model, rows, ids), likelihood.score_batch(model, rows, ids, prefix)):
         for ours, plain in zip(found, expected, strict=True):
             assert ours == pytest.approx(plain, abs=1e-4)
@@ -80,7 +77,7 @@ def test_copies_of_the_cache_stay_within_their_bytes(workspace, monkeypatch) -> 
     questions = uneven(6)
     texts = [prompts.build_exam_prompt(q, "plain_ja", []) for q in questions]
     rows = [prompts.encode_prompt(tokenizer, text) for text in texts]
-    ids = [likelihood.encode_options(tokenizer, t, r, q.choices).ids for t, r, q in zip(texts, rows, questions, strict=True)]
+    ids = [likelihood.encode_options(tokenizer, t, r, q.choices)[0] for t, r, q in zip(texts, rows, questions, strict=True)]
     whole, copies, inner = likelihood.score_batch(model, rows, ids), [], likelihood._fork
 
     def fork(cache: Any, owner: Any) -> Any:
@@ -104,13 +101,13 @@ def test_choice_tokens_start_where_the_prompt_ends(bos: bool) -> None:
     merged = 0
     for n in range(1, len(whole)):
         ids = prompts.encode_prompt(tokenizer, whole[:n])
-        options = likelihood.encode_options(tokenizer, whole[:n], ids, [whole[n:]])
+        [option], merges = likelihood.encode_options(tokenizer, whole[:n], ids, [whole[n:]])
         both = prompts.encode_prompt(tokenizer, whole)
         joint = both[: len(ids)] == ids
         merged += not joint
-        assert options.merges == (not joint)
-        assert tokenizer.decode(options.ids[0]) == whole[n:]
-        assert [*ids, *options.ids[0]] == both or not joint
+        assert merges == (not joint)
+        assert tokenizer.decode(option) == whole[n:]
+        assert [*ids, *option] == both or not joint
         if not joint:
             # Cutting by length, as evaluators do, would score other tokens than the choice's.
             assert tokenizer.decode(both[len(ids) :]) != whole[n:] or both[: len(ids)] != ids
@@ -192,22 +189,3 @@ def test_a_cut_off_likelihood_file_is_finished_byte_for_byte(asked, workspace, m
     again = evaluator.evaluate(ASK, "base", workspace)
     assert file.read_bytes() == whole and len(calls) == 4, "three batches in all: two were kept, one was asked again"
     assert again == asked and not list(workspace.answers.glob("*.cost"))
-
-
-def test_a_run_that_was_killed_while_scoring_choices_counts_all_of_its_seconds(workspace, monkeypatch) -> None:
-    calls, inner = [], likelihood.score_batch
-
-    def slow(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        time.sleep(0.3)
-        return inner(*args)
-
-    monkeypatch.setattr(likelihood, "score_batch", slow)
-    ask = ASK.changed(shots=[0])
-    with pytest.raises(KeyboardInterrupt):
-        evaluator.evaluate(ask, "killed", workspace)
-    [record] = evaluator.evaluate(ask, "killed", workspace)
-    assert record.timing["likelihood"] >= 0.9 and record.timing["generate"] > 0 and len(calls) == 4
-    assert record.wall_seconds >= sum(record.timing[stage] for stage in ("load", "generate", "likelihood"))

@@ -1,7 +1,5 @@
 """Shuffled choices: a copy whose gold follows, the same order each time, and a table that shows a bias that is there."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 
 from hypothesis import given

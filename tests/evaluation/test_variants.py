@@ -1,7 +1,5 @@
 """The same adapter unmerged, merged and in 4 bits: what changes, and a table that says so."""
 
-from __future__ import annotations
-
 import pytest
 
 from jmedlora_utils.analysis import studies

@@ -1,7 +1,5 @@
 """The vLLM backend against a stand-in that checks its calls (`fake_vllm`); it has not run against vLLM itself."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

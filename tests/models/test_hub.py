@@ -1,7 +1,5 @@
 """Fetching models: a hub on this machine, at pinned commits; then a run of it without a network."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

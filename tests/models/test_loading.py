@@ -1,7 +1,5 @@
 """Models: found, loaded (also in 4-bit), counted, and refused by name."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -10,7 +8,6 @@ import pytest
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import sha256_file, sha256_text
 from jmedlora_utils.models import loading
-from jmedlora_utils.tuning import run_folder
 from tests import tiny
 
 
@@ -118,15 +115,6 @@ def test_the_fingerprint_of_large_weights_samples_every_stretch(tmp_path, monkey
     assert len(keys) == 4
     monkeypatch.setattr(loading, "sha256_file", lambda path: pytest.fail("hashed whole") if path.name == name else sha256_file(path))
     assert loading.fingerprint(entry) in keys
-
-
-def test_an_adapter_in_a_torch_file_has_a_key_of_its_own(tmp_path) -> None:
-    keys = set()
-    for content in (b"one", b"two"):
-        (tmp_path / "adapter_model.bin").write_bytes(content)
-        keys.add(run_folder.weights_sha256(tmp_path))
-    (tmp_path / "optimizer.bin").write_bytes(b"no weights")
-    assert len(keys) == 2 and run_folder.weights_sha256(tmp_path) in keys
 
 
 def test_a_tokenizer_without_padding_pads_with_eos(tmp_path) -> None:

@@ -1,7 +1,5 @@
 """Memory from first principles, against the tensors of real tiny models."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

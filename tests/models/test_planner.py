@@ -1,7 +1,5 @@
 """The planner: presets planned without a GPU, refusals, times from measured rates."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -114,16 +112,6 @@ def test_a_measured_rate_replaces_the_assumed_one(tmp_path: Path) -> None:
     assert tune.basis == "measured" and tune.seconds == 10_000 * 8 * planner.TOKENS_PER_RECORD / 1000
     assert evaluate.basis == "measured" and evaluate.seconds == (1455 + 460) * 4 * 2 * planner.TOKENS_PER_ANSWER / 50
     assert planner.plan_preset("paper", 141, tmp_path)[0].basis == "assumed"
-
-
-def test_a_rate_carries_to_other_sizes_by_their_work_on_the_same_card_and_method(tmp_path: Path) -> None:
-    set_ = presets.declared_parameters(presets.TUNE_NOTEBOOK) | {"method": "lora"}
-    run = planner.tuning_of(set_, registry.resolve("llama-2-13b-chat"))
-    speeds = Speeds({}, {("lora", 80): 1e14})
-    seconds, basis = planner.tuning_seconds("llama-2-13b-chat", run, 1000, 80, speeds)
-    assert basis == "scaled" and seconds == pytest.approx(1000 * memory.step_flops(run, 1) / 1e14)
-    for other, card in ((run, 48), (replace(run, method="qlora"), 80)):
-        assert planner.tuning_seconds("llama-2-13b-chat", other, 1000, card, speeds)[1] == "assumed"
 
 
 def test_a_misspelt_base_is_refused_and_one_of_unknown_size_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

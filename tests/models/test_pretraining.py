@@ -1,7 +1,5 @@
 """Tokenizers and tiny bases: deterministic, cached, and the same after a kill."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The model registry: facts that hold together, and refusals before any download."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

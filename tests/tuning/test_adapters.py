@@ -1,7 +1,5 @@
 """The model that is trained: what the adapter changes, what is saved of it, and which attention kernel runs."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

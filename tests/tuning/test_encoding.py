@@ -1,7 +1,5 @@
 """From records to batches: nothing is cut, the loss falls on the response, and every epoch sees every row once."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """Several processes: two over gloo on the CPU equal one with doubled accumulation, and go on after a kill."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Tuning: the right loss, the right adapter, and the same adapter after a kill."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

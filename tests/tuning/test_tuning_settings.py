@@ -1,7 +1,5 @@
 """What tuning can be told: every value that cannot be right is refused by name, before anything is loaded."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from typing import Any
