@@ -1,7 +1,5 @@
 """Answers that others published, question by question: one kind of record, a parser per source, facts on the models from one file."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

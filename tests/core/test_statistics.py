@@ -1,6 +1,5 @@
 """Intervals and tests against statsmodels, closed forms and simulation."""
 
-
 import numpy as np
 import pytest
 from exam_fixtures import question
