@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,7 +18,7 @@ from jmedlora_utils.core.statistics import wilson
 from jmedlora_utils.data import fetch
 from jmedlora_utils.data.igakuqa import REQUIRED_BLOCKS, SYSTEMS, load_igakuqa, load_published, misprinted_prohibited, published_systems
 from jmedlora_utils.data.questions import LETTERS, Question, exclusion
-from jmedlora_utils.evaluation.metrics import BASELINES, baselines, score
+from jmedlora_utils.evaluation.metrics import BASELINES, baselines, is_right, score
 
 COLUMNS = ("system", "year", "points", "max_points", "required", "general", "items_correct", "items", "prohibited", "passed")
 TABLES = {"card": "exam_card.csv", "strict": "exam_card_strict.csv", "text_five": "text_five.csv", "categories": "by_category.csv"}
@@ -123,8 +125,7 @@ def students(questions: Iterable[Question]) -> dict[str, Marked]:
     for q in questions:
         order = sorted(range(len(q.breakdown)), key=lambda i: -q.breakdown[i])[: q.n_select]
         picked = frozenset(LETTERS[i] for i in order)
-        right = q.rule == "always" or (len(picked) == 1 and picked <= q.gold if q.rule == "any" else bool(picked) and picked == q.gold)
-        marked[q.id] = Marked(right, picked)
+        marked[q.id] = Marked(q.rule == "always" or (bool(picked) and is_right(q, picked)), picked)
     return marked
 
 
@@ -203,34 +204,32 @@ def _incomplete(of_year: Sequence[Question], year: int) -> str:
     return ""
 
 
-def text_five(questions: Sequence[Question], marked: Mapping[str, Marked], system: str) -> pd.DataFrame:
-    """Accuracy per year on the text-only five-choice questions, with its 95 % Wilson interval.
+def text_five(questions: Sequence[Question], marked: Mapping[str, Mapping[str, Marked]]) -> pd.DataFrame:
+    """Accuracy per year on the text-only five-choice questions, with its 95 % Wilson interval: systems, then baselines.
+
+    The baselines write choices, so the `strict` scorer reads them. `random choice` is an expectation: its `right` is
+    rounded, and its interval is that of one blind candidate.
+
+    Args:
+        questions: Whole examinations.
+        marked: System to its marked answers, of every year or of some.
 
     Returns:
         Columns `system, year, right, n, accuracy, low, high`; shares 0 to 1.
     """
-    return _accuracies(questions, lambda asked: {system: sum(marked[q.id].right for q in asked) / len(asked)})
-
-
-def text_five_baselines(questions: Sequence[Question]) -> pd.DataFrame:
-    """What no skill and full knowledge earn on the questions of `text_five`; its columns, the baseline as system.
-
-    The baselines write choices, so the `strict` scorer reads them. `random choice` is an expectation: its `right` is
-    rounded, and its interval is that of one blind candidate.
-    """
-    return _accuracies(questions, lambda asked: baselines(asked, ("strict",)).set_index("baseline")["accuracy"])
-
-
-def _accuracies(questions: Sequence[Question], shares_of: Callable[[list[Question]], Mapping[str, float]]) -> pd.DataFrame:
     rows = []
     for year, of_year in _by_year(questions).items():
         asked = [q for q in of_year if exclusion(q) is None]
         if not asked:
             raise JmedloraError(f"{year}: no text-only five-choice question; accuracy on them has no denominator")
-        for system, share in shares_of(asked).items():
+        there = {system: m for system, m in marked.items() if asked[0].id in m}
+        shares = {system: sum(m[q.id].right for q in asked) / len(asked) for system, m in there.items()}
+        for system, share in (shares | dict(baselines(asked, ("strict",)).set_index("baseline")["accuracy"])).items():
             interval = wilson(share * len(asked), len(asked))
             rows.append((system, year, round(share * len(asked)), len(asked), share, interval.low, interval.high))
-    return pd.DataFrame(rows, columns=["system", "year", "right", "n", "accuracy", "low", "high"])
+    table = pd.DataFrame(rows, columns=["system", "year", "right", "n", "accuracy", "low", "high"])
+    order = [*marked, *BASELINES]
+    return table.sort_values("system", key=lambda systems: systems.map(order.index), kind="stable", ignore_index=True)
 
 
 def by_category(questions: Sequence[Question], marked: Mapping[str, Mapping[str, Marked]]) -> pd.DataFrame:
@@ -259,7 +258,7 @@ class Published:
     Attributes:
         card: The exam card, columns `COLUMNS`, marked as the published figures are (`mark_published`).
         strict: The same with answers read by the `strict` scorer and every prohibited letter counted.
-        text_five: Accuracy on the text-only five-choice questions (`text_five`), and of the baselines (`text_five_baselines`).
+        text_five: Accuracy on the text-only five-choice questions and of the baselines (`text_five`).
         categories: Share right per medical field and system over all years (`by_category`).
         notices: What a reader must know: unknown marks, absent answers.
     """
@@ -279,35 +278,27 @@ def score_published(data_dir: Path | str, years: Sequence[int]) -> Published:
     """
     if not years:
         raise JmedloraError("parameter years is empty; name at least one year, for example [2018]")
-    cards, stricts, accuracies, notices = [], [], [], []
-    everything: list[Question] = []
-    marked_all: dict[str, dict[str, Marked]] = {}
-    for year in years:
-        questions = load_igakuqa(data_dir, [year])
-        everything += questions
-        if reason := cannot_decide(questions, year):
-            notices.append(reason)
-        systems = published_systems(data_dir, year)
-        notices += [f"{year} has no answers of {system}" for system in SYSTEMS if system not in systems]
-        for system in systems:
-            answers = load_published(data_dir, [year], system)
-            if absent := len(questions) - len(answers):
-                notices.append(f"{year}: {system} leaves {absent} of {len(questions)} questions without an answer; they count as wrong")
-            marked = mark_published(questions, answers)
-            marked_all.setdefault(system, {}).update(marked)
-            cards.append(card(questions, marked, system, misprinted_prohibited(data_dir, year)))
-            stricts.append(card(questions, mark_responses(questions, answers), system))
-            accuracies.append(text_five(questions, marked, system))
-        if systems:
-            accuracies.append(text_five_baselines(questions))
+    by_year = {year: load_igakuqa(data_dir, [year]) for year in sorted(years)}
+    notices, cards, stricts = [reason for year, of_year in by_year.items() if (reason := cannot_decide(of_year, year))], [], []
+    marked: dict[str, dict[str, Marked]] = {}
+    for system, (year, questions) in itertools.product(SYSTEMS, by_year.items()):
+        if system not in published_systems(data_dir, year):
+            notices.append(f"{year} has no answers of {system}")
+            continue
+        answers = load_published(data_dir, [year], system)
+        if absent := len(questions) - len(answers):
+            notices.append(f"{year}: {system} leaves {absent} of {len(questions)} questions without an answer; they count as wrong")
+        as_published = mark_published(questions, answers)
+        marked.setdefault(system, {}).update(as_published)
+        cards.append(card(questions, as_published, system, misprinted_prohibited(data_dir, year)))
+        stricts.append(card(questions, mark_responses(questions, answers), system))
     if not cards:
         raise JmedloraError(f"{Path(data_dir)}: no published answers (IgakuQA/baseline_results/YEAR) for {', '.join(map(str, years))}")
-    order = {system: i for i, system in enumerate((*SYSTEMS, *BASELINES))}
-    together = [pd.concat(found, ignore_index=True) for found in (cards, stricts, accuracies)]
-    by_system = {"by": ["system", "year"], "key": lambda column: column.map(order) if column.name == "system" else column}
-    tables = [table.sort_values(**by_system, ignore_index=True) for table in together]
-    complete = {s: marked_all[s] for s in SYSTEMS if len(marked_all.get(s, ())) == len(everything)}
-    return Published(*tables, by_category(everything, complete), tuple(notices))
+    answered = [q for year, of_year in by_year.items() if any(of_year[0].id in m for m in marked.values()) for q in of_year]
+    everything = [q for of_year in by_year.values() for q in of_year]
+    complete = {system: m for system, m in marked.items() if len(m) == len(everything)}
+    together = (pd.concat(found, ignore_index=True) for found in (cards, stricts))
+    return Published(*together, text_five(answered, marked), by_category(everything, complete), tuple(notices))
 
 
 def published_or_committed(data_dir: str, years: Sequence[int], on_missing: str) -> Published:
@@ -346,14 +337,16 @@ def examination(data_dir: str, years: Sequence[int], on_missing: str) -> tuple[P
     return folder, fetched.notice()
 
 
-def write_published(folder: Path, published: Published) -> list[Path]:
-    """Writes the tables of `TABLES` as CSV; `passed` is True, False or empty."""
-    found = {name: getattr(published, name) for name in TABLES}
-    return [write_text(folder / TABLES[n], t.to_csv(index=False, lineterminator="\n", float_format="%.6f")) for n, t in found.items()]
+def write_tables(folder: Path, tables: Any, files: Mapping[str, str] = TABLES) -> list[Path]:
+    """Writes the named attributes of `tables` as CSV; a truth value is True, False or empty."""
+    return [
+        write_text(folder / file, getattr(tables, name).to_csv(index=False, lineterminator="\n", float_format="%.6f"))
+        for name, file in files.items()
+    ]
 
 
 def read_published(folder: Path, years: Sequence[int]) -> Published:
-    """Reads what `write_published` wrote, for the years asked for.
+    """Reads what `write_tables` wrote, for the years asked for.
 
     Raises:
         JmedloraError: A year is not in the tables, or the columns of a card are not `COLUMNS`.

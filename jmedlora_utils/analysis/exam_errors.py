@@ -17,7 +17,6 @@ from jmedlora_utils.analysis.exam_card import Marked
 from jmedlora_utils.analysis.flips import FLIPS, thirds
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.records import write_text
 from jmedlora_utils.core.statistics import chances
 from jmedlora_utils.data.igakuqa import SYSTEMS, load_igakuqa, load_published, published_systems
 from jmedlora_utils.data.questions import Question, select_text_five
@@ -146,14 +145,8 @@ def measured_or_committed(years: Sequence[int], on_missing: str) -> Errors:
     return replace(measure(folder, years), notice=notice)
 
 
-def write(folder: Path, errors: Errors) -> list[Path]:
-    """Writes the three tables as CSV."""
-    found = {name: getattr(errors, name) for name in TABLES}
-    return [write_text(folder / TABLES[n], t.to_csv(index=False, lineterminator="\n", float_format="%.6f")) for n, t in found.items()]
-
-
 def read(folder: Path, years: Sequence[int]) -> Errors:
-    """Reads what `write` wrote; groups and flips are pooled over all years that were counted.
+    """Reads what `exam_card.write_tables` wrote; groups and flips are pooled over all years that were counted.
 
     Raises:
         JmedloraError: A year was not counted.

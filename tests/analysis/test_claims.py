@@ -9,45 +9,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jmedlora_utils.analysis import claims, evidence, gains
-from jmedlora_utils.analysis.claims import NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, UNDECIDED
+from jmedlora_utils.analysis.claims import NO_CONTROL, NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, UNDECIDED
 from jmedlora_utils.analysis.gains import Condition, NotMeasuredError
 from jmedlora_utils.core.statistics import Interval
 
 SIZES = {"en-small": 2e5, "en-medium": 8e5, "en-large": 3e6, "ja-medium": 8e5}
+AS_PUBLISHED = {"en-small": 0.15, "en-medium": 0.6, "en-large": 0.85, "ja-medium": 0.1}
 N = 60
 
 
 def study(skill: dict[str, float], seeds: int = 3, held_out: float = 0.5, leak: float = 0.0, near: float = 0.3) -> pd.DataFrame:
     """Outcomes of LoRA runs: `skill` is the share of taught facts learned by the late step."""
     rng, parts = np.random.default_rng(0), []
-    for seed in range(1, seeds + 1):
-        for base, taught in skill.items():
-            for steps, rank in ((0, 0.0), (30, 0.5), (100, 1.0), (200, 1.0)):
-                for exam, share in (("mini_trained", 1.0), ("mini_heldout", held_out)):
-                    for section in ("taught", "untaught"):
-                        p = taught * rank * share if section == "taught" else leak * rank
-                        right = ((rng.random(N) < p) | (rng.random(N) < 0.2)).astype(float)
-                        exact = right * (rng.random(N) >= near)
-                        facts = "taught_held_out_phrasing" if (exam, section) == ("mini_heldout", "taught") else section
-                        about = {
-                            "seed": seed,
-                            "run": f"{base}_lora",
-                            "base": base,
-                            "size_params": SIZES[base],
-                            "method": "lora",
-                            "quantisation": "none",
-                            "template": "plain",
-                        }
-                        about |= {"centric": "japanese" if base.startswith("ja") else "english", "steps": steps, "shots": 0, "exam": exam}
-                        scores = {"accuracy": right, "exact_match": exact, "gestalt": np.maximum(exact, 0.9 * right)}
-                        scores |= {"strict_accuracy": right, "strict_exact_match": exact}
-                        ids = [f"{section}{i:02d}" for i in range(N)]
-                        parts.append(pd.DataFrame({**about, "facts": facts, "id": ids, "n_select": 1, "chance": 0.2, **scores}))
+    conditions = [(seed, base, *step) for seed in range(1, seeds + 1) for base in skill for step in ((0, 0), (30, 0.5), (100, 1), (200, 1))]
+    for seed, base, steps, rank in conditions:
+        about = {"seed": seed, "run": f"{base}_lora", "base": base, "size_params": SIZES[base], "method": "lora", "quantisation": "none"}
+        about |= {"template": "plain", "centric": "japanese" if base.startswith("ja") else "english", "steps": steps, "shots": 0}
+        for exam, share in (("mini_trained", 1.0), ("mini_heldout", held_out)):
+            for section, p in (("taught", skill[base] * rank * share), ("untaught", leak * rank)):
+                right = ((rng.random(N) < p) | (rng.random(N) < 0.2)).astype(float)
+                exact = right * (rng.random(N) >= near)
+                facts = "taught_held_out_phrasing" if (exam, section) == ("mini_heldout", "taught") else section
+                question = {"exam": exam, "facts": facts, "id": [f"{section}{i:02d}" for i in range(N)], "n_select": 1, "chance": 0.2}
+                scores = {"accuracy": right, "exact_match": exact, "gestalt": np.maximum(exact, 0.9 * right)}
+                scores |= {"strict_accuracy": right, "strict_exact_match": exact}
+                parts.append(pd.DataFrame({**about, **question, **scores}))
     return pd.concat(parts, ignore_index=True)
-
-
-def verdicts(frame: pd.DataFrame, condition: Condition = gains.HEADLINE) -> list[str]:
-    return [f.verdict for f in claims.evaluate_claims(frame, condition)]
 
 
 def test_the_rule_is_the_one_stated():
@@ -77,79 +64,59 @@ def test_every_effect_gets_exactly_one_verdict(value, below, above):
     assert claims.decide(Interval(value, value - below, value + above)) in claims.VERDICTS
 
 
-def test_parts_combine():
-    assert claims.combine([SUPPORTED, SUPPORTED]) == SUPPORTED
-    assert claims.combine([SUPPORTED, UNDECIDED]) == UNDECIDED
-    assert claims.combine([UNDECIDED, NOT_SUPPORTED]) == NOT_SUPPORTED
+@pytest.mark.parametrize(
+    ("parts", "verdict"),
+    [([SUPPORTED] * 2, SUPPORTED), ([SUPPORTED, UNDECIDED], UNDECIDED), ([UNDECIDED, NOT_SUPPORTED], NOT_SUPPORTED)],
+)
+def test_parts_combine(parts, verdict):
+    assert claims.combine(parts) == verdict
 
 
-def test_a_world_as_the_paper_says_supports_all_claims():
-    frame = study({"en-small": 0.15, "en-medium": 0.6, "en-large": 0.85, "ja-medium": 0.1})
-    assert verdicts(frame) == [SUPPORTED] * 4
-
-
-def test_a_world_against_the_paper_supports_none():
-    frame = study({"en-small": 0.7, "en-medium": 0.1, "en-large": 0.0, "ja-medium": 0.8}, near=0.0)
-    assert verdicts(frame) == [NOT_SUPPORTED] * 4
-
-
-def test_complete_learning_is_not_partial():
-    frame = study({"en-small": 1.0, "en-large": 1.0}, held_out=1.0)
-    claim = claims.evaluate_claims(frame)[0]
-    assert {p.name: p.verdict for p in claim.parts} == {"gain": SUPPORTED, "shortfall": NOT_SUPPORTED}
-    assert claim.verdict == NOT_SUPPORTED
-
-
-def test_a_failed_control_leaves_the_claim_undecided():
-    frame = study({"en-small": 0.15, "en-medium": 0.6, "en-large": 0.85, "ja-medium": 0.1}, leak=0.5)
-    found = claims.evaluate_claims(frame)
-    assert [f.verdict for f in found[:3]] == [UNDECIDED] * 3
-    assert "control failed" in found[0].reason
-    late = gains.controls(frame).query("steps == 100")
-    assert not late["covers"].all()
-    assert (late["p_holm"] < 1e-6).all()
+@pytest.mark.parametrize(
+    ("world", "verdicts", "reason"),
+    [
+        ({"skill": AS_PUBLISHED}, [SUPPORTED] * 4, ""),
+        ({"skill": {"en-small": 0.7, "en-medium": 0.1, "en-large": 0.0, "ja-medium": 0.8}, "near": 0.0}, [NOT_SUPPORTED] * 4, ""),
+        ({"skill": AS_PUBLISHED, "leak": 0.5}, [UNDECIDED] * 3, "control failed"),
+        ({"skill": {"en-large": 0.8}}, [SUPPORTED, NOT_MEASURED, NOT_MEASURED, SUPPORTED], "two sizes.*Japanese-centric"),
+        ({"skill": {"en-small": 1.0, "en-large": 1.0}, "held_out": 1.0}, [NOT_SUPPORTED], ""),
+    ],
+    ids=["as the paper says", "against the paper", "leaked", "one base", "all learned: not partial"],
+)
+def test_a_world_of_known_truth_gets_the_verdicts_that_follow(world, verdicts, reason):
+    found = claims.evaluate_claims(study(**world))
+    assert [f.verdict for f in found][: len(verdicts)] == verdicts
+    assert pd.Series([" ".join(f.reason for f in found)]).str.contains(reason).all()
+    table = claims.findings_table(found)
+    assert table["claim"].drop_duplicates().tolist() == [1, 2, 3, 4] and len(table) == sum(max(1, len(f.parts)) for f in found)
 
 
 def test_the_control_of_a_condition_reads_its_own_phrasing_and_each_fact_once():
     frame = study({"en-large": 0.8})
-    leaked = (frame["facts"] == "untaught") & (frame["exam"] == "mini_heldout")
-    frame.loc[leaked, "accuracy"] = 1.0
+    frame.loc[(frame["facts"] == "untaught") & (frame["exam"] == "mini_heldout"), "accuracy"] = 1.0
     held_out = Condition(facts="taught_held_out_phrasing")
     assert claims.untaught_at_chance(frame, "en-large_lora").value < 0.1
     assert claims.untaught_at_chance(frame, "en-large_lora", held_out).value == pytest.approx(0.8)
     with pytest.raises(NotMeasuredError, match="untaught"):
         claims.untaught_at_chance(frame[frame["exam"] != "mini_trained"], "en-large_lora")
+    late = gains.controls(study({"en-large": 0.8}, leak=0.5)).query("steps == 100")
+    assert not late["covers"].any() and (late["p_holm"] < 1e-6).all()
 
 
 def test_answers_to_one_fact_are_no_independent_questions():
     """The same answer in both phrasings and from three bases leaves claim 4's interval as wide as one answer a fact does."""
     frame = study({"en-large": 0.8}, seeds=1)
     once = frame[(frame["exam"] == "mini_trained") & (frame["facts"] == "taught")]
-    twice = once.assign(exam="mini_heldout", facts="taught_held_out_phrasing")
-    both = pd.concat([once, twice])
+    both = pd.concat([once, once.assign(exam="mini_heldout", facts="taught_held_out_phrasing")])
     copies = [both.assign(run=f"{base}_lora", base=base, size_params=SIZES[base]) for base in ("en-small", "en-medium", "en-large")]
     copied = pd.concat(copies).assign(id=lambda f: f["exam"] + "-" + f["id"])
-
-    def effect(rows: pd.DataFrame) -> Interval:
-        return claims._claim_metrics(rows, gains.HEADLINE, pd.DataFrame())[0][0].effect
-
-    assert effect(copied) == pytest.approx(effect(once))
+    (first,), (second,) = (claims._claim_metrics(rows, gains.HEADLINE, pd.DataFrame())[0] for rows in (once, copied))
+    assert second.effect == pytest.approx(first.effect)
 
 
-def test_a_missing_base_is_not_measured_and_says_why():
-    found = claims.evaluate_claims(study({"en-large": 0.8}))
-    assert [f.verdict for f in found] == [SUPPORTED, NOT_MEASURED, NOT_MEASURED, SUPPORTED]
-    assert "two sizes" in found[1].reason
-    assert "Japanese-centric" in found[2].reason
-
-
-def test_late_is_the_second_kept_step_and_the_last_where_fewer_were_kept():
-    frame = study({"en-large": 0.8})
+def test_late_is_the_second_kept_step_and_the_base_of_equal_size_is_compared():
+    frame = study(AS_PUBLISHED, seeds=1)
     assert [gains.step_of(frame, "en-large_lora", rank) for rank in (0, 1, 2, 5)] == [30, 100, 200, 200]
-
-
-def test_language_pair_takes_the_english_base_of_the_same_size():
-    frame = study({"en-small": 0.1, "en-medium": 0.1, "en-large": 0.1, "ja-medium": 0.1}, seeds=1)
     assert claims.language_pair(frame) == ("en-medium_lora", "ja-medium_lora")
 
 
@@ -157,68 +124,53 @@ def test_a_base_asked_beside_another_run_serves_as_baseline_but_never_one_after_
     frame = study({"en-large": 0.8}, seeds=1)
     full = frame[frame["steps"] > 0].assign(run="en-large_full", method="full")
     cpt = frame[frame["steps"] == 0].assign(run="a-first", method="cpt-lora", accuracy=1.0)
-    joined = pd.concat([frame, full, cpt])
-    assert gains.gains(joined, "en-large_full").equals(gains.gains(frame, "en-large_lora"))
-    with pytest.raises(NotMeasuredError, match="step 0"):
-        gains.gains(full, "en-large_full")
+    assert gains.gains(pd.concat([frame, full, cpt]), "en-large_full").equals(gains.gains(frame, "en-large_lora"))
 
 
 def test_a_run_in_4_bits_is_compared_with_its_base_in_4_bits_and_says_where_there_is_none():
     frame = study({"en-large": 0.8}, seeds=1)
     four_bits = frame.assign(run="en-large_qlora", method="qlora", quantisation="nf4")
-    only_tuned = pd.concat([frame, four_bits[four_bits["steps"] > 0]])
+    only_tuned, both = pd.concat([frame, four_bits[four_bits["steps"] > 0]]), pd.concat([frame, four_bits])
     assert gains.baseline_run(only_tuned, "en-large_qlora") == ("en-large_lora", False)
-    assert gains.other_loading(only_tuned) == ["en-large_qlora"]
-    both = pd.concat([frame, four_bits])
-    assert gains.baseline_run(both, "en-large_qlora") == ("en-large_qlora", True)
-    assert gains.baseline_run(both, "en-large_lora") == ("en-large_lora", True)
-    assert gains.other_loading(both) == []
-    bases = both[(both["steps"] > 0) | (both["quantisation"] == "nf4")]
-    with pytest.raises(NotMeasuredError, match="step 0"):
-        gains.baseline_run(bases, "en-large_lora")
+    assert gains.other_loading(only_tuned) == ["en-large_qlora"] and gains.other_loading(both) == []
+    assert [gains.baseline_run(both, f"en-large_{m}") for m in ("qlora", "lora")] == [("en-large_qlora", True), ("en-large_lora", True)]
 
 
-def test_a_base_asked_in_another_template_is_no_baseline():
-    frame = study({"en-large": 0.8}, seeds=1)
-    frame.loc[frame["steps"] > 0, "template"] = "another"
-    with pytest.raises(NotMeasuredError, match="step 0"):
-        gains.gains(frame, "en-large_lora")
+def untuned(frame: pd.DataFrame) -> pd.Series:
+    return frame["steps"] == 0
 
 
-def test_different_questions_are_refused():
-    frame = study({"en-large": 0.8}, seeds=1)
-    cut = frame.drop(frame[(frame["steps"] == 0) & (frame["id"] == "taught00")].index)
-    with pytest.raises(NotMeasuredError, match="different questions"):
-        gains.gains(cut, "en-large_lora")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f[~untuned(f)], "step 0"),
+        (lambda f: f.assign(template=untuned(f).map({True: "plain", False: "another"})), "step 0"),
+        (lambda f: f.assign(quantisation=untuned(f).map({True: "nf4", False: "none"})), "step 0"),
+        (lambda f: f[~(untuned(f) & (f["id"] == "taught00"))], "different questions"),
+    ],
+    ids=["no base", "another template", "another precision", "other questions"],
+)
+def test_a_tuned_model_is_compared_with_no_other_base(change, message):
+    with pytest.raises(NotMeasuredError, match=message):
+        gains.gains(change(study({"en-large": 0.8}, seeds=1)), "en-large_lora")
 
 
 def test_paired_tests_are_corrected_over_the_whole_grid():
-    frame = study({"en-small": 0.0, "en-large": 0.8})
-    tests = gains.paired_tests(frame)
-    assert len(tests) == 2 * 3 * 2  # runs, kept steps, phrasings
-    assert (tests["p_holm"] >= tests["p"]).all()
-    late = tests[(tests["run"] == "en-large_lora") & (tests["steps"] == 100) & (tests["facts"] == "taught")].iloc[0]
-    assert late["p_holm"] < 0.01
-    assert late["gained"] > 5 * late["lost"]
+    tests = gains.paired_tests(study({"en-small": 0.0, "en-large": 0.8}))
+    assert len(tests) == 2 * 3 * 2 and (tests["p_holm"] >= tests["p"]).all(), "runs, kept steps, phrasings"
+    late = tests.query("run == 'en-large_lora' and steps == 100 and facts == 'taught'").iloc[0]
+    assert late["p_holm"] < 0.01 and late["gained"] > 5 * late["lost"]
 
 
-def test_robustness_changes_one_thing_at_a_time():
-    found = claims.robustness(study({"en-small": 0.15, "en-large": 0.85}, seeds=2))
-    assert found["condition"].tolist()[0] == "headline"
-    one_shot = found.set_index("condition").loc["1-shot"]
-    assert set(one_shot) == {NOT_MEASURED}  # this study asked without worked examples only
-
-
-def test_verdicts_are_compared_with_the_headline_where_they_were_measured():
-    supported, undecided = claims.SUPPORTED, claims.UNDECIDED
+def test_robustness_changes_one_thing_at_a_time_and_counts_what_was_measured():
+    found = claims.robustness(study({"en-small": 0.15, "en-large": 0.85}, seeds=2)).set_index("condition")
+    assert found.index[0] == "headline" and set(found.loc["1-shot"]) == {NOT_MEASURED}, "asked without worked examples only"
     rows = {
-        "headline": (supported, undecided, NOT_MEASURED, supported),
-        "1-shot": (supported, undecided, NOT_MEASURED, NOT_MEASURED),
-        "early step": (undecided, undecided, supported, supported),
+        "headline": (SUPPORTED, UNDECIDED, NOT_MEASURED, SUPPORTED),
+        "1-shot": (SUPPORTED, UNDECIDED, NOT_MEASURED, NOT_MEASURED),
+        "early step": (UNDECIDED, UNDECIDED, SUPPORTED, SUPPORTED),
     }
-    changed = pd.DataFrame(
-        [{"condition": name, **{f"claim {c.number}": v for c, v in zip(claims.CLAIMS, row, strict=True)}} for name, row in rows.items()]
-    )
+    changed = pd.DataFrame(rows, index=[f"claim {c.number}" for c in claims.CLAIMS]).T.rename_axis("condition").reset_index()
     assert claims.same_verdicts(changed) == [(1, 2), (2, 2), (0, 1), (1, 1)]
 
 
@@ -231,12 +183,12 @@ def test_published_exams_give_effects_without_a_verdict():
     frame = on_exam(study({"en-small": 0.1, "en-large": 0.8, "ja-medium": 0.1}))
     frame.loc[frame["run"] == "en-large_lora", ["method", "quantisation"]] = ["qlora", "nf4"]
     found = claims.effects_on_exams(frame)
-    assert [f.verdict for f in found] == [claims.NO_CONTROL] * 4
+    assert [f.verdict for f in found] == [NO_CONTROL] * 4
     gain = {part.models: part.effect for part in found[0].parts}
     assert gain["en-large_lora"].low > 0.4 and gain["en-small_lora"].value < 0.3
     assert found[1].parts[0].effect.low > 0.2 and found[2].parts[0].models == "en-large_lora - ja-medium_lora"
     alone = claims.effects_on_exams(frame[frame["run"] == "en-small_lora"])
-    assert [f.verdict for f in alone] == [claims.NO_CONTROL, NOT_MEASURED, NOT_MEASURED, claims.NO_CONTROL]
+    assert [f.verdict for f in alone] == [NO_CONTROL, NOT_MEASURED, NOT_MEASURED, NO_CONTROL]
 
 
 def test_evidence_of_a_larger_preset_takes_the_place_of_not_run(monkeypatch):
@@ -248,10 +200,3 @@ def test_evidence_of_a_larger_preset_takes_the_place_of_not_run(monkeypatch):
     assert claims.glance_table(found)["larger runs"].str.startswith("`paper`: ").all()
     monkeypatch.setattr(evidence, "has_evidence", lambda name: False)
     assert set(claims.glance_table(found)["larger runs"]) == {"at the paper's size: not run"}
-
-
-def test_tables_show_every_part():
-    found = claims.evaluate_claims(study({"en-large": 0.8}))
-    table = claims.findings_table(found)
-    assert table["claim"].tolist() == [1, 1, 2, 3, 4]
-    assert table.loc[0, "value"] > 50

@@ -63,13 +63,6 @@ def test_the_verdicts_are_those_that_the_book_reports(study):
     assert gains.other_loading(study.outcomes) == ["en-medium_qlora"]
 
 
-def test_late_lora_beats_its_base_on_taught_facts_for_the_largest_base(study):
-    gain = claims.evaluate_claims(study.outcomes)[0].parts[0]
-    assert gain.p < 0.01
-    late = gains.step_of(study.outcomes, gain.models, gains.HEADLINE.step_rank)
-    assert gains.outcomes(study.outcomes, gain.models, late).mean() >= 0.60
-
-
 def test_untaught_facts_stay_at_chance(study):
     """No condition differs from chance beyond what so many comparisons produce by luck."""
     found = gains.controls(study.outcomes)

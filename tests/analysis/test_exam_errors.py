@@ -93,7 +93,7 @@ def test_a_pair_without_both_systems_is_left_out(tmp_path) -> None:
 
 @needs_data
 def test_committed_counts_are_what_the_code_counts(tmp_path) -> None:
-    for path in exam_errors.write(tmp_path, measured()):
+    for path in exam_card.write_tables(tmp_path, measured(), exam_errors.TABLES):
         assert path.read_text(encoding="utf-8") == (COMMITTED / path.name).read_text(encoding="utf-8"), path.name
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import synthetic_study
 
-from jmedlora_utils.analysis import claims, evidence, gains, scores, studies
+from jmedlora_utils.analysis import claims, evidence, gains, studies
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, Run, declared_parameters
@@ -59,13 +59,6 @@ def test_outcomes_hold_every_question_of_every_condition(study):
         ("mini_heldout", "untaught"),
         ("mini_general", "general"),
     }
-
-
-def test_the_summary_keeps_its_columns(study):
-    found = scores.summary(study.outcomes)
-    assert ",".join(found.columns) == "base,size_params,centric,method,steps,shots,seed,exam,facts,metric,value,n"
-    assert set(found["metric"]) == set(studies.METRICS) and found["value"].between(0, 1).all()
-    assert not found.duplicated([c for c in found.columns if c not in ("value", "n")]).any()
 
 
 def test_evidence_gives_back_every_outcome_and_verdict(study, frozen):

@@ -32,10 +32,6 @@ def code_cells(path: Path) -> list[dict[str, Any]]:
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-def test_there_are_notebooks() -> None:
-    assert {"10", "11", "20", "30", "31"} <= {path.name[:2] for path in NOTEBOOKS}
-
-
 @every_notebook
 def test_name_is_two_digits_and_a_lower_case_act(path: Path) -> None:
     assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem)
@@ -188,11 +184,6 @@ def test_table_names_are_unique_in_the_book() -> None:
     sources += [path.read_text(encoding="utf-8") for path in paths.PACKAGE.rglob("*.py")]
     names = [name for source in sources for name in re.findall(r"[\"'](tab-[\w-]+)[\"']", source)]
     assert len(names) > 50 and len(set(names)) == len(names)
-
-
-def test_glue_keys_are_unique() -> None:
-    keys = [key for path in NOTEBOOKS for cell in code_cells(path) for key in re.findall(r"\bglue\(\s*[\"']([^\"']+)", cell["source"])]
-    assert len(set(keys)) == len(keys)
 
 
 def test_every_notebook_and_page_stands_in_the_table_of_contents() -> None:

@@ -59,12 +59,6 @@ def test_every_requirement_has_a_pin_that_satisfies_it() -> None:
 def test_pins_are_exact_and_have_no_local_suffix() -> None:
     for name, version in pins().items():
         assert re.fullmatch(r"[0-9][0-9a-z.!]*", version), f"{name}=={version}"
-    assert pins()["torch"] == "2.13.0"
-
-
-def test_the_book_stack_is_held_together() -> None:
-    assert pins()["jupyter-book"].startswith("1.")
-    assert pins()["sphinx"].startswith("7.")
 
 
 def test_conda_users_get_the_same_pins() -> None:

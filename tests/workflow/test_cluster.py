@@ -10,11 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import Project
 
 from jmedlora_utils.core import paths, presets
-from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.workflow import runner
 from tests import slurm
 
@@ -82,11 +80,6 @@ def test_a_job_of_a_cluster_runs_offline_unless_told_otherwise(monkeypatch: pyte
     assert os.environ.pop("HF_HUB_OFFLINE") == after
 
 
-def test_an_unknown_profile_is_refused() -> None:
-    with pytest.raises(JmedloraError, match=r"no profile .slrum.: neither a folder with a config\.yaml nor one of slurm"):
-        runner.reproduce("smoke", 1, "slrum")
-
-
 def test_the_machine_that_submits_needs_no_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
     for variable, content in (("JMEDLORA_RUNS", str(tmp_path)), ("JMEDLORA_GIT_COMMIT", "none"), ("JMEDLORA_GIT_DIRTY", "0")):
@@ -95,12 +88,6 @@ def test_the_machine_that_submits_needs_no_card(monkeypatch: pytest.MonkeyPatch,
     runner.reproduce("paper", 1, "slurm")
     assert asked[0][asked[0].index("--profile") + 1] == str(PROFILE)
     assert "--cores" not in asked[0]
-
-
-def test_the_profile_retries_and_keeps_logs() -> None:
-    profile = yaml.safe_load((PROFILE / "config.yaml").read_text(encoding="utf-8"))
-    assert profile["executor"] == "slurm" and profile["retries"] >= 1 and profile["slurm-keep-successful-logs"] is True
-    assert profile["rerun-triggers"] == ["mtime"]
 
 
 def test_the_committed_record_of_a_real_cluster_says_what_the_page_says() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from conftest import Project, write_notebook
 
-from jmedlora_utils.__main__ import main
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.locks import alone
@@ -111,20 +110,6 @@ def test_examinations_that_arrive_make_only_the_steps_that_read_them_stale(
         assert {step for step in seen[0] if seen[0][step] != seen[1][step]} == stale
 
 
-def test_a_bad_preset_writes_nothing(here: Project) -> None:
-    here.preset.write_text("runs: {a: {tune: {rnak: 8}}}\n")
-    with pytest.raises(JmedloraError, match="rnak"):
-        runner.plan("mini")
-    assert not (here.root / "runs").exists()
-
-
-def test_an_unknown_step_is_refused_with_what_there_is(here: Project) -> None:
-    with pytest.raises(
-        JmedloraError, match=r"no notebook '20_tune_lora__b' with seed 1; it has: 10_prepare_instructions \(seed 1\); 20_tune"
-    ):
-        runner.find_step("mini", "20_tune_lora__b", 1)
-
-
 def test_a_step_at_work_elsewhere_is_not_run_beside_it(here: Project) -> None:
     step = runner.plan("mini")[0]
     with (
@@ -189,31 +174,6 @@ def test_no_name_runs_as_a_command_of_the_shell(project: Project, command: str) 
     assert not list(project.root.rglob("PWN"))
 
 
-@pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5"])
-def test_a_number_of_jobs_is_a_whole_number_of_at_least_one(jobs: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["reproduce", "--preset", "smoke", f"--jobs={jobs}"])
-    assert ended.value.code == 2 and "is no whole number of at least 1" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_of_runs_that_cannot_be_written_is_named(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "closed").mkdir(mode=0o500)
-    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / "closed"))
-    with pytest.raises(JmedloraError, match="cannot be written"):
-        runner.reproduce("smoke", 1)
-
-
-def test_runs_below_a_file_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / "file"))
-    monkeypatch.setenv("JMEDLORA_GIT_COMMIT", "none")
-    for command in (["reproduce", "--preset", "smoke"], ["run", "--preset", "smoke", "--output", "11_prepare_exams", "--seed", "1"]):
-        assert main(command) == 1
-        assert "(Not a directory)" in (said := capsys.readouterr().err) or ": Not a directory" in said
-        assert said.startswith("error: ") and said.count("\n") == 1
-
-
 @pytest.mark.parametrize(
     ("preset", "text", "said"),
     [
@@ -226,14 +186,6 @@ def test_snakemake_refuses_a_bad_preset_before_anything_runs(project: Project, p
     done = project.run("snakemake", "--cores", "1", "--config", f"preset={preset}")
     assert done.returncode != 0
     assert said in done.stdout + done.stderr
-    assert not (project.root / "runs").exists()
-
-
-def test_the_runner_refuses_an_undeclared_parameter(project: Project) -> None:
-    project.preset.write_text("runs: {a: {evaluate: {shot: [0]}}}")
-    done = project.run("jmedlora_utils", "run", "--preset", "mini", "--output", "30_evaluate_exam__a", "--seed", "1")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: preset 'mini', 30_evaluate_exam__a: notebook 30_evaluate_exam has no parameter 'shot'")
     assert not (project.root / "runs").exists()
 
 
