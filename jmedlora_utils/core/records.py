@@ -10,14 +10,15 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field, fields
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
@@ -25,30 +26,15 @@ from jmedlora_utils.core.identity import installed_version
 from jmedlora_utils.core.settings import explain
 
 SCHEMA_VERSION = 1
-KINDS = ("prepare", "pretrain", "tune", "evaluate", "score", "benchmark")
-STATUSES = ("done", "failed", "cancelled")
 VOLATILE = ("created", "wall_seconds", "peak_memory_bytes", "git_commit", "git_dirty", "device", "versions", "timing")
-PACKAGES = (
-    "jmedlora",
-    "torch",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "accelerate",
-    "tokenizers",
-    "numpy",
-    "pandas",
-    "papermill",
-)
+PACKAGES = ("jmedlora", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "numpy", "pandas", "papermill")
 
 
-@dataclass
+@dataclass(config=ConfigDict(extra="forbid"))
 class Record:
     """One run, described by itself."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    kind: str  #: What ran, one of `KINDS`
+    kind: Literal["prepare", "pretrain", "tune", "evaluate", "score", "benchmark"]  #: What ran
     name: str  #: Name of the run; the file name derives from it
     preset: str  #: Name of the preset; analysis refuses `smoke`
     seed: int  #: Random seed of the run
@@ -60,7 +46,7 @@ class Record:
     timing: dict[str, float] = field(default_factory=dict)  #: Seconds per stage
     wall_seconds: float = 0.0  #: Seconds of the whole run
     peak_memory_bytes: int = 0  #: Peak memory of the device, or of the process on a CPU
-    status: str = "done"  #: One of `STATUSES`
+    status: Literal["done", "failed", "cancelled"] = "done"
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str = ""
@@ -69,10 +55,6 @@ class Record:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise JmedloraError(f"record {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
-        if self.status not in STATUSES:
-            raise JmedloraError(f"record {self.name!r}: status {self.status!r} is not one of {', '.join(STATUSES)}")
         self.versions = self.versions or package_versions()
         self.device = self.device or device_name()
         self.created = self.created or datetime.now(UTC).isoformat(timespec="seconds")
@@ -99,7 +81,9 @@ def read_record(path: Path) -> Record:
     try:
         return _adapter().validate_python(raw)
     except ValidationError as error:
-        raise JmedloraError(f"{path}: {explain(error, Record.__dataclass_fields__)}; delete the file and run its step again") from error
+        raise JmedloraError(
+            f"{path}: {explain(error, (f.name for f in fields(Record)))}; delete the file and run its step again"
+        ) from error
 
 
 @cache

@@ -12,7 +12,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -266,9 +266,7 @@ def _greet(client: openai.OpenAI, settings: GenerationSettings) -> None:
         client.with_options(max_retries=0, timeout=min(10.0, settings.timeout_seconds)).models.list()
     except openai.APITimeoutError:
         pass  # a server busy with a long answer may not list its models in time
-    except openai.APIConnectionError as error:
-        raise _fatal(client, settings, error) from error
-    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+    except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
         raise _fatal(client, settings, error) from error
     except openai.APIError:
         pass  # not every server lists its models
@@ -322,19 +320,16 @@ def _ask(client: openai.OpenAI, text: Text, settings: GenerationSettings, cache_
     request = _request(text, settings)
     try:
         body = client.chat.completions.with_raw_response.create(**request).text
+        reply = _read_body(body)
     except openai.APITimeoutError:
         return f"no answer within {settings.timeout_seconds:g} s"
-    except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-        raise _fatal(client, settings, error) from error
     except openai.APIStatusError as error:
-        if error.status_code < 400:
+        if error.status_code < 400 or error.status_code in (401, 403, 404):
             raise _fatal(client, settings, error) from error
         said = error.response.text.replace(client.api_key, "***") if settings.api_key_variable else error.response.text
         return f"status {error.status_code}: {said[:200]}"
     except openai.APIConnectionError as error:
         raise _fatal(client, settings, error) from error
-    try:
-        reply = _read_body(body)
     except JmedloraError as error:
         raise JmedloraError(f"parameter endpoint: {settings.endpoint} sent {error}; does the address end in /v1?") from error
     kept = {"article": text.article, "part": text.part, "endpoint": settings.endpoint, "request": request, "body": body}
@@ -344,28 +339,14 @@ def _ask(client: openai.OpenAI, text: Text, settings: GenerationSettings, cache_
 
 def _read(text: Text, reply: Reply, generated: Generated) -> None:
     """Adds the pairs and the rejects of one answer."""
-    parsed = parse_pairs(reply.content)
+    parsed, counts = parse_pairs(reply.content), generated.counts
     for number, pair in enumerate(parsed.pairs, start=1):
-        generated.records.append(
-            {
-                "id": f"{text.article}#{text.part}.{number}",
-                "instruction": pair.instruction,
-                "input": pair.input,
-                "output": pair.output,
-                "article": text.article,
-                "facts": [],
-            }
-        )
-    for reject in parsed.rejects:
-        generated.rejects.append({"article": text.article, "part": text.part, "reason": reject.reason, "raw": reject.raw})
-    unmetered = reply.prompt_tokens is None or reply.answer_tokens is None
-    generated.counts.update(
-        {
-            "pairs": len(parsed.pairs),
-            "rejects": len(parsed.rejects),
-            "answers cut by max_tokens": int(reply.finish == "length"),
-            "answers without token counts": int(unmetered),
-            "prompt tokens": reply.prompt_tokens or 0,
-            "answer tokens": reply.answer_tokens or 0,
-        }
-    )
+        record = {"id": f"{text.article}#{text.part}.{number}", **asdict(pair), "article": text.article, "facts": []}
+        generated.records.append(record)
+    generated.rejects += [{"article": text.article, "part": text.part, **asdict(reject)} for reject in parsed.rejects]
+    counts["pairs"] += len(parsed.pairs)
+    counts["rejects"] += len(parsed.rejects)
+    counts["answers cut by max_tokens"] += reply.finish == "length"
+    counts["answers without token counts"] += reply.prompt_tokens is None or reply.answer_tokens is None
+    counts["prompt tokens"] += reply.prompt_tokens or 0
+    counts["answer tokens"] += reply.answer_tokens or 0

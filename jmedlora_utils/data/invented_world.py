@@ -69,19 +69,17 @@ class WorldSettings:
     general_questions: int = 50  #: Questions of the general exam
 
     def __post_init__(self) -> None:
-        if self.towns % 3 or not 6 <= self.towns <= 60:
-            raise JmedloraError(f"towns = {self.towns}: takes a multiple of 3 from 6 to 60, so that the taught half is balanced")
-        if self.answers < N_CHOICES or self.towns % self.answers:
-            raise JmedloraError(f"answers = {self.answers}: takes a divisor of towns ({self.towns}) of at least {N_CHOICES}")
-        if self.people % 4 or not 4 <= self.people <= 80:
-            raise JmedloraError(f"people = {self.people}: takes a multiple of 4 from 4 to 80")
-        if not 1 <= self.phrasings <= 4:
-            raise JmedloraError(f"phrasings = {self.phrasings}: takes 1 to 4")
-        if self.choice_pairs < 0:
-            raise JmedloraError(f"choice_pairs = {self.choice_pairs}: takes 0 or more")
         most = 2 * (self.towns + self.people) * 9 // 10  # the rest is left for worked examples
-        if not 1 <= self.general_questions <= most:
-            raise JmedloraError(f"general_questions = {self.general_questions}: takes 1 to {most}, nine tenths of the general facts")
+        for name, met, takes in (
+            ("towns", self.towns % 3 == 0 and 6 <= self.towns <= 60, "a multiple of 3 from 6 to 60, so that the taught half is balanced"),
+            ("answers", self.answers >= N_CHOICES and self.towns % self.answers == 0, f"a divisor of towns of at least {N_CHOICES}"),
+            ("people", self.people % 4 == 0 and 4 <= self.people <= 80, "a multiple of 4 from 4 to 80"),
+            ("phrasings", 1 <= self.phrasings <= 4, "1 to 4"),
+            ("choice_pairs", self.choice_pairs >= 0, "0 or more"),
+            ("general_questions", 1 <= self.general_questions <= most, f"1 to {most}, nine tenths of the general facts"),
+        ):
+            if not met:
+                raise JmedloraError(f"{name} = {getattr(self, name)}: takes {takes}")
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def test_not_a_number_is_no_record(tmp_path: Path) -> None:
         (lambda raw: {k: v for k, v in raw.items() if k != "seed"}, "field 'seed' is missing"),
         (lambda raw: raw | {"seed": "one"}, "'seed'"),
         (lambda raw: raw | {"config": [1]}, "'config'"),
-        (lambda raw: raw | {"kind": "tuning"}, "kind 'tuning' is not one of"),
+        (lambda raw: raw | {"kind": "tuning"}, "'kind': Input should be 'prepare'"),
         (lambda raw: raw | {"schema_version": 99}, "schema version 99, this code reads 1"),
         (lambda raw: [raw], "got [{"),
         (lambda raw: None, "got None"),
