@@ -16,7 +16,7 @@ import pandas as pd
 
 from jmedlora_utils.analysis import claims, evidence, gains, known_responses, scores
 from jmedlora_utils.analysis.studies import Study
-from jmedlora_utils.book import miniature, provenance
+from jmedlora_utils.book import history, miniature, provenance
 from jmedlora_utils.book.provenance import BENCHMARKS, MINI, Edition, pipe_table
 from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.records import read_record
@@ -84,27 +84,6 @@ def verdicts_ja() -> str:
         return "五つのシードによる結果は、この複製には含まれていません。"
     study, judged, changed = found
     return f"{pipe_table(miniature.HEADS_JA, miniature.verdicts_ja(judged, changed))}\n\n{miniature.summary_ja(study)}"
-
-
-def studies() -> str:
-    """Effect and verdict of every part of a claim in each study of the miniature, at the late and the last step, 0-shot and 1-shot."""
-    rows = pd.concat([pd.read_csv(path) for path in sorted((paths.RESULTS / "studies").glob("study*.csv"))])
-    rows = rows[rows["step"] != "early"]
-    rows["shown"] = [f"{r.estimate:+.1f} [{r.low:.1f}, {r.high:.1f}]" for r in rows.itertuples()]
-    rows["claim"] = rows["claim"].astype(str) + ", " + rows["part"]
-    rows["verdict of the claim"] = rows["claim_verdict"].str.removesuffix(" at this size")
-    rows["prompt"] = rows["shots"].astype(str) + "-shot"
-    wide = rows.pivot(index=["claim", "step", "prompt"], columns="study", values=["shown", "verdict of the claim"])
-    wide.columns = [f"study {study}" if what == "shown" else f"verdict {study}" for what, study in wide.columns]
-    columns = [name for study in sorted(rows["study"].unique()) for name in (f"study {study}", f"verdict {study}")]
-    caption = "Effects in percentage points with 95 % intervals over five seeds, and verdicts of the claims, study by study."
-    line = provenance.evidence_line("40_findings", ("studies/study1.csv", "studies/study2.csv"), {})
-    return formatting.numbered(wide[columns].reset_index(), "tab-studies", caption) + "\n" + line
-
-
-def log() -> str:
-    """What was tried, what was found and what became of it, from the committed list."""
-    return formatting.markdown(pd.read_csv(paths.RESULTS / "studies" / "log.csv", dtype=str))
 
 
 def paper_settings(rows: Sequence[str] = ()) -> str:
@@ -192,8 +171,8 @@ FRAGMENTS: dict[str, Callable[[Edition, Path], str]] = {
     "story": lambda _, folder: story(folder),
     "verdicts": lambda *_: verdicts(),
     "verdicts_ja": lambda *_: verdicts_ja(),
-    "studies": lambda *_: studies(),
-    "log": lambda *_: log(),
+    "studies": lambda _, folder: history.studies(folder),
+    "log": lambda *_: history.log(),
     "models": lambda *_: paper_settings(("method", "fine-tuning steps", "r", "target parameters")),
     "paper_settings": lambda *_: paper_settings(),
     "question": lambda *_: question(),

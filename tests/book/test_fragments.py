@@ -7,11 +7,12 @@ import os
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from exam_fixtures import data_dir, needs_data
 
 from jmedlora_utils.analysis import claims, evidence
-from jmedlora_utils.book import fragments, miniature, provenance
+from jmedlora_utils.book import fragments, history, miniature, provenance
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.records import Record, read_record, write_record
 from jmedlora_utils.data import fetch, prompts
@@ -120,3 +121,10 @@ def test_without_evidence_the_pages_say_so(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(evidence, "evidence_folder", lambda preset: tmp_path)
     assert fragments.story(tmp_path) == fragments.verdicts() == fragments.NO_EVIDENCE
     assert "含まれていません" in fragments.verdicts_ja()
+
+
+def test_earlier_studies_show_every_study_and_idea(tmp_path: Path) -> None:
+    shown = history.studies(tmp_path / "pictures")
+    assert (tmp_path / "pictures" / "studies.png").stat().st_size > 10_000
+    assert "| 2, size | late, 0-shot | +23.1 [+11.6, +34.5] | supported | +16.0 [-0.7, +32.7] | undecided |" in shown
+    assert history.log().count("**2026-") == len(pd.read_csv(history.FOLDER / "log.csv"))
