@@ -7,14 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from jmedlora_utils.book import provenance
-from jmedlora_utils.core import paths
+from jmedlora_utils.book import builder, provenance
+from jmedlora_utils.core import paths, presets
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("loaded", deadline=None)  # a busy machine is no failure
@@ -74,3 +75,16 @@ class Project:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """The dummy project, for calls inside this process."""
+    places = {"ROOT": project.root, "BOOK": project.root / "book", "PACKAGE": project.root / "jmedlora_utils"}
+    for name, folder in (places | {"NOTEBOOKS": project.notebooks, "PRESETS": project.notebooks / "presets"}).items():
+        monkeypatch.setattr(paths, name, folder)
+    monkeypatch.setattr(builder, "STAGING", project.root / "_book")
+    monkeypatch.setenv("JMEDLORA_RUNS", str(project.root / "runs"))
+    presets.declared_parameters.cache_clear()
+    yield project
+    presets.declared_parameters.cache_clear()

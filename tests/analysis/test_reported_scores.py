@@ -5,20 +5,20 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from jmedlora_utils.analysis import published
+from jmedlora_utils.analysis import reported_scores
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.records import Record, write_record
 
 
 def test_every_reported_score_in_japanese_stands_in_one_family() -> None:
-    reported = pd.read_csv(published.PUBLISHED / "reported.csv", keep_default_na=False)
+    reported = pd.read_csv(reported_scores.PUBLISHED / "reported.csv", keep_default_na=False)
     igaku = reported[reported["exam"].str.startswith("IgakuQA") & (reported["language"] == "ja") & (reported["unit"] == "%")]
     wanted = igaku[~igaku["group"].isin(["re-scored", "leaderboard shuffled"])]
-    shown = published.sources_frame()
+    shown = reported_scores.sources_frame()
     assert (shown["family"].isin(["gestalt", "unknown"]).sum() + 3) == len(wanted)  # three are points of the whole examination
     assert set(igaku.loc[igaku["group"] == "re-scored", "system"]) == set(shown.loc[shown["family"] == "letters", "system"])
     assert shown.loc[shown["family"] == "ours", "percent"].isna().all()
-    assert set(shown["family"]) == set(published.FAMILIES)
+    assert set(shown["family"]) == set(reported_scores.FAMILIES)
 
 
 def asked_igakuqa(preset: str, run: str, right: int, **config: object) -> None:
@@ -32,14 +32,14 @@ def asked_igakuqa(preset: str, run: str, right: int, **config: object) -> None:
 
 
 def own() -> pd.DataFrame:
-    shown = published.sources_frame()
+    shown = reported_scores.sources_frame()
     return shown[shown["family"] == "ours"].set_index("system")
 
 
 def test_a_model_that_a_preset_names_takes_the_place_of_not_run(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
     planned = {("llama", 900, "igakuqa_2018_2021", 0), ("newer", 900, "igakuqa_2018_2021", 0)}
-    monkeypatch.setattr(published, "evaluations", lambda preset: planned)
+    monkeypatch.setattr(reported_scores, "evaluations", lambda preset: planned)
     asked_igakuqa("smoke", "llama", 999)
     asked_igakuqa("paper", "llama", 400, variant_of="llama")
     asked_igakuqa("paper", "an-old-name", 400)
@@ -59,17 +59,17 @@ def test_a_record_of_an_older_schema_is_passed_over_with_a_word(monkeypatch, tmp
     asked_igakuqa("paper", "llama", 331)
     (file,) = tmp_path.rglob("30_evaluate__*.json")
     file.write_text(file.read_text(encoding="utf-8").replace('"schema_version": 1', '"schema_version": 0'), encoding="utf-8")
-    (said,) = published.sources_frame().attrs["passed_over"]
+    (said,) = reported_scores.sources_frame().attrs["passed_over"]
     assert file.name in said and "schema version 0" in said
 
 
 def test_points_are_shares_of_the_points_of_their_years() -> None:
-    value = published.sources_frame().drop_duplicates(["family", "system"]).set_index(["family", "system"])["percent"]
+    value = reported_scores.sources_frame().drop_duplicates(["family", "system"]).set_index(["family", "system"])["percent"]
     assert value["points5", "Preferred-MedSwallow-70B"] == pytest.approx(100 * (407 + 390 + 391 + 393 + 395) / 2485)
     assert value["points4", "gpt4"] == pytest.approx(100 * (382 + 385 + 387 + 398) / 1991)
     assert value["letters", "gpt4"] == pytest.approx(100 * (230 + 240 + 238 + 248) / 1158, abs=0.01)
 
 
 def test_a_score_of_unknown_metric_is_never_put_beside_another_family() -> None:
-    frame = published.sources_frame()
+    frame = reported_scores.sources_frame()
     assert set(frame.loc[frame["system"].str.startswith("JMedLoRA"), "family"]) == {"unknown"}

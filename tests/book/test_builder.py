@@ -35,28 +35,20 @@ def write_executed(path: Path, text: str = "done\n", count: int | None = 1, outp
 
 
 @pytest.fixture
-def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """The dummy project with its notebooks executed, for calls inside this process."""
-    monkeypatch.setattr(paths, "ROOT", project.root)
-    monkeypatch.setattr(paths, "BOOK", project.root / "book")
-    monkeypatch.setattr(paths, "NOTEBOOKS", project.notebooks)
-    monkeypatch.setattr(paths, "PRESETS", project.notebooks / "presets")
-    monkeypatch.setattr(builder, "STAGING", project.root / "_book")
-    monkeypatch.setenv("JMEDLORA_RUNS", str(project.root / "runs"))
+def ran(here: Project) -> Project:
+    """The dummy project with its notebooks executed, and a page of the tables made from their records."""
     includes = "\n".join(f"```{{include}} _generated/{name}.md\n```" for name in ("run", "times", "records"))
-    (project.root / "book" / "status.md").write_text(f"# Status\n\n{includes}\n")
-    presets.declared_parameters.cache_clear()
+    (here.root / "book" / "status.md").write_text(f"# Status\n\n{includes}\n")
     for step in runner.steps(presets.load_preset("mini")):
         write_executed(step.target)
-    yield project
-    presets.declared_parameters.cache_clear()
+    return here
 
 
 def staged(name: str = "mini") -> Path:
     return builder.stage(name)[0]
 
 
-def test_the_book_is_made_of_the_executed_copies_and_says_what_did_not_run(here: Project) -> None:
+def test_the_book_is_made_of_the_executed_copies_and_says_what_did_not_run(ran: Project) -> None:
     folder = staged()
     text = (folder / "notebooks" / "20_tune_lora.ipynb").read_text()
     assert "done" in text and "papermill" not in text and "Colab" not in text
@@ -66,54 +58,54 @@ def test_the_book_is_made_of_the_executed_copies_and_says_what_did_not_run(here:
     assert "`41_metrics`" in (folder / "book" / "_generated" / "run.md").read_text()
 
 
-def test_the_run_that_the_preset_names_is_shown_at_the_first_seed(here: Project) -> None:
-    here.preset.write_text("seeds: [4, 5]\nruns: {a: {}, b: {}}\nshow: b\n")
+def test_the_run_that_the_preset_names_is_shown_at_the_first_seed(ran: Project) -> None:
+    ran.preset.write_text("seeds: [4, 5]\nruns: {a: {}, b: {}}\nshow: b\n")
     for step in runner.steps(presets.load_preset("mini")):
         write_executed(step.target, text=step.label)
     notebook = json.loads((staged() / "notebooks" / "20_tune_lora.ipynb").read_text())
     assert notebook["cells"][1]["outputs"][0]["text"] == "20_tune_lora__b (seed 4)"
 
 
-def test_a_book_that_cannot_be_made_is_refused_in_words(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    page, notebook = here.root / "book" / "intro.md", here.notebooks / "41_metrics.ipynb"
+def test_a_book_that_cannot_be_made_is_refused_in_words(ran: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, notebook = ran.root / "book" / "intro.md", ran.notebooks / "41_metrics.ipynb"
     page.write_text("# Title\n\n```{include} _generated/stroy.md\n```\n")
     with pytest.raises(JmedloraError, match=r"intro\.md: includes _generated/stroy\.md, which nothing makes; there are .*story"):
         builder.stage("mini")
-    notebook.rename(here.root / "elsewhere")
+    notebook.rename(ran.root / "elsewhere")
     with pytest.raises(JmedloraError, match=r"_toc\.yml: names notebooks/41_metrics, and there is no such notebook"):
         builder.stage("mini")
-    here.preset.write_text("seeds: [9]\nruns: {a: {}}\n")
+    ran.preset.write_text("seeds: [9]\nruns: {a: {}}\n")
     with pytest.raises(JmedloraError, match="preset 'mini' has not run; run `make reproduce PRESET=mini` first"):
         builder.stage("mini")
-    monkeypatch.setattr(paths, "RESULTS", here.root / "book" / "results")
+    monkeypatch.setattr(paths, "RESULTS", ran.root / "book" / "results")
     with pytest.raises(JmedloraError, match=r"mini: no evidence is here; .*`make reproduce`"):
         builder.build()
 
 
 def test_damaged_evidence_ends_the_command_in_one_line(
-    here: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ran: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evidence = here.root / "book" / "results" / "mini" / "evidence.json"
+    evidence = ran.root / "book" / "results" / "mini" / "evidence.json"
     evidence.parent.mkdir(parents=True)
     evidence.write_text("{")
-    monkeypatch.setattr(paths, "RESULTS", here.root / "book" / "results")
-    command = ["book", "--html", str(here.root / "html")]
+    monkeypatch.setattr(paths, "RESULTS", ran.root / "book" / "results")
+    command = ["book", "--html", str(ran.root / "html")]
     assert main(command) == 1
     said = capsys.readouterr().err
     assert "mini/manifest.json: missing" in said and "git checkout -- " in said and said.count("\n") == 1
     write_manifest(evidence.parent)
-    here.preset.write_text(here.preset.read_text() + "analyse: {41_metrics: {}}\n")
+    ran.preset.write_text(ran.preset.read_text() + "analyse: {41_metrics: {}}\n")
     code = "from jmedlora_utils.core.errors import JmedloraError\nraise JmedloraError('evidence.json: it is cut short; fetch it again')"
-    notebook = json.loads((here.notebooks / "41_metrics.ipynb").read_text())
+    notebook = json.loads((ran.notebooks / "41_metrics.ipynb").read_text())
     notebook["cells"].append(notebook["cells"][-1] | {"id": "c9", "source": code, "metadata": {}})
-    (here.notebooks / "41_metrics.ipynb").write_text(json.dumps(notebook))
+    (ran.notebooks / "41_metrics.ipynb").write_text(json.dumps(notebook))
     assert main(command) == 1
     said = capsys.readouterr().err
     assert said == "error: notebook 41_metrics failed on committed evidence: evidence.json: it is cut short; fetch it again\n"
 
 
-def test_addresses_come_from_the_settings_or_the_environment(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = here.root / "_config.yml"
+def test_addresses_come_from_the_settings_or_the_environment(ran: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ran.root / "_config.yml"
     settings = yaml.safe_load(path.read_text())
     assert yaml.safe_load((staged() / "_config.yml").read_text())["html"]["use_repository_button"] is False
     settings["repository"] |= {"url": "https://github.com/someone/jmedlora", "branch": "trunk"}
@@ -131,7 +123,7 @@ def test_addresses_come_from_the_settings_or_the_environment(here: Project, monk
     assert yaml.safe_load((staged() / "_config.yml").read_text())["html"]["baseurl"] == "https://book.example.org/a"
 
 
-def test_the_status_tables_come_from_the_records(here: Project) -> None:
+def test_the_status_tables_come_from_the_records(ran: Project) -> None:
     folder = paths.Workspace("mini", 1).records
     made = Record("tune", "20_tune__a", "mini", 1, wall_seconds=61, peak_memory_bytes=2**30, git_commit="abcdef0123456789")
     write_record(folder, made)
@@ -147,14 +139,14 @@ def test_the_status_tables_come_from_the_records(here: Project) -> None:
     assert "| all, one after another | 8 s |" in (generated / "times.md").read_text()
 
 
-def test_a_user_gets_a_book_in_every_case_and_the_projects_own_checks_refuse_one_with_warnings(here: Project) -> None:
-    html = here.root / "_build" / "html"
+def test_a_user_gets_a_book_in_every_case_and_the_projects_own_checks_refuse_one_with_warnings(ran: Project) -> None:
+    html = ran.root / "_build" / "html"
     index, warnings = builder.build("mini", html, strict=True)
     assert index.is_file() and not warnings
     before = index.stat().st_mtime_ns
     assert builder.build("mini", html)[0].stat().st_mtime_ns == before, "the same input was built twice"
     write_executed(runner.steps(presets.load_preset("mini"))[0].target, output=STDERR)
-    (here.root / "book" / "intro.md").write_text("# Title\n\n[](nowhere.md)\n")
+    (ran.root / "book" / "intro.md").write_text("# Title\n\n[](nowhere.md)\n")
     with pytest.raises(JmedloraError, match=r"--strict refuses:\n.*cell 2: wrote to stderr: a library's word[\s\S]*nowhere"):
         builder.build("mini", html, strict=True)
     assert index.stat().st_mtime_ns == before, "a refused book took the place of a good one"
@@ -184,7 +176,7 @@ def test_what_a_library_says_while_a_notebook_runs_costs_nobody_the_book(project
 
 
 @pytest.mark.parametrize("thesis", ["documents/thesis.txt", "documents/.hidden", "documents"])
-def test_a_folder_that_is_not_an_earlier_build_is_left_as_it_is(here: Project, tmp_path: Path, thesis: str) -> None:
+def test_a_folder_that_is_not_an_earlier_build_is_left_as_it_is(ran: Project, tmp_path: Path, thesis: str) -> None:
     file = tmp_path / thesis
     file.parent.mkdir(exist_ok=True)
     file.write_text("years of work")
@@ -193,9 +185,9 @@ def test_a_folder_that_is_not_an_earlier_build_is_left_as_it_is(here: Project, t
     assert file.read_text() == "years of work"
 
 
-def test_two_builds_at_once_do_not_mix(here: Project) -> None:
+def test_two_builds_at_once_do_not_mix(ran: Project) -> None:
     with alone(builder.STAGING / ".lock", "the book"), pytest.raises(JmedloraError, match="the book: another process is at work on it"):
-        builder.build("mini", here.root / "_build" / "html")
+        builder.build("mini", ran.root / "_build" / "html")
 
 
 def test_the_bibliography_is_sorted_and_stays_as_it_is(tmp_path: Path) -> None:

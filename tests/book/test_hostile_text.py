@@ -20,7 +20,7 @@ from jmedlora_utils.workflow import runner
 from tests.hostile import HOSTILE
 
 from .conftest import DESKTOP, served
-from .test_builder import here  # noqa: F401  (a fixture)
+from .test_builder import ran  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.book
 ASKED = Question("q1", "made_up", "ja", HOSTILE[0], tuple(HOSTILE[:5]), frozenset("b"), section=HOSTILE[1])
@@ -38,7 +38,7 @@ def cell(number: int, kind: str, text: str) -> dict:
 
 
 @pytest.fixture
-def page(here: Project, tmp_path: Path) -> Iterator[str]:  # noqa: F811
+def page(ran: Project, tmp_path: Path) -> Iterator[str]:  # noqa: F811
     frame = pd.DataFrame({"answer": HOSTILE, "right": range(len(HOSTILE))})
     shown = [formatting.numbered(frame, "tab-hostile", "Hostile answers.", foreign=["answer"])]
     cells = [cell(number, "text/markdown", text) for number, text in enumerate(shown)]
@@ -48,7 +48,7 @@ def page(here: Project, tmp_path: Path) -> Iterator[str]:  # noqa: F811
     notebook = json.loads(step.target.read_text())
     notebook["cells"] += cells
     step.target.write_text(json.dumps(notebook))
-    (here.root / "book" / "status.md").write_text("# Status\n")
+    (ran.root / "book" / "status.md").write_text("# Status\n")
     built = builder.build("mini", tmp_path / "html")
     with served(built.index.parent) as address:
         yield f"{address}/notebooks/20_tune_lora.html"

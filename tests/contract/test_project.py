@@ -11,14 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jmedlora_utils.__main__ import main
 from jmedlora_utils.book.builder import ADDRESS, BIBLIOGRAPHY
 from jmedlora_utils.book.executed import MACHINE_PATH
 from jmedlora_utils.core import paths
-from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import load_preset, preset_names
 from jmedlora_utils.core.records import read_record
-from jmedlora_utils.data import fetch
 from jmedlora_utils.workflow.runner import matrix, steps
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -48,27 +45,17 @@ def tracked() -> list[Path]:
     return [path for path in (paths.ROOT / line for line in done.stdout.splitlines()) if path.is_file()]
 
 
-def test_every_requirement_has_a_pin_that_satisfies_it() -> None:
+def test_every_requirement_has_an_exact_pin_that_satisfies_it_and_conda_users_get_the_same() -> None:
     from packaging.requirements import Requirement
 
+    assert all(re.fullmatch(r"[0-9][0-9a-z.!]*", version) for version in pins().values()), "no ranges, no local suffix"
     for requirement in requirements():
         assert name_of(requirement) in pins(), f"{requirement}: run `make pins`"
         assert Requirement(requirement).specifier.contains(pins()[name_of(requirement)]), requirement
-
-
-def test_pins_are_exact_and_have_no_local_suffix() -> None:
-    for name, version in pins().items():
-        assert re.fullmatch(r"[0-9][0-9a-z.!]*", version), f"{name}=={version}"
-
-
-def test_conda_users_get_the_same_pins() -> None:
     environment = yaml.safe_load((paths.ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, _, pip = environment["dependencies"]
-    assert python == "python=3.11"
-    assert PROJECT["requires-python"] == ">=3.11"
-    assert "-c constraints.txt" in pip["pip"]
-    editable = next(line for line in pip["pip"] if line.startswith("-e "))
-    extras = re.search(r"\[(.*)\]", editable).group(1).split(",")
+    assert python == "python=3.11" and "-c constraints.txt" in pip["pip"]
+    extras = re.search(r"-e .*\[(.*)\]", "\n".join(pip["pip"])).group(1).split(",")
     assert set(extras) <= set(PROJECT["optional-dependencies"])
 
 
@@ -91,25 +78,12 @@ def test_every_preset_is_valid_and_can_be_planned(name: str) -> None:
     assert matrix(preset)
 
 
-def test_the_presets_of_the_readme_exist() -> None:
-    for name in ("README.md", "book/run.md", "Makefile"):
+def test_pages_name_every_preset_and_no_other() -> None:
+    for name in ("README.md", "book/run.md"):
         named = set(re.findall(r"PRESET=(\w[\w-]*)", (paths.ROOT / name).read_text(encoding="utf-8")))
-        assert named <= set(preset_names()), f"{name}: {sorted(named - set(preset_names()))}"
-        assert named or name == "Makefile"
-
-
-def test_the_table_of_presets_names_every_one() -> None:
+        assert named and named <= set(preset_names()), f"{name}: {sorted(named - set(preset_names()))}"
     table = (paths.BOOK / "run.md").read_text(encoding="utf-8").split("## Run in batch")[1].split("```")[0]
     assert sorted(re.findall(r"^\| `([\w-]+)`", table, flags=re.MULTILINE)) == sorted(preset_names())
-
-
-def test_a_malformed_exam_ends_the_command_with_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def ensure(*_: object) -> None:
-        raise JmedloraError("a.jsonl:3: field 'id' is missing; add it")
-
-    monkeypatch.setattr(fetch, "ensure", ensure)
-    assert main(["exams"]) == 1
-    assert capsys.readouterr().err == "error: a.jsonl:3: field 'id' is missing; add it\n"
 
 
 def test_the_package_imports_without_torch() -> None:
@@ -140,19 +114,11 @@ def test_committed_records_are_evidence() -> None:
         assert record.git_commit, path
 
 
-def test_no_path_of_a_machine_in_git() -> None:
-    seen = []
-    for path in tracked():
-        if path.suffix in TEXT and path.name != "LICENSE":
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-                if found := MACHINE_PATH.search(line):
-                    seen.append(f"{path.relative_to(paths.ROOT)}:{number}: {found.group()}")
-    assert not seen
-
-
-def test_no_weights_and_no_large_file_in_git() -> None:
-    assert not [path for path in tracked() if path.suffix in WEIGHTS]
-    assert not [path for path in tracked() if path.stat().st_size > 1_000_000]
+def test_no_path_of_a_machine_no_weights_and_no_large_file_in_git() -> None:
+    texts = [path for path in tracked() if path.suffix in TEXT and path.name != "LICENSE"]
+    lines = [(path, line) for path in texts for line in path.read_text(encoding="utf-8").splitlines()]
+    assert not [f"{path.relative_to(paths.ROOT)}: {found[0]}" for path, line in lines if (found := MACHINE_PATH.search(line))]
+    assert not [path for path in tracked() if path.suffix in WEIGHTS or path.stat().st_size > 1_000_000]
 
 
 def test_no_examination_text_in_git() -> None:
@@ -203,19 +169,13 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     assert "make test" in (paths.ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_published_book_asks_for_the_real_question_first_and_goes_on_without_it() -> None:
-    workflow = yaml.safe_load((paths.ROOT / ".github" / "workflows" / "book.yml").read_text(encoding="utf-8"))
-    steps = workflow["jobs"]["build"]["steps"]
-    commands = [step.get("run") for step in steps]
-    assert commands.index("make example") < commands.index("make book")
-    assert steps[commands.index("make example")]["continue-on-error"] is True
-
-
-def test_the_published_book_knows_its_address() -> None:
+def test_the_published_book_asks_for_the_real_question_goes_on_without_it_and_knows_its_address() -> None:
     build = yaml.safe_load((paths.ROOT / ".github" / "workflows" / "book.yml").read_text(encoding="utf-8"))["jobs"]["build"]
+    by_command = {step.get("run"): step for step in build["steps"]}
+    commands = list(by_command)
+    assert commands.index("make example") < commands.index("make book") and by_command["make example"]["continue-on-error"] is True
     asked = next(step for step in build["steps"] if step.get("uses", "").startswith("actions/configure-pages@"))
-    made = next(step for step in build["steps"] if step.get("run") == "make book")
-    assert made["env"][ADDRESS] == f"${{{{ steps.{asked['id']}.outputs.base_url }}}}"
+    assert by_command["make book"]["env"][ADDRESS] == f"${{{{ steps.{asked['id']}.outputs.base_url }}}}"
     assert build["permissions"] == {"contents": "read", "pages": "read"}
 
 

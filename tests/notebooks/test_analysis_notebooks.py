@@ -107,5 +107,5 @@ def test_pages_write_their_tables(pages):
 
 
 def test_analysis_needs_no_torch():
-    code = "import sys; from jmedlora_utils.analysis import claims, evidence, published; sys.exit('torch' in sys.modules)"
+    code = "import sys; from jmedlora_utils.analysis import claims, evidence, reported_scores; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, check=False).returncode == 0

@@ -8,26 +8,13 @@ from pathlib import Path
 import pytest
 from conftest import Project, write_notebook
 
-from jmedlora_utils.core import paths, presets
+from jmedlora_utils.core import presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.locks import alone
 from jmedlora_utils.data import fetch
 from jmedlora_utils.workflow import runner
 
 RUN = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\nbase = "en"  # base\nrank = 4  # rank\n'
-
-
-@pytest.fixture
-def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """The dummy project, for calls inside this process."""
-    monkeypatch.setattr(paths, "ROOT", project.root)
-    monkeypatch.setattr(paths, "NOTEBOOKS", project.notebooks)
-    monkeypatch.setattr(paths, "PRESETS", project.notebooks / "presets")
-    monkeypatch.setattr(paths, "PACKAGE", project.root / "jmedlora_utils")
-    monkeypatch.setenv("JMEDLORA_RUNS", str(project.root / "runs"))
-    presets.declared_parameters.cache_clear()
-    yield project
-    presets.declared_parameters.cache_clear()
 
 
 def cards(project: Project) -> dict[str, dict]:

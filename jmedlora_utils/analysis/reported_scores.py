@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pandas as pd
 
 from jmedlora_utils.analysis.studies import evaluation_of, evaluations
@@ -99,34 +97,29 @@ def _points(rows: pd.DataFrame, family: str) -> pd.DataFrame:
     """Points of single years as a share of the points of those years."""
     marks = pd.read_csv(paths.PACKAGE_DATA / "pass_marks.csv")
     full = (marks["required_max"] + marks["general_max"]).groupby(marks["year"]).sum()
-    found = []
-    for system, group in rows.groupby("system", sort=False):
-        years = group["exam"].map(lambda exam: int(re.search(r"\d{4}$", exam).group()))
-        total = int(full[years].sum())
-        source, value = group["source"].iloc[0], 100 * group["value"].astype(float).sum() / total
-        row = {"system": system, "percent": value, "metric": f"points of {total:,}", "subset": "all items", "source": source}
-        found.append(row | {"family": family, "note": "years put together here"})
-    return pd.DataFrame(found)
+    years = rows["exam"].str[-4:].astype(int)
+    by_system = rows.assign(points=rows["value"].astype(float), max_points=years.map(full)).groupby("system", sort=False)
+    sums = by_system.agg({"points": "sum", "max_points": "sum", "source": "first"}).reset_index()
+    return _as_shares(sums).assign(family=family)
 
 
 def _own_card() -> pd.DataFrame:
     """Points of the answers published with IgakuQA, as notebook 31 marks them."""
     card = pd.read_csv(PUBLISHED / "exam_card.csv").replace({"system": {"translate_chatgpt-en": "chatgpt-en"}})
-    rows = []
-    for system, row in card.groupby("system", sort=False)[["points", "max_points"]].sum().iterrows():
-        share, metric = 100 * row["points"] / row["max_points"], f"points of {row['max_points']:,.0f}"
-        rows.append({"family": "points4", "system": system, "percent": share, "metric": metric})
-    made = {"subset": "all items", "source": "IgakuQA baseline_results, re-scored here (notebook 31)", "note": "years put together here"}
-    return pd.DataFrame(rows).assign(**made)
+    sums = card.groupby("system", sort=False)[["points", "max_points"]].sum().reset_index()
+    return _as_shares(sums).assign(family="points4", source="IgakuQA baseline_results, re-scored here (notebook 31)")
+
+
+def _as_shares(sums: pd.DataFrame) -> pd.DataFrame:
+    metric = sums["max_points"].map("points of {:,.0f}".format)
+    share = 100 * sums["points"] / sums["max_points"]
+    return sums.assign(percent=share, metric=metric, subset="all items", note="years put together here")
 
 
 def _pool_years(rows: pd.DataFrame) -> pd.DataFrame:
     """Published answers re-scored year by year, put together with each year's number of questions as weight."""
     n = rows["subset"].str.extract(r"(\d+) items")[0].astype(int)
-    found = []
-    for system, group in rows.groupby("system", sort=False):
-        weight = n.loc[group.index]
-        value = float((group["value"].astype(float) * weight).sum() / weight.sum())
-        subset = f"text-only, five choices, 2018-2021, {weight.sum():,} items"
-        found.append(group.iloc[0].to_dict() | {"system": system, "percent": value, "metric": "marks by letters", "subset": subset})
-    return pd.DataFrame(found)
+    by_system = rows.assign(n=n, weighted=rows["value"].astype(float) * n).groupby("system", sort=False)
+    sums = by_system[["n", "weighted"]].sum()
+    subset = sums["n"].map("text-only, five choices, 2018-2021, {:,} items".format)
+    return by_system.first().assign(percent=sums["weighted"] / sums["n"], metric="marks by letters", subset=subset).reset_index()
