@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from jmedlora_utils.book import builder, fragments
 from jmedlora_utils.core.errors import exit_status
-from jmedlora_utils.core.presets import load_preset, preset_names
+from jmedlora_utils.core.presets import declared_parameters, load_preset, preset_names
 from jmedlora_utils.data import fetch
 from jmedlora_utils.models import hub
 from jmedlora_utils.workflow import export, model_card, runner
@@ -115,15 +116,16 @@ def _exams(options: argparse.Namespace) -> None:
         _every_exam()
 
 
-def _every_exam() -> None:
-    years = sorted({int(name.split("/")[2]) for name in fetch.sums() if name.startswith("IgakuQA/data/")})
-    print(fetch.ensure(fetch.EXAMS, years).notice())
+def _every_exam(years: Collection[int] = ()) -> None:
+    every = sorted({int(name.split("/")[2]) for name in fetch.sums() if name.startswith("IgakuQA/data/")})
+    print(fetch.ensure(fetch.EXAMS, sorted(years) or every).notice())
 
 
 def _fetch(options: argparse.Namespace) -> None:
     for entry, folder in hub.fetch(options.preset):
         print(f"{entry.name}: {folder}")
-    _every_exam()
+    jobs = load_preset(options.preset).jobs()
+    _every_exam({year for job in jobs for year in (declared_parameters(job.notebook) | job.parameters).get("years", [])})
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -211,7 +211,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _freeze(chosen: argparse.Namespace) -> None:
-    written = freeze(chosen.preset, chosen.folder, chosen.seeds)
+    from jmedlora_utils.analysis import arms, small_rule
+
+    has_arms = chosen.preset == small_rule.read_rule().preset
+    written = arms.freeze(chosen.preset, chosen.folder) if has_arms else freeze(chosen.preset, chosen.folder, chosen.seeds)
     print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB below {paths.relative(written[0].parent)}")
 
 

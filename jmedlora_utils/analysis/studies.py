@@ -33,7 +33,8 @@ METHODS = {
 CONDITION = ["seed", "run", "base", "size_params", "centric", "method", "quantisation", "template", "steps", "shots"]
 QUESTION = ["exam", "facts", "id", "category", "n_select", "chance"]
 FORMS = ["seed", "run", "steps", "shots", "exam", "n_select", "n", "as_asked", "right"]
-INVENTED_EXAMS = ("mini_trained", "mini_heldout", "mini_general")
+INVENTED_EXAMS = ("mini_trained", "mini_heldout", "mini_general", "mini_article", "mini_bm25")
+TAUGHT_EXAMS = ("small_exam_1", "small_exam_2")  # real questions, some of which were taught; their texts are never kept
 TAUGHT, TAUGHT_HELD_OUT, UNTAUGHT, UNTAUGHT_HELD_OUT = "taught", "taught_held_out_phrasing", "untaught", "untaught_held_out_phrasing"
 GROUPS = (TAUGHT, TAUGHT_HELD_OUT, UNTAUGHT, UNTAUGHT_HELD_OUT, "general")
 EVIDENCE_KINDS = ("prepare", "pretrain", "tune")
@@ -224,7 +225,7 @@ def question_frame(questions: Sequence[Any], texts: bool = False) -> pd.DataFram
     """
     rows = []
     for q, chance in zip(questions, statistics.chances(questions), strict=True):
-        facts = q.section if q.exam in INVENTED_EXAMS else q.exam
+        facts = q.section if q.exam in (*INVENTED_EXAMS, *TAUGHT_EXAMS) else q.exam
         facts = TAUGHT_HELD_OUT if (q.exam, facts) == ("mini_heldout", TAUGHT) else facts
         row = {"exam": q.exam, "facts": facts, "id": q.id, "category": q.category, "n_select": q.n_select, "chance": float(chance)}
         if texts:

@@ -31,6 +31,7 @@ EVIDENCE_OF: dict[str, tuple[str, ...]] = {
     "41_metrics": ("metrics/",),
     "42_cost": ("records",),
     "43_errors": ("outcomes",),
+    "44_small_models": ("outcomes",),
     "50_explore": ("examples",),
 }
 

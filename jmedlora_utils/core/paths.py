@@ -29,6 +29,11 @@ def exam_data_dir() -> Path:
     return Path(os.environ.get("JMEDLORA_DATA") or ROOT / ".jmedlora_cache").resolve()
 
 
+def weights_dir() -> Path:
+    """Folder of models that came through the package index; `JMEDLORA_WEIGHTS` overrides it."""
+    return Path(os.environ.get("JMEDLORA_WEIGHTS") or ROOT / ".jmedlora_cache" / "models").expanduser().resolve()
+
+
 def relative(path: Path | str) -> str:
     """The path as shown to a reader: from the repository root where it lies inside it."""
     path = Path(path).resolve()

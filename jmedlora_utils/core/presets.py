@@ -42,6 +42,7 @@ class _File(Checked):
     runs: dict[str, Annotated[_Run, BeforeValidator(lambda value: {} if value is None else value)]] = Field(default_factory=dict)
     analyse: dict[str, Block] = Field(default_factory=dict)
     show: str = ""
+    teaches_exam: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Preset:
     runs: tuple[Run, ...]
     analyse: dict[str, dict[str, Any]]  #: Notebook stem to parameters; each runs once over all seeds
     show: str  #: Run whose executed notebooks 20 and 30 stand in the book
+    teaches_exam: bool = False  #: Whether it may train on examination questions: deliberate contamination, refused everywhere else
 
     def jobs(self) -> list[Job]:
         """Every papermill run of the preset, in an order that respects `after`."""
@@ -146,6 +148,7 @@ def load_preset(name: str) -> Preset:
         runs=tuple(runs),
         analyse=file.analyse,
         show=file.show or (runs[0].name if runs else ""),
+        teaches_exam=file.teaches_exam,
     )
     if preset.show and preset.show not in file.runs:
         raise JmedloraError(f"{where}: show names the run {preset.show!r}, which it does not have")

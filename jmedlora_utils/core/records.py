@@ -34,7 +34,7 @@ PACKAGES = ("jmedlora", "torch", "transformers", "peft", "bitsandbytes", "accele
 class Record:
     """One run, described by itself."""
 
-    kind: Literal["prepare", "pretrain", "tune", "evaluate", "score", "benchmark"]  #: What ran
+    kind: Literal["prepare", "pretrain", "tune", "evaluate", "texts", "score", "benchmark"]  #: What ran
     name: str  #: Name of the run; the file name derives from it
     preset: str  #: Name of the preset; analysis refuses `smoke`
     seed: int  #: Random seed of the run

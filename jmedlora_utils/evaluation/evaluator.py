@@ -230,6 +230,7 @@ class Evaluation:
                 "fingerprint": checkpoints.base_key,
                 "weights": checkpoints.keys[self.step],
                 "revision": checkpoints.base.revision or "",
+                "origin": checkpoints.base.came_from,
                 # No answer is generated at a later step before its outputs are seen to differ from the base's.
                 "differs_from_base": self.step > 0,
             },

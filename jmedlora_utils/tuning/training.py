@@ -19,7 +19,7 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Meter, Record, read_json, write_record, write_text
 from jmedlora_utils.core.settings import Checked
-from jmedlora_utils.data import prompts
+from jmedlora_utils.data import controlled, prompts
 from jmedlora_utils.models import loading
 from jmedlora_utils.models.registry import ModelEntry
 from jmedlora_utils.tuning import adapters, encoding, processes, run_folder
@@ -52,7 +52,8 @@ def tune(settings: TuneSettings, run_name: str, workspace: paths.Workspace) -> R
     folder = workspace.adapters / run_name
     record_path = workspace.records / f"20_tune__{run_name}.json"
     base = loading.find_base(settings.base, workspace)
-    records = encoding.read_instructions(_train_file(workspace))
+    records = encoding.read_instructions(_train_file(settings, workspace))
+    controlled.check_may_teach(records, workspace.preset)
     identity = run_folder.identity_of(settings, base, _data_files(settings, workspace))
     with run_folder.alone(folder):
         if done := processes.from_main(lambda: run_folder.begin(folder, record_path, identity)):
@@ -72,14 +73,14 @@ def find_finished(settings: TuneSettings, run_name: str, workspace: paths.Worksp
     return run_folder.finished(workspace.adapters / run_name, workspace.records / f"20_tune__{run_name}.json", identity)
 
 
-def _train_file(workspace: paths.Workspace) -> Path:
-    return workspace.data / "instructions" / "train.jsonl"
+def _train_file(settings: TuneSettings, workspace: paths.Workspace) -> Path:
+    return workspace.data / "instructions" / f"{settings.records}.jsonl"
 
 
 def _data_files(settings: TuneSettings, workspace: paths.Workspace) -> list[Path]:
-    files = [_train_file(workspace), *([workspace.data / "articles.jsonl"] if settings.pretrain_on else [])]
+    files = [_train_file(settings, workspace), *([workspace.data / "articles.jsonl"] if settings.pretrain_on else [])]
     if missing := [path for path in files if not path.is_file()]:
-        raise JmedloraError(f"{paths.relative(missing[0])}: no such file; run notebook 10 first")
+        raise JmedloraError(f"{paths.relative(missing[0])}: no such file; run notebook 10 first, or 12 for records with controls")
     return files
 
 
@@ -135,6 +136,7 @@ def _train(
         model={
             "base": settings.base,
             "revision": base.revision or "",
+            "origin": base.came_from,
             "fingerprint": identity["base"],
             "architecture": loading.model_family(model),
             "parameters": parameters["total"] - (parameters["trainable"] if settings.method != "full" else 0),

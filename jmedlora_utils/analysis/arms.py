@@ -1,0 +1,237 @@
+"""The arms of the study with small real models: true records, placebo, two languages, retrieval; what they gain by the committed rule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jmedlora_utils.analysis import evidence, scores, small_rule
+from jmedlora_utils.analysis.gains import NotMeasuredError
+from jmedlora_utils.analysis.studies import INVENTED_EXAMS, TAUGHT_EXAMS, Study
+from jmedlora_utils.core import paths, statistics
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.records import load_records, write_text
+from jmedlora_utils.core.statistics import Interval
+
+ARMS = ["run", "arm", "material", "language_taught", "exposure"]
+ANSWERS = ["run", "seed", "steps", "exam", "facts", "n", "unreadable", "denying", "other"]
+MEASURES = ["run", "seed", "what", "group", "value"]
+RETRIEVAL = {"mini_article": "retrieval, right article", "mini_bm25": "retrieval, BM25"}
+QUESTIONS = {"examination": TAUGHT_EXAMS, "facts, taught wording": ("mini_trained",), "facts, other wording": ("mini_heldout",)}
+DENIAL = re.compile("ではな|でな[いく]|じゃな|誤り|誤って|間違|正しくな|不適切|^いいえ")
+
+
+def arms(study: Study) -> pd.DataFrame:
+    """One row per run: the columns `ARMS`; `exposure` is how often each record was read. Bases have empty strings and 0."""
+    tuned = {r.config["run_name"]: r for r in study.records if r.kind == "tune"}
+    rows = []
+    for run in sorted(study.outcomes["run"].astype(str).unique()):
+        if run not in tuned:
+            rows.append((run, "base", "", "", 0.0))
+            continue
+        record = tuned[run]
+        material, *kinds = record.config["records"].split("_")
+        arm = "placebo" if "placebo" in kinds else "lora, worked example" if "shot" in kinds else record.config["method"]
+        english = "english" if "en" in kinds else "japanese"
+        rows.append((run, arm, "examination" if material == "exam" else "facts", english, record.metrics["epochs"]))
+    return pd.DataFrame(rows, columns=ARMS)
+
+
+def summary(study: Study) -> pd.DataFrame:
+    """The long summary of the miniature with the columns of `ARMS` but `run`; retrieval is the base asked with an article."""
+    parts = []
+    for run, arm, material, language, exposure in arms(study).itertuples(index=False):
+        found = scores.summary(study.outcomes[study.outcomes["run"] == run])
+        asked = found["exam"].astype(str)
+        of_exam = np.where(asked.isin(INVENTED_EXAMS), "facts", "examination")
+        parts.append(
+            found.assign(
+                arm=asked.map(RETRIEVAL).fillna(arm) if arm == "base" else arm,
+                material=material or of_exam,
+                language_taught=language,
+                exposure=exposure,
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def find_run(study: Study, base: str, arm: str, material: str = "", language: str = "") -> str:
+    """The run of an arm.
+
+    Raises:
+        NotMeasuredError: The study has none.
+    """
+    table = arms(study).merge(study.outcomes[["run", "base"]].astype(str).drop_duplicates(), on="run")
+    fits = table[(table["base"] == base) & (table["arm"] == arm) & (table["material"] == material)]
+    fits = fits[fits["language_taught"] == language]
+    if fits.empty:
+        raise NotMeasuredError(f"{base}: no run of arm {arm!r} on {material or 'nothing'} {language}; run the preset to its end")
+    return str(fits["run"].iloc[0])
+
+
+def answered(study: Study, run: str, exams: Sequence[str], metric: str, shots: int = 0) -> pd.Series:
+    """Scores of a run at its last step, indexed by (seed, facts, id); over several orders of the choices, their mean."""
+    frame = study.outcomes
+    own = frame[(frame["run"] == run) & (frame["shots"] == shots) & frame["exam"].isin(exams)]
+    own = own[own["steps"] == own["steps"].max()]
+    if own.empty:
+        raise NotMeasuredError(f"{run}: no answers to {', '.join(exams)}; run the preset to its end")
+    facts = own["facts"].astype(str).str.split("_").str[0]  # both wordings of taught facts are `taught` here
+    return own.assign(facts=facts, id=own["id"].astype(str)).groupby(["seed", "facts", "id"], observed=True)[metric].mean().sort_index()
+
+
+def taught_minus_untaught(values: pd.Series, level: float) -> Interval:
+    """The mean over taught questions minus that over untaught ones, with its interval over questions and seeds.
+
+    Each question is weighted so that the mean over all of a seed is that difference; then `statistics.mean_interval` serves.
+    """
+    found = []
+    for _, own in values.groupby(level="seed"):
+        taught = own.index.get_level_values("facts") == "taught"
+        if taught.all() or not taught.any():
+            raise NotMeasuredError("a comparison of taught with untaught questions needs both")
+        found.append(own.to_numpy(float) * np.where(taught, len(own) / taught.sum(), -len(own) / (~taught).sum()))
+    return statistics.mean_interval(found, level)
+
+
+def verdict(found: Interval, seeds: int) -> str:
+    """The word of the rule for a gain."""
+    rule = small_rule.read_rule()
+    if seeds < rule.fewest_seeds:
+        return "too few seeds"
+    if found.low > 0 and found.value >= rule.margin:
+        return "supported"
+    return "not supported" if found.high < rule.margin else "undecided at this size"
+
+
+def claim_1(study: Study, bases: Sequence[str]) -> pd.DataFrame:
+    """Taught minus untaught, true minus placebo: one row per base and kind of questions.
+
+    Returns:
+        `base`, `questions`, `value`, `low`, `high` (shares), `true_only` (the same without the placebo, true minus base) and `verdict`.
+    """
+    rule, rows = small_rule.read_rule(), []
+    for base in bases:
+        for name, exams in QUESTIONS.items():
+            material = "examination" if name == "examination" else "facts"
+            true, placebo, untuned = (
+                answered(study, find_run(study, base, *arm), exams, rule.scorer)
+                for arm in (("lora", material, "japanese"), ("placebo", material, "japanese"), ("base",))
+            )
+            found = taught_minus_untaught(true - placebo, rule.level)
+            alone = taught_minus_untaught(true - untuned, rule.level)
+            row = {"base": base, "questions": name, **found._asdict(), "true_only": alone.value}
+            rows.append(row | {"verdict": verdict(found, len(study.seeds))})
+    return pd.DataFrame(rows)
+
+
+def transfer(study: Study, bases: Sequence[str]) -> pd.DataFrame:
+    """What tuning on real questions changes on others: untaught years, and another examination; an equivalence test.
+
+    Returns:
+        `base`, `questions`, `n`, `value`, `low`, `high` (the interval of two one-sided tests), and `verdict`.
+    """
+    rule, rows = small_rule.read_rule(), []
+    for base in bases:
+        runs = find_run(study, base, "lora", "examination", "japanese"), find_run(study, base, "base")
+        for name, exams in (("untaught years", TAUGHT_EXAMS), ("JJSIMQA", ("small_transfer",))):
+            tuned, untuned = (answered(study, run, exams, rule.scorer) for run in runs)
+            change = (tuned - untuned)[lambda s: s.index.get_level_values("facts") != "taught"]
+            by_seed = [own.to_numpy(float) for _, own in change.groupby(level="seed")]
+            found = statistics.mean_interval(by_seed, 1 - 2 * rule.equivalence_level)
+            small = -rule.margin < found.low and found.high < rule.margin
+            word = "shown to be small" if small else "not shown to be small"
+            row = {"base": base, "questions": name, "n": len(change), **found._asdict()}
+            rows.append(row | {"verdict": word if len(by_seed) >= rule.fewest_seeds else "too few seeds"})
+    return pd.DataFrame(rows)
+
+
+def interaction(study: Study, first: str, second: str) -> Interval:
+    """How much more the second base gains from records in Japanese than in English, than the first does; taught minus untaught facts.
+
+    Claim 3 as this study can ask it. The two bases differ in more than language: instruction tuning, vocabulary, size.
+    """
+    rule, differences = small_rule.read_rule(), []
+    for base in (first, second):
+        runs = [find_run(study, base, "lora", "facts", language) for language in ("japanese", "english")]
+        japanese, english = (answered(study, run, ("mini_trained",), rule.scorer) for run in runs)
+        differences.append(japanese - english)
+    return taught_minus_untaught(differences[1] - differences[0], rule.level)
+
+
+# --- what the outcomes do not hold -------------------------------------------------------------------------------------
+
+
+def answer_counts(study: Study) -> pd.DataFrame:
+    """Of the answers kept for reading (no worked example): unreadable ones, ones that deny, ones that name another choice.
+
+    Returns:
+        The columns `ANSWERS`; `other` are answers that the strict scorer reads as a choice that is not right.
+    """
+    from jmedlora_utils.data.questions import Question
+    from jmedlora_utils.evaluation import metrics
+
+    asked = {(row["seed"], row["exam"], row["id"]): row for row in study.questions[study.questions["text"].notna()].to_dict("records")}
+    rows = []
+    for row in study.examples.to_dict("records"):
+        q = asked.get((row["seed"], row["exam"], row["id"]))
+        if q is None:
+            continue
+        question = Question(q["id"], q["exam"], "ja", q["text"], tuple(q["choices"]), frozenset(q["gold"]), n_select=int(q["n_select"]))
+        scored = metrics.score(question, row["response"], "strict")
+        rows.append(
+            {key: row[key] for key in ("run", "seed", "steps", "exam")}
+            | {"facts": q["facts"], "n": 1, "unreadable": int(not scored.readable), "denying": int(bool(DENIAL.search(row["response"])))}
+            | {"other": int(scored.readable and not scored.accuracy)}
+        )
+    return pd.DataFrame(rows, columns=ANSWERS).groupby(ANSWERS[:5], as_index=False, observed=True).sum()
+
+
+def measures(preset: str, seeds: Sequence[int]) -> pd.DataFrame:
+    """Likelihood, loss per byte, time, memory and tokens of every run, from its records below `runs/`; the columns `MEASURES`."""
+    rows: list[tuple[Any, ...]] = []
+    for seed in seeds:
+        for record in load_records(paths.Workspace(preset, seed).root, allow_smoke=True):
+            about = record.config.get("run_name", ""), seed
+            if record.kind == "tune":
+                tokens = record.counts["tokens"] * record.metrics["epochs"]
+                found = {"tuning seconds": record.wall_seconds, "peak GiB": record.peak_memory_bytes / 2**30, "tokens read": tokens}
+                rows += [(*about, what, "", float(value)) for what, value in found.items()]
+            elif record.kind == "texts":
+                rows += [(*about, "nats per byte", name, found["nats_per_byte"]) for name, found in record.metrics.items()]
+            elif record.kind == "evaluate":
+                exam = f"{record.config['exam']}, {record.config['shots']}-shot"
+                rows.append((*about, "asking seconds", exam, record.wall_seconds))
+                by = record.metrics.get("likelihood", {}).get("per_character", {})
+                rows += [(*about, "likelihood", f"{exam}, {group}", score["accuracy"]["value"]) for group, score in by.items()]
+    return pd.DataFrame(rows, columns=MEASURES)
+
+
+TABLES = {"answers.csv": ANSWERS, "measures.csv": MEASURES}
+
+
+def tables(study: Study) -> dict[str, pd.DataFrame]:
+    """`answers.csv` and `measures.csv`: as committed, or counted from the run."""
+    if study.origin == "committed":
+        folder = evidence.evidence_folder(study.preset)
+        return {name: pd.read_csv(folder / name) for name in TABLES}
+    return {"answers.csv": answer_counts(study), "measures.csv": measures(study.preset, study.seeds)}
+
+
+def freeze(preset: str, folder: Path | None = None) -> list[Path]:
+    """Commits the evidence of a finished run as `evidence.freeze` does, with the arms in `summary.csv` and the tables beside it."""
+    from jmedlora_utils.analysis.studies import read_runs
+    from jmedlora_utils.core.manifest import write_manifest
+
+    if preset != small_rule.read_rule().preset:
+        raise JmedloraError(f"preset {preset!r}: the rule speaks of {small_rule.read_rule().preset!r} alone; freeze that")
+    written, study = evidence.freeze(preset, folder), read_runs(preset)
+    folder = written[-1].parent
+    found = {"summary.csv": summary(study), **tables(study)}
+    written += [write_text(folder / name, table.to_csv(index=False, float_format="%.6g")) for name, table in found.items()]
+    return [*written, write_manifest(folder)]

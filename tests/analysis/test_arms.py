@@ -1,0 +1,123 @@
+"""Arms of the study with small models: gains of known size, the words of the rule, and the columns of the summary."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from jmedlora_utils.analysis import arms, scores, small_rule
+from jmedlora_utils.analysis.gains import NotMeasuredError
+from jmedlora_utils.analysis.studies import CONDITION, METRICS, QUESTION, Study
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.presets import load_preset
+from jmedlora_utils.core.records import Record
+from jmedlora_utils.core.settings import with_expert
+from jmedlora_utils.core.statistics import Interval
+
+BASE, OTHER, N = "smollm2-135m-instruct", "gemma-3-270m", 20
+RECORDS = {"exam": "exam", "exam-placebo": "exam_placebo", "facts": "facts_ja", "facts-placebo": "facts_ja_placebo", "facts-en": "facts_en"}
+# Right answers of each group of N, taught first, by run.
+RIGHT = {"exam": (16, 5), "exam-placebo": (2, 5), "base": (4, 4), "facts": (18, 4), "facts-placebo": (4, 4), "facts-en": (8, 4)}
+
+
+def make_study(seeds: tuple[int, ...] = (1, 2, 3), bases: tuple[str, ...] = (BASE,)) -> Study:
+    rows, records, examples, questions = [], [], [], []
+    for seed in seeds:
+        for base in bases:
+            for name, right in RIGHT.items():
+                run = f"{base.split('-')[0]}_{name}"
+                tuned = name in RECORDS
+                if tuned:
+                    config = {"run_name": run, "records": RECORDS[name], "method": "lora"}
+                    records.append(Record("tune", run, "small", seed, config, {"epochs": 4.0}, {"tokens": 100}))
+                exams = ["small_exam_1", "small_exam_2", "small_transfer"] if name != "facts" else []
+                exams += ["mini_trained", "mini_heldout"] if "exam" not in name else []
+                exams += ["mini_bm25"] if name == "base" else []
+                for exam in exams:
+                    for group, n_right in zip(("taught", "untaught"), right, strict=True):
+                        facts = "small_transfer" if exam == "small_transfer" else group
+                        facts = "taught_held_out_phrasing" if (exam, group) == ("mini_heldout", "taught") else facts
+                        for n in range(N):
+                            condition = (seed, run, base, 1, "english", "lora", "none", "plain_ja", 80 if tuned else 0, 0)
+                            rows.append((*condition, exam, facts, f"{group}{n}", "", 1, 0.2, *[float(n < n_right)] * len(METRICS)))
+    for n, said in enumerate(("甲" * 12, "乙" * 12 + "ではない", "丙" * 12, "？")):
+        examples.append({"seed": 1, "run": "smollm2_exam", "steps": 80, "exam": "mini_trained", "id": f"q{n}", "response": said})
+        choices = [c * 12 for c in "甲乙丙丁戊"]
+        asked = {"seed": 1, "exam": "mini_trained", "facts": "taught", "id": f"q{n}", "category": "", "n_select": 1, "chance": 0.2}
+        questions.append(asked | {"text": "どれか。", "choices": choices, "gold": "a"})
+    outcomes = pd.DataFrame(rows, columns=[*CONDITION, *QUESTION, *METRICS])
+    about = {"device": "none", "created": "2026-11-24"}
+    return Study("small", "run", outcomes, records, pd.DataFrame(examples), pd.DataFrame(questions), pd.DataFrame(), about)
+
+
+def test_claim_1_is_taught_minus_untaught_true_minus_placebo() -> None:
+    found = arms.claim_1(make_study(), [BASE]).set_index("questions")
+    exam, facts = found.loc["examination"], found.loc["facts, taught wording"]
+    assert exam["value"] == pytest.approx((16 - 2) / N - (5 - 5) / N) and exam["true_only"] == pytest.approx((16 - 4) / N - (5 - 4) / N)
+    assert facts["value"] == pytest.approx((18 - 4) / N)
+    assert (found["low"] > 0).all() and (found["verdict"] == "supported").all()
+    assert set(arms.claim_1(make_study((1, 2)), [BASE])["verdict"]) == {"too few seeds"}
+
+
+@pytest.mark.parametrize(
+    ("found", "seeds", "word"),
+    [
+        (Interval(0.05, 0.01, 0.09), 3, "supported"),
+        (Interval(0.049, 0.01, 0.09), 3, "undecided at this size"),
+        (Interval(0.20, -0.01, 0.41), 3, "undecided at this size"),
+        (Interval(0.01, -0.02, 0.04), 3, "not supported"),
+        (Interval(0.20, 0.10, 0.30), 2, "too few seeds"),
+    ],
+)
+def test_the_words_of_the_rule(found: Interval, seeds: int, word: str) -> None:
+    assert arms.verdict(found, seeds) == word
+
+
+def test_transfer_looks_at_questions_that_were_not_taught_alone() -> None:
+    found = arms.transfer(make_study(), [BASE]).set_index("questions")
+    assert found.loc["untaught years", "value"] == pytest.approx((5 - 4) / N) and found.loc["untaught years", "n"] == 3 * N
+    assert found.loc["JJSIMQA", "n"] == 3 * 2 * N
+    assert set(found["verdict"]) == {"not shown to be small"}
+
+
+def test_the_interaction_compares_what_japanese_records_add_in_two_models() -> None:
+    study = make_study(bases=(BASE, OTHER))
+    assert arms.interaction(study, BASE, OTHER).value == pytest.approx(0.0)
+    gained = (study.outcomes["run"] == "gemma_facts-en") & (study.outcomes["facts"] == "taught")
+    study.outcomes.loc[gained, "strict_accuracy"] = 0.0
+    assert arms.interaction(study, BASE, OTHER).value == pytest.approx(8 / N)
+
+
+def test_the_summary_has_the_columns_of_the_miniature_and_the_arms() -> None:
+    found = arms.summary(make_study())
+    assert list(found.columns) == [*scores.SUMMARY_COLUMNS, "arm", "material", "language_taught", "exposure"]
+    assert set(found.loc[found["exam"] == "mini_bm25", "arm"]) == {"retrieval, BM25"}
+    english = found[found["language_taught"] == "english"]
+    assert set(english["arm"]) == {"lora"} and set(english["exposure"]) == {4.0} and set(english["material"]) == {"facts"}
+    assert set(found.loc[found["arm"] == "placebo", "material"]) == {"facts", "examination"}
+
+
+def test_answers_are_counted_by_what_is_wrong_with_them() -> None:
+    counted = arms.answer_counts(make_study()).iloc[0]
+    assert (counted["n"], counted["unreadable"], counted["denying"]) == (4, 1, 1)
+    assert counted["other"] == 2, "one names another choice; one denies one, and is read as naming it"
+
+
+def test_an_arm_that_is_missing_is_named() -> None:
+    with pytest.raises(NotMeasuredError, match=r"gemma-3-270m: no run of arm 'lora' on examination japanese"):
+        arms.claim_1(make_study(), [OTHER])
+
+
+def test_the_preset_is_the_one_that_the_rule_speaks_of() -> None:
+    rule, preset = small_rule.read_rule(), load_preset("small")
+    assert set(preset.seeds) <= set(rule.splits) and len(preset.seeds) >= rule.fewest_seeds
+    assert rule.development_seed not in rule.splits and len(rule.text) > 5
+    for run in preset.runs:
+        if run.tune is not None:
+            assert run.tune["learning_rate"] == rule.learning_rates[run.tune["base"]], run.name
+            assert with_expert(run.tune, run.name)["records"] in {*RECORDS.values(), "facts_ja_shot"}
+    with pytest.raises(JmedloraError, match="seed 1: the examination split is 0000"):
+        small_rule.check_splits("small", 1, {"examination": "0" * 64})
+    with pytest.raises(JmedloraError, match="no split of seed 77 was committed"):
+        small_rule.check_splits("small", 77, {})
+    small_rule.check_splits("small-smoke", 1, {"examination": "0" * 64})
