@@ -25,24 +25,23 @@ FACTS = {
 
 
 def accuracy_by_steps(
-    estimates: pd.DataFrame, styles: Mapping[str, LineStyle], chance: float | None = None, label: str = "Accuracy on taught facts (%)"
+    estimates: pd.DataFrame,
+    styles: Mapping[str, LineStyle],
+    chance: float | None = None,
+    label: str = "Accuracy on taught facts (%)",
+    by: str = "base",
 ) -> Figure:
-    """Score against tuning steps with intervals, one line per base; `estimates` has columns `base, steps, value, low, high`."""
-    figure, axes = new_figure(height=3.8)
-    _along_steps(axes[0, 0], estimates, "base", styles, chance, label)
-    legend_above(figure, axes[0, 0], columns=3)
-    return figure
-
-
-def forgetting(estimates: pd.DataFrame, chance: float | None = None) -> Figure:
-    """General-exam score against tuning steps, one line per run: what tuning costs outside its domain.
+    """Score against tuning steps with intervals, one line per base, or per value of another column.
 
     Args:
-        estimates: Columns `run, steps, value, low, high`.
+        estimates: Columns `by, steps, value, low, high`.
+        styles: Line to its look.
         chance: Chance level, 0 to 1; None draws no line.
+        label: Label of the y axis.
+        by: Column that tells the lines apart.
     """
-    figure, axes = new_figure(height=4.0)
-    _along_steps(axes[0, 0], estimates, "run", looks(estimates["run"]), chance, "Accuracy on the general exam (%)")
+    figure, axes = new_figure(height=3.8)
+    _along_steps(axes[0, 0], estimates, by, styles, chance, label)
     legend_above(figure, axes[0, 0], columns=3)
     return figure
 

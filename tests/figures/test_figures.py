@@ -93,7 +93,7 @@ def test_a_series_keeps_its_look_in_every_figure():
 
 def test_an_interval_that_rounding_turned_round_does_not_break_a_figure():
     frame = pd.DataFrame({"run": ["a"], "steps": [0], "value": [0.5], "low": [0.5 + 1e-12], "high": [0.5]})
-    assert heights(draw(tuning_plots.forgetting(frame, chance=0.2))) == [50]
+    assert heights(draw(tuning_plots.accuracy_by_steps(frame, style.looks(["a"]), 0.2, by="run"))) == [50]
 
 
 def test_groups_of_facts_have_fixed_names():
