@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.records import write_text
+from jmedlora_utils.core.records import read_json, write_text, writing
 from jmedlora_utils.models import loading
 from jmedlora_utils.models.hub import GB
 from jmedlora_utils.models.registry import ModelEntry
@@ -77,7 +77,7 @@ def _base(tuned: Tuned, named: str) -> ModelEntry:
 def _stored_dtype(entry: ModelEntry) -> str:
     if entry.folder is None:
         return "bfloat16" if entry.stored == 2 else "float32"
-    config = json.loads((entry.folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(entry.folder / "config.json")
     found = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     return found if found in BYTES else "float32"
 
@@ -108,7 +108,7 @@ def _copy(tuned: Tuned, work: Path) -> None:
         return
     for name in ADAPTER_FILES:
         shutil.copy2(tuned.folder / name, work / name)
-    config = json.loads((work / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+    config = read_json(work / ADAPTER_FILES[0])
     config |= {"base_model_name_or_path": tuned.base.hub_id or Path(tuned.settings["base"]).name, "revision": tuned.base.revision}
     write_text(work / ADAPTER_FILES[0], json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
@@ -131,8 +131,9 @@ def _merge(tuned: Tuned, source: ModelEntry, dtype: str, work: Path) -> str:
         ) from error
     with torch.inference_mode():
         difference = float((merged(input_ids=row).logits.float() - before).abs().max())
-    merged.save_pretrained(work)
-    tokenizer.save_pretrained(work)
+    with writing(work):
+        merged.save_pretrained(work)
+        tokenizer.save_pretrained(work)
     trained = " It was trained on the base in 4 bits and merged into the unquantised one." if tuned.settings["method"] == "qlora" else ""
     return (
         f"This folder holds the whole model: the adapter is merged into its base in {dtype}.{trained} On one prompt the logits of the "
