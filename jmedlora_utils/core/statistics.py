@@ -1,6 +1,6 @@
 """Intervals, paired tests and power for scores on exam questions.
 
-Outcomes are arrays over questions, one array a seed. Every effect of the project is the mean of one number a question
+Outcomes are arrays over questions, one array per seed. Every effect of the project is the mean of one number per question
 (a score, a difference between two models, a difference of differences), so one bootstrap serves them all.
 """
 
@@ -62,14 +62,14 @@ def bootstrap_mean(outcomes: Sequence[np.ndarray], level: float = LEVEL, replica
     differ much, percentile intervals stay too narrow (they cover about 0.85 instead of 0.95 with five seeds): see `mean_interval`.
 
     Args:
-        outcomes: One array a seed, shape (questions,); lengths may differ.
+        outcomes: One array per seed, shape (questions,); lengths may differ.
         level: Coverage, between 0 and 1.
         replicates: Bootstrap replicates.
         seed: Seed of the random draws; the same seed gives the same interval.
     """
     arrays = [np.asarray(a, dtype=float) for a in outcomes]
     if not arrays or any(a.ndim != 1 or a.size == 0 for a in arrays):
-        raise JmedloraError("bootstrap_mean: needs one non-empty array of outcomes a seed; check the exam and the group of facts")
+        raise JmedloraError("bootstrap_mean: needs one non-empty array of outcomes per seed; check the exam and the group of facts")
     if not all(np.isfinite(a).all() for a in arrays):
         raise JmedloraError("bootstrap_mean: an outcome is not a number; every question needs a score in every condition")
     rng = np.random.default_rng(seed)

@@ -237,11 +237,7 @@ def asked_again(split: Split, name: str, orders: Sequence[Sequence[Question]]) -
 
 
 def deranged(items: Sequence[T], rng: random.Random) -> list[T]:
-    """The items in another order, such that no place keeps an item equal to its own.
-
-    Raises:
-        JmedloraError: More than half of the items are equal, so that there is no such order.
-    """
+    """The items in another order, such that no place keeps an item equal to its own."""
     order = list(range(len(items)))
     if any(2 * sum(other == item for other in items) > len(items) for item in items):
         raise JmedloraError("the answers cannot be permuted: more than half of them are the same; take more questions")

@@ -113,11 +113,7 @@ def _make(entry: ModelEntry, source: Wheels, work: Path, folder: Path) -> None:
 
 
 def dequantise(gguf: Path, folder: Path) -> None:
-    """Writes a GGUF file as safetensors in float32, with its tokenizer.
-
-    Raises:
-        JmedloraError: The package `gguf` is not installed, or the file holds no model that transformers knows.
-    """
+    """Writes a GGUF file as safetensors in float32, with its tokenizer."""
     if importlib.util.find_spec("gguf") is None:
         raise JmedloraError("the package gguf is not installed; run `pip install -e .[gguf] -c constraints.txt`, once, for this step alone")
     import torch

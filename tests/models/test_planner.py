@@ -44,7 +44,7 @@ def test_a_preset_fits_the_card_it_is_made_for(name: str, card: int, tmp_path: P
     assert all(p.seconds > 0 and p.download > 0 and p.basis == "assumed" for p in planned)
 
 
-def test_a_run_that_cannot_fit_is_refused_with_the_mend(tmp_path: Path) -> None:
+def test_a_run_that_cannot_fit_is_refused_with_the_fix(tmp_path: Path) -> None:
     lines = planner.refusals(planner.plan_preset("paper", 24, tmp_path), 24)
     assert any(line.startswith("llama-2-70b_qlora, evaluate: needs") and "take a larger card" in line for line in lines)
     assert any(line.startswith("open-calm-7b_lora, tune: needs") and "it would fit with batch" in line for line in lines)
