@@ -45,7 +45,7 @@ from jmedlora_utils.analysis import claims
 from jmedlora_utils.analysis.exam_card import Marked, card
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.formatting import nfkc, percent
+from jmedlora_utils.core.formatting import nfkc, p_value, percent
 from jmedlora_utils.core.manifest import check_manifest
 from jmedlora_utils.core.records import write_text
 from jmedlora_utils.core.statistics import Interval, holm, mcnemar_exact, mean_interval
@@ -159,9 +159,9 @@ def _said_of(run: PublishedRun, questions: Sequence[Question]) -> list[str]:
     said = {
         "its file is not part of the pinned commit and is used as it is": run.commit == NOT_STATED,
         "nothing is known of its model, so it is in no pair": not run.facts.sources,
-        f"{len(questions) - len(run.answers)} questions have no answer and count as wrong": len(run.answers) < len(questions),
-        f"{odd} answers name a letter that is no choice and count as wrong": odd,
-        f"{marks} marks differ from the publisher's, by the key used here": marks,
+        f"questions without an answer, counted as wrong: {len(questions) - len(run.answers)}": len(run.answers) < len(questions),
+        f"answers that name a letter of no choice, counted as wrong: {odd}": odd,
+        f"marks that differ from the publisher's by the key used here: {marks}": marks,
     }
     return [f"{run.system}: {what}." for what, holds in said.items() if holds]
 
@@ -364,9 +364,9 @@ def claim_verdicts(verdicts: pd.DataFrame) -> dict[int, str]:
     return found
 
 
-def glance() -> dict[int, str]:
-    """For the table of claims: what the committed pairs say of each claim, by its number; effects in points."""
-    verdicts = read_tables(tuple(EDITIONS)).verdicts
+def glance(verdicts: pd.DataFrame | None = None) -> dict[int, str]:
+    """For a table of claims: what the pairs, by default the committed ones, say of each claim, by its number; effects in points."""
+    verdicts = read_tables(tuple(EDITIONS)).verdicts if verdicts is None else verdicts
     found = {}
     for number, verdict in claim_verdicts(verdicts).items():
         own = verdicts[(verdicts["claim"] == number) & verdicts["decides"]]
@@ -394,6 +394,20 @@ def ladder(found: Tables) -> pd.DataFrame:
     rows = rows[rows.groupby(["exam", "family", "setting"])["parameters"].transform("nunique") > 1]
     order = ["exam", "family", "setting", "parameters"]
     return rows.sort_values(order, ignore_index=True)[["exam", "family", "setting", "system", "parameters", "points", "answers"]]
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of pairs or steps with the columns that a page shows: the pair, who alone was right, right of all, points [95 %], p."""
+    table = table.rename(columns={"smaller": "base", "larger": "adapted"})
+    rows = list(table.itertuples())
+    shown = {
+        "pair": [f"{r.base} → {r.adapted}" for r in rows],
+        "only first / only second right": [f"{r.only_base} / {r.only_adapted}" for r in rows],
+        "right": [f"{r.right_base} → {r.right_adapted} of {r.n}" for r in rows],
+        "points [95 %]": [percent(r.difference, r.low, r.high, signed=True) for r in rows],
+        "p": table["p"].map(p_value),
+    }
+    return table.assign(**shown, **({"Holm's p": table["p_holm"].map(p_value)} if "p_holm" in table else {}))
 
 
 # --- files --------------------------------------------------------------------------------------------------------

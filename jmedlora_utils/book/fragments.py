@@ -14,13 +14,14 @@ from typing import Any
 
 import pandas as pd
 
-from jmedlora_utils.analysis import claims, evidence, gains, known_responses, scores
+from jmedlora_utils.analysis import claims, evidence, gains, known_responses, published_pairs, scores
 from jmedlora_utils.analysis.studies import Study
 from jmedlora_utils.book import history, miniature, provenance
 from jmedlora_utils.book.provenance import BENCHMARKS, MINI, Edition, pipe_table
 from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.records import read_record
 from jmedlora_utils.data import fetch, igakuqa, prompts
+from jmedlora_utils.data.jmle2026 import KEY_NOTE
 from jmedlora_utils.data.questions import Question
 
 EXAMPLE = (2018, "112C11")
@@ -71,11 +72,13 @@ def verdicts() -> str:
     if (found := _study(evidence.evidence_folder(MINI))) is None:
         return NO_EVIDENCE
     study, judged, changed = found
-    shown = claims.glance_table(judged, changed)
+    shown = claims.glance_table(judged, changed, published_pairs.glance())
     order = ["claim", "verdict", *(c for c in shown.columns if c not in ("claim", "verdict"))]  # a phone shows the first columns
-    line = provenance.evidence_line("40_findings", ("outcomes", "published/claims.csv"), {"preset": MINI, "source": "committed"})
+    rests_on = ("outcomes", "published/claims.csv", "published_pairs/verdicts.csv")
+    line = provenance.evidence_line("40_findings", rests_on, {"preset": MINI, "source": "committed"})
     caption = "The claims: what was published, and what the miniature says."
-    return formatting.numbered(shown[order], "tab-story", caption, foot=study.source_line()) + "\n" + line
+    foot = f"{study.source_line()}. Published models: {KEY_NOTE}"
+    return f"{formatting.numbered(shown[order], 'tab-story', caption, foot=foot)}\n{line}"
 
 
 def verdicts_ja() -> str:

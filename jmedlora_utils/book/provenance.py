@@ -27,6 +27,7 @@ STUDY = ("outcomes", "records", "examples", "run")
 EVIDENCE_OF: dict[str, tuple[str, ...]] = {
     "31_score_published": ("published/",),
     "32_scores": ("outcomes",),
+    "33_published_pairs": ("published_pairs/",),
     "40_findings": ("outcomes",),
     "41_metrics": ("metrics/",),
     "42_cost": ("records",),

@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 from pydantic import Field
 
 from jmedlora_utils.core import paths
@@ -186,15 +185,3 @@ PARSERS: dict[str, tuple[str, Callable[[Path], Parsed]]] = {
     "igakuqa119": ("IgakuQA119/results/demo", parse_igakuqa119),
     "jmle2026": ("JMLE2026-Bench/results", parse_jmle2026),
 }
-
-
-def records(runs: Iterable[PublishedRun]) -> pd.DataFrame:
-    """One row per run and question: what is known of the run, the question, the letters that were read, and the text."""
-    rows = []
-    for run in runs:
-        about = run.about()
-        rows += [
-            about | {"question": name, "letters": "".join(sorted(answer.letters)) or answer.number, "text": answer.text}
-            for name, answer in run.answers.items()
-        ]
-    return pd.DataFrame(rows)

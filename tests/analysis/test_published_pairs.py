@@ -210,7 +210,10 @@ def test_a_missing_question_counts_as_wrong_and_an_unknown_letter_is_counted(tmp
     run = read_runs(tmp_path, "jmle2026", QUESTIONS)[0]
     assert [pairs.is_right(q, run.answers.get(q.id)) for q in QUESTIONS] == [False, False]
     said = "\n".join(pairs._said_of(run, QUESTIONS))
-    assert "m: 1 questions have no answer and count as wrong." in said and "m: 1 answers name a letter that is no choice" in said
+    assert (
+        "m: questions without an answer, counted as wrong: 1." in said
+        and "m: answers that name a letter of no choice, counted as wrong: 1." in said
+    )
 
 
 @pytest.mark.parametrize("mark", ["\ufeff", ""])

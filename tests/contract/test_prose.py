@@ -34,6 +34,8 @@ ALLOWED = re.compile(
             r"\bGPT-\d\w*",
             r"\bLlama[- ]?\d(?: \d+B)?",
             r"\b[A-Z]\w*-\d+B\b",
+            r"\b1\d\dth\b",
+            r"\bpages? \d\d\b",
         ]
     ),
     re.IGNORECASE | re.MULTILINE,
