@@ -9,7 +9,7 @@ import matplotlib as mpl
 import pandas as pd
 import pytest
 
-from jmedlora_utils.figures import style, tuning_plots
+from jmedlora_utils.figures import pair_plots, style, tuning_plots
 
 BASES = pd.DataFrame(
     [("en-small", 2e5, "english"), ("en-medium", 8e5, "english"), ("en-large", 3e6, "english"), ("ja-medium", 8e5, "japanese")],
@@ -122,3 +122,24 @@ def test_the_story_shows_groups_of_facts_and_the_gain_of_each_base():
 @pytest.mark.parametrize(("n", "label"), [(159_000, "159k"), (1_960_000, "1.96M"), (7e9, "7B"), (12, "12")])
 def test_sizes_are_short(n, label):
     assert tuning_plots.size_label(n) == label
+
+
+def test_the_forest_draws_every_pair_and_step_hollow_where_it_does_not_decide():
+    pair = {"exam": 120, "base": "b", "adapted": "a", "difference": 0.02, "low": -0.01, "high": 0.05}
+    pairs = pd.DataFrame([pair | {"adaptation": "LoRA", "decides": True}, pair | {"adaptation": "fine-tuning", "decides": False}])
+    steps = pd.DataFrame([pair]).rename(columns={"base": "smaller", "adapted": "larger"})
+    figure = pair_plots.forest(pairs, steps, 0.05)
+    ax = draw(figure)
+    dots = [line for line in ax.lines if line.get_marker() not in ("None", "") and len(line.get_xdata())]
+    assert [float(line.get_xdata()[0]) for line in dots] == [2.0, 2.0, 2.0]
+    assert [line.get_markerfacecolor() == "white" for line in dots] == [False, True, False]
+    assert labels(figure) == ["LoRA", pair_plots.SIZE, "fine-tuning"]
+    assert [text.get_text() for text in ax.texts] == ["120: b → a"] * 3
+
+
+def test_the_ladder_joins_the_sizes_of_a_family_and_keeps_reported_totals_hollow():
+    points = pd.DataFrame({"family": "F", "setting": "s", "parameters": [1e9, 3e10], "points": [160, 460], "answers": [False, True]})
+    figure = pair_plots.ladder(points)
+    ax = draw(figure)
+    dots = {float(line.get_xdata()[0]): line.get_markerfacecolor() for line in ax.lines if line.get_marker() not in ("None", "")}
+    assert dots[1e9] == "white" != dots[3e10] and labels(figure) == ["F, s"]

@@ -1,4 +1,4 @@
-"""Notebooks 11 and 31, run by papermill from a folder that is not the repository's."""
+"""Notebooks 11, 31 and 33, run by papermill from a folder that is not the repository's."""
 
 from __future__ import annotations
 
@@ -95,6 +95,32 @@ def test_31_shows_the_committed_card_where_there_is_no_examination(run, tmp_path
     written = tmp_path / "runs" / "smoke" / "tables" / "exam_card.csv"
     assert written.read_bytes() == (paths.RESULTS / "published" / "exam_card.csv").read_bytes()
     assert "these are the committed figures" in shown(executed)
+
+
+def test_33_shows_the_committed_pairs_where_the_examinations_are_not_there(run, tmp_path):
+    done, executed = run("33_published_pairs", on_missing="committed", out_dir="pairs")
+    assert done.returncode == 0, done.stderr[-2000:]
+    for path in sorted((tmp_path / "pairs").glob("*.csv")):
+        assert path.read_bytes() == (paths.RESULTS / "published_pairs" / path.name).read_bytes()
+    assert "These are the committed tables" in shown(executed).replace("&#46;", ".") and "not official" in shown(executed)
+    assert pictures(executed) == ["forest", "ladder"]
+
+
+@needs_data
+def test_33_reads_a_named_folder_with_a_further_file_and_a_corrected_key(run, tmp_path):
+    shutil.copytree(data_dir() / "JMLE2026-Bench", tmp_path / "mine" / "JMLE2026-Bench")
+    results = tmp_path / "mine" / "JMLE2026-Bench" / "results"
+    copy = (results / "openai_gpt-oss-20b_low.json").read_text(encoding="utf-8")
+    copy = copy.replace("gpt-oss-20b (low)", "gpt-oss-20b (again)", 1).replace('"low"', '"high"', 1)
+    (results / "openai_gpt-oss-20b_high.json").write_text(copy, encoding="utf-8")
+    (tmp_path / "key.csv").write_text("id,answer,source\n120A1,withdrawn,a test\n", encoding="utf-8")
+    done, executed = run("33_published_pairs", data_dir="mine", exams=["jmle2026"], corrections="key.csv", out_dir="pairs")
+    assert done.returncode == 0, done.stderr[-2000:]
+    systems = pd.read_csv(tmp_path / "pairs" / "systems.csv").set_index("system")
+    assert len(systems) == 14 and set(systems["max_points"]) == {499}
+    assert systems.loc["gpt-oss-20b (again)", ["right", "points"]].tolist() == [303, 382]
+    assert len(pd.read_csv(tmp_path / "pairs" / "pairs.csv")) == 4
+    assert "the key was corrected by key" in shown(executed)
 
 
 def test_11_checks_and_sums_up_the_mini_exams_and_says_what_it_skips(run, tmp_path):
