@@ -61,10 +61,8 @@ def write_study(preset: str, seeds: Sequence[int], runs: Sequence[Made] = RUNS, 
     """Writes `runs/<preset>/seed<k>/` for every seed."""
     for seed in seeds:
         workspace = paths.Workspace(preset, seed)
-        world = invented_world.make_world(
-            invented_world.WorldSettings(seed=seed, towns=answers, answers=answers, people=60, general_questions=30)
-        )
-        exams = world.exams()
+        size = {"towns": answers, "answers": answers, "people": 60, "general_questions": 30}
+        exams = invented_world.make_world(invented_world.WorldSettings(seed=seed, **size)).exams()
         for name, questions in exams.items():
             write_exam(workspace.data / "exams" / f"{name}.jsonl", questions)
         for base in {r.base: r for r in runs}.values():
@@ -72,14 +70,8 @@ def write_study(preset: str, seeds: Sequence[int], runs: Sequence[Made] = RUNS, 
             config["english"] = 0.6 if base.centric == "english" else 0.1
             entry = {f"{k}shot": {"accuracy": 0.95, "exact_match": 0.9, "n": 30} for k in (0, 1)}
             fertility = {"ja": 1.4 if base.centric == "english" else 0.6, "en": 0.3 if base.centric == "english" else 0.5}
-            record = _record(
-                workspace,
-                "pretrain",
-                f"19_pretrain__{base.base}",
-                config,
-                {"fertility": fertility, "entry": entry},
-                {"parameters": base.size},
-            )
+            measured, counts = {"fertility": fertility, "entry": entry}, {"parameters": base.size}
+            record = _record(workspace, "pretrain", f"19_pretrain__{base.base}", config, measured, counts)
             record.model = {"base": base.base}
             record.wall_seconds, record.peak_memory_bytes = 60.0 + base.size / 1e5, 2**30
             write_record(workspace.records, record)
@@ -88,13 +80,7 @@ def write_study(preset: str, seeds: Sequence[int], runs: Sequence[Made] = RUNS, 
 
 
 def _write_run(workspace: paths.Workspace, run: Made, exams: dict[str, list[Question]]) -> None:
-    config = {
-        "run_name": run.name,
-        "base": run.base,
-        "method": run.method,
-        "pretrain_on": run.pretrain_on,
-        "train_embeddings": run.train_embeddings,
-    }
+    config = {"run_name": run.name} | {name: getattr(run, name) for name in ("base", "method", "pretrain_on", "train_embeddings")}
     series = [{"step": i, "loss": 3.0 / (1 + i / 10), "learning_rate": 1e-3, "grad_norm": 1.0} for i in range(1, 1 + STEPS[-1])]
     counts = {"trainable_parameters": run.size // 10}
     tune = _record(workspace, "tune", f"20_tune__{run.name}", config, {"series": series, "final_loss": series[-1]["loss"]}, counts)
@@ -108,7 +94,8 @@ def _write_run(workspace: paths.Workspace, run: Made, exams: dict[str, list[Ques
             for shots in (0, 1):
                 name = f"{run.name}__step{step}__{exam}__{shots}shot"
                 rng = random.Random(f"{workspace.seed}/{name}")
-                rows = [_row(q, _answer(q, _skill(run, q, rank), rng)) for q in exams[exam]]
+                asked = [(q, _answer(q, _skill(run, q, rank), rng)) for q in exams[exam]]
+                rows = [{"key": q.id, "id": q.id, "exam": exam, "section": q.section, "response": r, "finish": "stop"} for q, r in asked]
                 write_jsonl(workspace.answers / f"{name}.jsonl", rows)
                 settings = config | {"adapter": run.name, "step": step, "exam": exam, "shots": shots, "template": "plain_ja"}
                 write_record(workspace.records, _record(workspace, "evaluate", f"30_evaluate__{name}", settings))
@@ -131,24 +118,6 @@ def _answer(question: Question, skill: float, rng: random.Random) -> str:
     return "、".join(rng.sample(question.choices, k=question.n_select))
 
 
-def _row(question: Question, response: str) -> dict[str, object]:
-    return {
-        "key": question.id,
-        "id": question.id,
-        "exam": question.exam,
-        "section": question.section,
-        "response": response,
-        "finish": "stop",
-    }
-
-
-def _record(
-    workspace: paths.Workspace,
-    kind: str,
-    name: str,
-    config: dict[str, Any],
-    metrics: dict[str, Any] | None = None,
-    counts: dict[str, int] | None = None,
-) -> Record:
+def _record(workspace: paths.Workspace, kind: str, name: str, config: dict[str, Any], metrics: Any = None, counts: Any = None) -> Record:
     about = {"git_commit": "0" * 40, "device": "CPU, 2 cores", "versions": {"python": "3.11"}, "created": "2026-11-22T12:00:00+00:00"}
     return Record(kind, name, workspace.preset, workspace.seed, config, metrics or {}, counts or {}, **about)

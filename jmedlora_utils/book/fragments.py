@@ -17,7 +17,7 @@ import pandas as pd
 from jmedlora_utils.analysis import claims, evidence, gains, known_responses, published_pairs, scores
 from jmedlora_utils.analysis.studies import Study
 from jmedlora_utils.book import history, miniature, provenance
-from jmedlora_utils.book.provenance import BENCHMARKS, MINI, Edition, pipe_table
+from jmedlora_utils.book.provenance import BENCHMARKS, MINI, Edition, table_of
 from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.records import read_record
 from jmedlora_utils.data import fetch, igakuqa, prompts
@@ -86,7 +86,7 @@ def verdicts_ja() -> str:
     if (found := _study(evidence.evidence_folder(MINI))) is None:
         return "五つのシードによる結果は、この複製には含まれていません。"
     study, judged, changed = found
-    return f"{pipe_table(miniature.HEADS_JA, miniature.verdicts_ja(judged, changed))}\n\n{miniature.summary_ja(study)}"
+    return f"{table_of(miniature.HEADS_JA, miniature.verdicts_ja(judged, changed))}\n\n{miniature.summary_ja(study)}"
 
 
 def paper_settings(rows: Sequence[str] = ()) -> str:
@@ -156,7 +156,7 @@ def speed(name: str, folder: Path = BENCHMARKS) -> str:
     repeats = len(next(iter(seconds.values())))
     made = f"{record.device}, {record.created[:10]}, {repeats} runs of each, in turn; commit {provenance.commit_of(record)}"
     heads = ("what", "fastest (s)", "median (s)", "slowest (s)", "median ÷ ours")
-    return f"{note}{pipe_table(heads, rows)}\n\nFrom `benchmarks/results/{name}.json`: {made}."
+    return f"{note}{table_of(heads, rows)}\n\nFrom `benchmarks/results/{name}.json`: {made}."
 
 
 def api() -> str:

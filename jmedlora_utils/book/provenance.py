@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from jmedlora_utils.analysis import evidence
 from jmedlora_utils.core import paths
-from jmedlora_utils.core.formatting import escape
+from jmedlora_utils.core.formatting import escape, markdown
 from jmedlora_utils.core.presets import Preset, load_preset
 from jmedlora_utils.core.records import Record, load_records, package_versions, read_record
 from jmedlora_utils.workflow.runner import clock
@@ -48,6 +50,11 @@ class Edition:
     records: list[Record]  #: Records behind the pages
     times: list[tuple[str, float]]  #: Label and seconds of every notebook that ran
     committed: bool  #: Whether it is made from committed evidence alone
+
+
+def table_of(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of these texts, which are Markdown themselves."""
+    return markdown(pd.DataFrame(list(rows), columns=list(heads), dtype=object))
 
 
 def evidence_line(stem: str, entries: Sequence[str], parameters: dict[str, Any]) -> str:
@@ -99,13 +106,13 @@ def run_table(edition: Edition) -> str:
         ("Commit", ", ".join(sorted({commit_of(record) for record in records}))),
         ("Notebooks shown as code" if edition.committed else "Notebooks not in this run", ", ".join(missing) or "none"),
     ]
-    return pipe_table(("what", "this book"), rows)
+    return table_of(("what", "this book"), rows)
 
 
 def times_table(edition: Edition) -> str:
     """The time of every notebook that ran for this copy."""
     total = ("all, one after another", clock(sum(seconds for _, seconds in edition.times)))
-    return pipe_table(("notebook", "time"), [*((name, clock(seconds)) for name, seconds in edition.times), total])
+    return table_of(("notebook", "time"), [*((name, clock(seconds)) for name, seconds in edition.times), total])
 
 
 def versions_table(edition: Edition) -> str:
@@ -113,7 +120,7 @@ def versions_table(edition: Edition) -> str:
     here = package_versions()
     then = {name: version for record in edition.records for name, version in record.versions.items()} or here
     rows = [(name, version, here.get(name, "")) for name, version in then.items() if version != "not installed"]
-    return pipe_table(("package", "when the records were made", "when the book was built"), rows)
+    return table_of(("package", "when the records were made", "when the book was built"), rows)
 
 
 def records_table(edition: Edition) -> str:
@@ -121,7 +128,7 @@ def records_table(edition: Edition) -> str:
     if edition.committed:
         return f"No model was run for this copy. The records of the committed study are {{ref}}`listed below <{LABEL}{MINI}>`."
     heads = ("kind", "run", "seeds", "records", "time", "peak memory", "device", "day")
-    return pipe_table(heads, [_record_row(*item) for item in _by_run(edition.records)])
+    return table_of(heads, [_record_row(*item) for item in _by_run(edition.records)])
 
 
 def evidence_lists() -> str:
@@ -141,7 +148,7 @@ def evidence_lists() -> str:
         record = read_record(path)
         link = f"{{download}}`{path.name} </benchmarks/results/{path.name}>`"
         rows.append((link, record.device, record.created[:10], commit_of(record), clock(record.wall_seconds), _versions(record.versions)))
-    table = pipe_table(("record", "device", "day", "commit", "time", "versions"), rows)
+    table = table_of(("record", "device", "day", "commit", "time", "versions"), rows)
     parts.append(f"({LABEL}benchmarks)=\n\n### `benchmarks/results`\n\nSpeed, measured by the scripts of `benchmarks/`.\n\n{table}")
     return "\n\n".join(parts)
 
@@ -173,7 +180,7 @@ def _committed_records(folder: Path) -> str:
         links = " ".join(_download(f"{folder.name}/seed{seed}/records/{name}.json", str(seed)) for seed, name in names)
         row = _record_row((kind, run), group)
         rows.append((kind, row[1], links, *row[4:]))
-    return pipe_table(("kind", "run", "records, by seed", "time", "peak memory", "device", "day"), rows)
+    return table_of(("kind", "run", "records, by seed", "time", "peak memory", "device", "day"), rows)
 
 
 def _by_run(records: Iterable[Record]) -> list[tuple[tuple[str, str], list[Record]]]:
@@ -202,9 +209,3 @@ def commit_of(record: Record) -> str:
     if not record.git_commit:
         return "outside git"
     return f"`{record.git_commit[:10]}`" + (" with changes" if record.git_dirty else "")
-
-
-def pipe_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown pipe table of texts."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
