@@ -24,7 +24,7 @@ SLIPS = {
     "119F42": "the unit that ends choice b stands before the text of c, left as read",
 }
 """Slips of character recognition that touch a choice or what is asked, by id; those in `questions.MISREAD` are asked of no model.
-Signs, units and raised figures are flattened in many stems (`HCO325mEq/L`); they are left as read."""
+Signs, units and raised figures are flattened in many stems; they are left as read."""
 LOST_STEM = "(stem lost)"
 EITHER = frozenset({"119E28"})
 """Questions for which one of several letters of the key was accepted, as the repository marks them."""
@@ -76,7 +76,7 @@ def _labelled(choices: list[str]) -> dict[str, str]:
 
 
 def _from_stem(stem: str) -> tuple[str, dict[str, str]]:
-    """A stem that ends in its choices, taken apart: `... どれか。 aアトロピン bジアゼパム Cフロセミド ...`."""
+    """A stem that ends in its choices, taken apart: `... どれか。 aア bイ Cウ ...`."""
     found = list(_IN_STEM.finditer(stem))[-len(FIVE) :]
     if "".join(match[1].lower() for match in found) != FIVE:
         return stem, {}

@@ -77,8 +77,8 @@ def test_a_question_of_the_120th_is_taken_apart(tmp_path, row, expected):
         ("119D1,d", read119("119D1", "119D正しいのはどれか。"), {"text": "正しいのはどれか。"}),
         (
             "119E48,e",
-            read119("119E48", "薬剤はどれか。 aア bジ Cフ dド eグ ", []),
-            {"text": "薬剤はどれか。", "choices": tuple("アジフドグ")},
+            read119("119E48", "薬剤はどれか。 aア bイ Cウ dエ eオ ", []),
+            {"text": "薬剤はどれか。", "choices": tuple("アイウエオ")},
         ),
     ],
 )
