@@ -8,7 +8,7 @@ from jmedlora_utils.data.questions import LETTERS, Question, write_exam
 
 SYLLABLES = "アイウエオカキクケコサシスセソタチツテトナニヌネノ"
 FAMILIES = ("llama", "gpt_neox", "qwen3")
-# Gemma 3 is loaded and planned; shared prefixes with a sliding window are not yet right in generation and likelihood.
+# Gemma 3 is loaded, planned, asked and scored; its tuning is that of Llama.
 LOADED_FAMILIES = (*FAMILIES, "gemma3_text")
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

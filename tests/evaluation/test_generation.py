@@ -14,7 +14,7 @@ from tests import tiny
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        yield tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, *tiny.FAMILIES)
+        yield tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, *tiny.LOADED_FAMILIES)
 
 
 def encode(tokenizer, n: int, shots=()) -> list[list[int]]:
@@ -23,13 +23,14 @@ def encode(tokenizer, n: int, shots=()) -> list[list[int]]:
     return [prompts.encode_prompt(tokenizer, prompts.build_exam_prompt(q, "plain_ja", shots)) for q in questions]
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.LOADED_FAMILIES)
 def test_a_padded_batch_with_a_shared_prefix_answers_as_one_by_one(workspace, family: str) -> None:
     model, tokenizer = loading.load_base(family, workspace=workspace)
     rows = encode(tokenizer, 10, shots=tiny.make_questions(1, "mini_shots", seed=9))
     assert len({len(r) for r in rows}) > 3
     prefix = generation.read_prefix(model, rows)
-    assert prefix is not None and len(prefix.ids) >= generation.MIN_PREFIX
+    # These prompts outgrow the window of the tiny Gemma 3, where nothing is shared.
+    assert (prefix is None) if family == "gemma3_text" else (len(prefix.ids) >= generation.MIN_PREFIX)
     alone = [generation.generate(model, tokenizer, [row], 12)[0] for row in rows]
     assert generation.generate(model, tokenizer, rows, 12) == alone
     assert generation.generate(model, tokenizer, rows, 12, prefix) == alone

@@ -20,7 +20,7 @@ ASK = EvalSettings(base="llama", shots=[0, 1], template="plain_ja", batch_size=8
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        yield tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, *tiny.FAMILIES)
+        yield tiny.make_workspace(tmp_path_factory.mktemp("runs"), monkeypatch, *tiny.LOADED_FAMILIES)
 
 
 def uneven(n: int) -> list[Question]:
@@ -46,7 +46,7 @@ def full_prompts(model: Any, ids: list[int], options: list[list[int]]) -> list[f
 
 
 @pytest.mark.parametrize("adapted", [False, True])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.LOADED_FAMILIES)
 def test_choices_from_the_cache_equal_five_full_prompts(workspace, tmp_path, monkeypatch, family: str, adapted: bool) -> None:
     model, tokenizer = loading.load_base(family, workspace=workspace)
     if adapted:
@@ -60,7 +60,8 @@ def test_choices_from_the_cache_equal_five_full_prompts(workspace, tmp_path, mon
     assert min(lengths) == 1 and len(lengths) > 3 and len({len(r) for r in rows}) > 3
     expected = [full_prompts(model, ids, o) for ids, o in zip(rows, options, strict=True)]
     prefix = generation.read_prefix(model, rows)
-    assert prefix is not None and len(prefix.ids) >= generation.MIN_PREFIX
+    # These prompts outgrow the window of the tiny Gemma 3, where nothing is shared.
+    assert (prefix is None) if family == "gemma3_text" else (len(prefix.ids) >= generation.MIN_PREFIX)
     ids = options
     for found in (likelihood.score_batch(model, rows, ids), likelihood.score_batch(model, rows, ids, prefix)):
         for ours, plain in zip(found, expected, strict=True):

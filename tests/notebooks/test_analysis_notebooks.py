@@ -15,8 +15,9 @@ import synthetic_study
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 
-from jmedlora_utils.analysis import exam_errors
+from jmedlora_utils.analysis import arms, evidence, exam_errors
 from jmedlora_utils.core import paths
+from tests.analysis.test_arms import BASE, OTHER, make_study
 
 STEMS = ("32_scores", "40_findings", "42_cost", "43_errors")
 RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-small_lora", "en-large_lora", "en-large_full", "ja-medium_lora")]
@@ -104,6 +105,21 @@ def test_pages_write_their_tables(pages):
     assert set(flipped["flip"]) <= {"fixed", "broken", "right twice", "wrong twice"}
     gain = (flipped["flip"] == "fixed").sum() - (flipped["flip"] == "broken").sum()
     assert gain == flipped["after"].sum() - flipped["before"].sum()
+
+
+def test_page_44_compares_the_arms_by_the_committed_rule(tmp_path, monkeypatch):
+    study = make_study(bases=(BASE, OTHER))
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    monkeypatch.setattr(evidence, "load_study", lambda preset, source: study)
+    measured = [("smollm2_base", 1, "nats per byte", "japanese", 1.5), ("smollm2_base", 1, "likelihood", "small_exam_1, 0-shot, all", 0.2)]
+    monkeypatch.setattr(arms, "measures", lambda preset, seeds: pd.DataFrame(measured, columns=arms.MEASURES))
+    shown = run_cells("44_small_models", preset="small-smoke", source="run")
+    assert "nothing here is evidence" in shown["banner"].data and "supported" in shown["rule"].data
+    assert shown["claim1"].data.count("| supported") == 6 and "+70.0" in shown["claim1"].data
+    assert "retrieval, BM25" in shown["scores-table"].data and "20.0" in shown["scores-table"].data
+    assert "points more from Japanese than from English records" in shown["claim3"].data and "どれか" in shown["example"].data
+    written = {p.name for p in (tmp_path / "small-smoke" / "tables").iterdir()}
+    assert written == {"summary.csv", "claim_1.csv", "transfer.csv", "answers.csv", "measures.csv"}
 
 
 def test_analysis_needs_no_torch():
