@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import seaborn as sns
 
 from jmedlora_utils.book.answer_sources import AnswerSet, AnswerSource
 from jmedlora_utils.core import notebook
@@ -169,30 +170,23 @@ class Explorer:
 
     def matching(self, show: str, group: str | None = None) -> list[str]:
         """Ids of the questions that a filter keeps, in exam order; of the picked group where none is given."""
-        group = self.picked["group"] if group is None else group
-        now, known = self.scores(self.now), self._questions()
-        before = self.scores(self.before) if self.before else {}
+        group, known = self.picked["group"] if group is None else group, self._questions()
+        return [key for key in self.scores(self.now) if (not group or known[key].section == group) and show in self._filters(key)]
 
-        def keeps(key: str) -> bool:
-            right, was = bool(now[key].accuracy), bool(before[key].accuracy) if key in before else None
-            match show:
-                case "fixed":
-                    return right and was is False
-                case "broken":
-                    return not right and was is True
-                case "right":
-                    return right
-                case "wrong":
-                    return not right
-                case "unreadable":
-                    return not now[key].readable
-                case "disputed":
-                    return len({self.scores(self.now, scorer)[key].accuracy for scorer in metrics.SCORERS}) > 1
-                case "prohibited":
-                    return bool(now[key].picked & known[key].prohibited)
-            return True
-
-        return [key for key in now if (not group or known[key].section == group) and keeps(key)]
+    def _filters(self, key: str) -> set[str]:
+        """The filters of `FILTERS` that keep a question."""
+        score = self.scores(self.now)[key]
+        right, found = bool(score.accuracy), {"all", "right" if score.accuracy else "wrong"}
+        before = self.scores(self.before).get(key) if self.before else None
+        if before is not None and bool(before.accuracy) != right:
+            found.add("fixed" if right else "broken")
+        if not score.readable:
+            found.add("unreadable")
+        if len({self.scores(self.now, scorer)[key].accuracy for scorer in metrics.SCORERS}) > 1:
+            found.add("disputed")
+        if score.picked & self._questions()[key].prohibited:
+            found.add("prohibited")
+        return found
 
     def tally(self) -> pd.DataFrame:
         """How many questions each filter keeps, one row per group."""
@@ -280,25 +274,24 @@ class Explorer:
         """
         if (q := self.question()) is None:
             raise JmedloraError(f"no question fits: {FILTERS[self.picked['show']]}; pick another filter")
-        sides, height = list(self.sides().values()), 0.36
-        labels = [_tick(q, letter) for letter in q.letters]
+        sides, labels = list(self.sides().values()), [_tick(q, letter) for letter in q.letters]
+        rows = [(label, side.label, d) for side in sides for label, d in zip(labels, side.distances, strict=True)]
+        long = pd.DataFrame(rows, columns=["choice", "answer", "distance"])
         figure, axes = style.new_figure(height=1.3 + 0.55 * len(labels) + 0.15 * sum(label.count("\n") for label in labels))
-        ax = axes[0, 0]
-        for rank, side in enumerate(sides):
-            y = [i + height * (rank - (len(sides) - 1) / 2) for i in range(len(labels))]
-            look = {"color": style.PALETTE["blue"]} if side is sides[-1] else {"color": style.PALETTE["sky"], "hatch": "//"}
-            drawn = ax.barh(y, side.distances, height=height * 0.95, label=side.label, edgecolor="white", **look)
-            ax.bar_label(drawn, [f"{d:.2f}" for d in side.distances], padding=3, fontsize=9.5)
+        ax, colours = axes[0, 0], [style.PALETTE["sky"], style.PALETTE["blue"]][-len(sides) :]
+        look = {"palette": colours, "saturation": 1, "edgecolor": "white", "errorbar": None}
+        sns.barplot(long, x="distance", y="choice", hue="answer", ax=ax, **look)
+        for bars, key, side in zip(ax.containers, ax.get_legend_handles_labels()[0], sides, strict=True):
+            ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=9.5)
+            for bar in (*bars, key):
+                bar.set_hatch("" if side is sides[-1] else "//")
         if q.breakdown:
             look = {"color": style.PALETTE["vermilion"], "marker": "D", "zorder": 3, "label": "share of students"}
             ax.scatter(q.breakdown, range(len(labels)), s=30, **look)
-        ax.set_yticks(range(len(labels)), labels)
         for tick, letter in zip(ax.get_yticklabels(), q.letters, strict=True):
             if letter in q.gold:
                 tick.set_color(style.PALETTE["blue"])  # the Japanese font has no bold face
-        ax.invert_yaxis()
-        ax.grid(axis="y", visible=False)
-        ax.set_xlabel("Gestalt distance to the answer (higher is closer)")
+        ax.set(xlabel="Gestalt distance to the answer (higher is closer)", ylabel="")
         style.percent_axis(ax, 0, 1.12, axis="x")
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
         style.legend_above(figure, ax, columns=1)

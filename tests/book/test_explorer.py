@@ -151,7 +151,7 @@ def test_the_figure_has_a_bar_for_each_choice_and_answer() -> None:
     style.use_style()
     panel = Explorer(made_up(system="青い薬", other="黒い薬"))
     ax = panel.figure().axes[0]
-    widths = sorted(round(p.get_width(), 2) for p in ax.patches)
+    widths = sorted(round(bar.get_width(), 2) for bars in ax.containers for bar in bars)
     assert len(widths) == 10 and widths[-2:] == [1.0, 1.0]
     gold = [t.get_text() for t in ax.get_yticklabels() if t.get_color() == style.PALETTE["blue"]]
     assert len(gold) == 1 and gold[0].startswith("b  青い薬")
