@@ -59,7 +59,7 @@ EQUIVALENCE_LEVEL = 0.05
 FOLDER = paths.RESULTS / "published_pairs"
 EDITIONS = {"igakuqa119": 119, "jmle2026": 120}
 EFFORTS = ("low", "medium", "high")
-PARTS = {1: "gain by LoRA", 3: "lead of the base over its sibling trained on Japanese", 4: "leniency"}
+PARTS = {1: "gain by a medical LoRA", 3: "lead of the base over its Japanese sibling", 4: "leniency"}
 """What the effect of a claim's deciding rows is."""
 SETTINGS = ("decoding", "effort", "quantisation", "serving", "vision", "prompt")
 """What the two runs of a pair should share, as far as their sources state it."""
@@ -173,7 +173,7 @@ def examine(material: Material) -> Tables:
     return Tables(
         pairs=pairs,
         systems=_systems(material),
-        verdicts=_verdicts(pairs, details, lenient),
+        verdicts=_verdicts(pairs, details, lenient, readings["text_exact_match"].max() if lenient else 0.0),
         cuts=cuts,
         steps=_steps(material),
         readings=readings,
@@ -238,7 +238,8 @@ def _pairs(material: Material) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame
             said = [*differ, f"not stated: {', '.join(unknown)}" if unknown else "", adapted.facts.note, "one run each"]
             row = {"exam": EDITIONS[exam], "base": base.system, "adapted": adapted.system, "adaptation": adapted.facts.adaptation}
             rows.append(row | _compared(first, second) | {"confounds": "; ".join(filter(None, said))})
-            details.append({"domain": adapted.facts.domain, "decides": not differ, "equivalence_p": equivalence(second - first)})
+            detail = {"domain": adapted.facts.domain, "decides": not differ, "caveat": adapted.facts.caveat}
+            details.append(detail | {"equivalence_p": equivalence(second - first)})
             for cut, group, names in _groups(questions):
                 cuts.append(row | {"cut": cut, "group": group} | _compared(first[names], second[names]))
     table = pd.DataFrame(rows, columns=[c for c in PAIR_COLUMNS if c != "p_holm"])
@@ -331,7 +332,7 @@ def _same(question: Question, first: Answer, second: Answer) -> bool:
     return first.number == second.number if question.rule == "number" else first.letters == second.letters
 
 
-def _verdicts(pairs: pd.DataFrame, details: pd.DataFrame, lenient: Interval | None) -> pd.DataFrame:
+def _verdicts(pairs: pd.DataFrame, details: pd.DataFrame, lenient: Interval | None, exact: float = 0.0) -> pd.DataFrame:
     """One row per pair and claim: the effect as the claim counts it, equivalence, whether the pair decides, and the verdict."""
     rows = []
     for pair, detail in zip(pairs.itertuples(), details.itertuples(), strict=True):
@@ -347,10 +348,11 @@ def _verdicts(pairs: pd.DataFrame, details: pd.DataFrame, lenient: Interval | No
         counts = detail.decides and (claim == 3 or pair.adaptation == "LoRA")
         row = {"claim": claim, "exam": pair.exam, "base": pair.base, "adapted": pair.adapted, **effect._asdict()}
         row |= {"equivalence_p": detail.equivalence_p, "small": detail.equivalence_p < EQUIVALENCE_LEVEL}
-        rows.append(row | {"decides": counts, "verdict": verdict})
+        rows.append(row | {"decides": counts, "verdict": verdict, "caveat": detail.caveat})
     if lenient is not None:
-        rows.append({"claim": 4, **lenient._asdict(), "decides": True, "verdict": claims.decide(lenient)})
-    columns = ["claim", "exam", "base", "adapted", "value", "low", "high", "equivalence_p", "small", "decides", "verdict"]
+        caveat = f"Exact match at most {percent(exact)} %"
+        rows.append({"claim": 4, **lenient._asdict(), "decides": True, "verdict": claims.decide(lenient), "caveat": caveat})
+    columns = ["claim", "exam", "base", "adapted", "value", "low", "high", "equivalence_p", "small", "decides", "verdict", "caveat"]
     found = pd.DataFrame(rows, columns=columns).astype({"exam": "Int64", "small": "boolean"})
     return found.sort_values("claim", kind="stable", ignore_index=True)
 
@@ -370,13 +372,15 @@ def glance(verdicts: pd.DataFrame | None = None) -> dict[int, str]:
     found = {}
     for number, verdict in claim_verdicts(verdicts).items():
         own = verdicts[(verdicts["claim"] == number) & verdicts["decides"]]
-        said = [f"{PARTS[number]} {percent(row.value, row.low, row.high, signed=True)}{_names(row)}" for row in own.itertuples()]
-        found[number] = "; ".join([f"**{verdict}**", *said])
+        said = [f"{percent(row.value, row.low, row.high, signed=True)}{_beside(row)}" for row in own.itertuples()]
+        found[number] = f"**{verdict}**" + (f"; {PARTS[number]}: {', '.join(said)}" if said else "")
     return found
 
 
-def _names(row: Any) -> str:
-    return "" if pd.isna(row.base) else f" ({row.base} → {row.adapted})"
+def _beside(row: Any) -> str:
+    names = "" if pd.isna(row.base) else f"{row.base} → {row.adapted}"
+    said = "; ".join(filter(None, (names, "" if pd.isna(row.caveat) else row.caveat)))
+    return f" ({said})" if said else ""
 
 
 def ladder(found: Tables) -> pd.DataFrame:
@@ -427,6 +431,7 @@ def read_tables(exams: Sequence[str], folder: Path = FOLDER) -> Tables:
     check_manifest(folder)
     editions, found = [EDITIONS[exam] for exam in exams], {}
     types = {"systems": {"passed": "boolean"}, "verdicts": {"exam": "Int64", "small": "boolean"}}
+    types["readings"] = {"asked": "Int64", "characters": "Int64"}
     for f in fields(Tables):
         if f.name != "notices":
             table = pd.read_csv(folder / f"{f.name}.csv", dtype=types.get(f.name))

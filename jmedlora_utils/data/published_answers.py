@@ -37,6 +37,7 @@ class ModelFacts(Checked):
     serving: str = NOT_STATED  #: The program that ran the model
     licence: str = NOT_STATED  #: Of the outputs, as the model's own
     note: str = ""  #: What a reader of the pair with its base must know
+    caveat: str = ""  #: The same in a few words, for beside a verdict
     sources: dict[str, str] = Field(default_factory=dict)
 
 

@@ -10,8 +10,10 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from jmedlora_utils.figures.style import PALETTE, LineStyle, legend_above, looks, new_figure
 
-NARROW = 4.7
+NARROW = 4.1
 """Inches: narrow figures keep their letters large on a phone."""
+LONG = 34
+"""Characters of two names that fit one line."""
 SIZE = "a larger model"
 KINDS = {
     "LoRA": LineStyle(PALETTE["vermilion"], "D"),
@@ -33,7 +35,7 @@ def forest(pairs: pd.DataFrame, steps: pd.DataFrame, margin: float) -> Figure:
     larger = steps.rename(columns={"smaller": "base", "larger": "adapted"}).assign(adaptation=SIZE, decides=True)
     rows = pd.concat([pairs, larger], ignore_index=True)
     rows = rows.sort_values("adaptation", key=lambda kinds: kinds.map(list(KINDS).index), kind="stable", ignore_index=True)
-    figure, axes = new_figure(NARROW, 1.1 + 0.52 * len(rows))
+    figure, axes = new_figure(NARROW, 1.2 + 0.68 * len(rows))
     ax, (low, high) = axes[0, 0], (100 * rows["low"].min(), 100 * rows["high"].max())
     ax.axvspan(-100 * margin, 100 * margin, color=PALETTE["grey"], alpha=0.13, zorder=0)
     ax.axvline(0, color=PALETTE["black"], linewidth=1, zorder=1)
@@ -43,11 +45,13 @@ def forest(pairs: pd.DataFrame, steps: pd.DataFrame, margin: float) -> Figure:
         filled = style.colour if row.decides else "white"
         dot = {"color": style.colour, "markerfacecolor": filled, "markeredgewidth": 1.8, "linestyle": "none", "zorder": 3}
         ax.plot(100 * row.difference, place, marker=style.marker, label=row.adaptation if row.decides else None, **dot)
-        text = ax.text(low - 1, place - 0.24, f"{row.exam}: {row.base} → {row.adapted}", fontsize=8.6, va="bottom", zorder=4)
+        arrow = " →\n" if len(row.base + row.adapted) > LONG else " → "
+        name = f"{row.exam}: {row.base}{arrow}{row.adapted}"
+        text = ax.text(low - 1, place - 0.16, name, fontsize=9.5, va="bottom", linespacing=1.05, zorder=4)
         text.set_path_effects([withStroke(linewidth=3, foreground="white")])
     for kind in dict.fromkeys(rows["adaptation"]):
         ax.plot([], [], marker=KINDS[kind].marker, color=KINDS[kind].colour, linestyle="none", label=kind)
-    ax.set(xlim=(low - 1.5, max(high, -low / 2) + 1), ylim=(len(rows) - 0.5, -0.85), xlabel="Difference in points (share right)", ylabel="")
+    ax.set(xlim=(low - 1.5, max(high, -low / 2) + 1), ylim=(len(rows) - 0.6, -0.9), xlabel="Difference in points (share right)", ylabel="")
     ax.set_yticks([])
     ax.grid(visible=False, axis="y")
     sns.despine(ax=ax, left=True)

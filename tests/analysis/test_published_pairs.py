@@ -100,6 +100,12 @@ def test_the_rule_on_the_real_pairs(found):
     assert "serving: OpenRouter / Ollama" in found.pairs.set_index("adapted").loc["pfn-medllm-qwen-72b", "confounds"]
 
 
+def test_the_column_of_the_claims_page_says_what_each_verdict_rests_on():
+    said = pairs.glance()
+    assert said[1].startswith("**not supported**; gain by a medical LoRA: ") and "not to add knowledge" in said[1]
+    assert said[2] == "**not measured**" and said[3].count("→") == 2 and "Exact match at most 0.0 %" in said[4]
+
+
 @needs_data
 def test_cuts_add_up_and_texts_are_read_as_their_publisher_read_them_almost_always(found):
     for _, cuts in found.cuts.groupby(["base", "adapted"]):
@@ -291,7 +297,7 @@ def test_a_base_is_paired_at_the_same_kind_of_thinking_and_no_less_effort(tmp_pa
 def test_the_rule_decides_a_pair(domain, adaptation, effect, p_holm, decides, expected):
     row = {"exam": 120, "base": "b", "adapted": "a", "adaptation": adaptation, "p_holm": p_holm}
     row |= dict(zip(("difference", "low", "high"), effect, strict=True))
-    details = pd.DataFrame([{"domain": domain, "decides": decides, "equivalence_p": 0.5}])
+    details = pd.DataFrame([{"domain": domain, "decides": decides, "caveat": "", "equivalence_p": 0.5}])
     found = pairs._verdicts(pd.DataFrame([row]), details, None).iloc[0]
     assert (found["claim"], found["decides"], found["verdict"]) == expected
 
