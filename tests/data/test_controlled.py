@@ -82,6 +82,14 @@ def test_the_sides_of_a_split_share_no_year_and_no_near_duplicate() -> None:
         controlled.split_exam(questions, 1, 70, 80)
 
 
+def test_short_questions_have_one_answer_and_no_choice_twice_and_repeat_none_that_is_taught() -> None:
+    questions = make_questions()[:10]
+    twice = replace(questions[0], exam="jjsimqa", id="107_1514-57", choices=(*questions[0].choices[:4], questions[0].choices[0]))
+    found = controlled.short_questions([twice, *questions[1:]], 8, 80, questions[1:2])
+    assert found == questions[2:10]
+    assert {(q.exam, q.section) for q in controlled.renamed(found, "small_transfer")} == {("small_transfer", "")}
+
+
 def test_the_placebo_of_real_questions_is_a_listed_wrong_choice_and_prefers_no_place() -> None:
     questions = make_questions()[:40]
     true, false = controlled.exam_records(questions), controlled.permuted_exam(questions, 1)

@@ -13,7 +13,7 @@ import pytest
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.records import read_record
+from jmedlora_utils.core.records import read_record, write_jsonl
 from jmedlora_utils.models import loading
 from jmedlora_utils.tuning import adapters, encoding, run_folder, training
 from tests import tiny
@@ -29,10 +29,19 @@ def losses(record: Any) -> list[float]:
     return [row["loss"] for row in record.metrics["series"]]
 
 
+def test_real_questions_are_refused_before_anything_is_loaded(workspace, monkeypatch) -> None:
+    rows = [row | {"exam_question": "112A1"} for row in tiny.make_records(4)]
+    write_jsonl(workspace.data / "instructions" / "exam.jsonl", rows)
+    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(JmedloraError, match=r"question 112A1 of a real examination, and preset 'smoke' does not teach"):
+        training.tune(QUICK.changed(base="llama", records="exam"), "exam", workspace)
+    assert not (workspace.adapters / "exam").exists()
+
+
 # --- loss -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.LOADED_FAMILIES)
 def test_supervised_logits_give_the_loss_of_all_logits_padded_and_unmasked(tmp_path, family: str) -> None:
     import torch
     from transformers import TrainingArguments
