@@ -15,10 +15,15 @@ from jmedlora_utils.data.questions import Question
 
 YEARS = [2018, 2019, 2020, 2021]
 
-needs_data = pytest.mark.skipif(
-    not (Path(os.environ.get("JMEDLORA_DATA") or "-") / "IgakuQA" / "data" / "2018").is_dir(),
-    reason="needs the published exams: set JMEDLORA_DATA to the folder that holds IgakuQA/ and JJSIMQA/",
-)
+
+def _needs(*folders: str) -> pytest.MarkDecorator:
+    data = Path(os.environ.get("JMEDLORA_DATA") or "-")
+    missing = [folder for folder in folders if not (data / folder).is_dir()]
+    return pytest.mark.skipif(bool(missing), reason=f"set JMEDLORA_DATA to the folder that holds {', '.join(missing)}")
+
+
+needs_data = _needs("IgakuQA/data/2018", "JJSIMQA")
+needs_recent_data = _needs("IgakuQA119", "JMLE2026-Bench")
 
 
 def data_dir() -> Path:

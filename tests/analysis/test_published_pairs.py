@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from exam_fixtures import data_dir, needs_data, question
+from exam_fixtures import data_dir, needs_recent_data, question
 
 from jmedlora_utils.analysis import claims
 from jmedlora_utils.analysis import published_pairs as pairs
@@ -57,7 +57,7 @@ def found():
     return pairs.examine(pairs.read_material(str(data_dir()), EXAMS))
 
 
-@needs_data
+@needs_recent_data
 def test_all_eighteen_totals_are_those_of_the_repositories(found):
     table = found.systems.set_index("system")
     assert {name: (row.points, row.right) for name, row in table.iterrows()} == TOTALS
@@ -67,7 +67,7 @@ def test_all_eighteen_totals_are_those_of_the_repositories(found):
     assert stated == [188, 263, 274]  # summary of the file itself
 
 
-@needs_data
+@needs_recent_data
 def test_nobody_passes_without_published_prohibited_choices_and_a_missed_mark_still_fails(found):
     passed = found.systems.set_index("system")["passed"]
     assert not passed.fillna(False).any()
@@ -75,7 +75,7 @@ def test_nobody_passes_without_published_prohibited_choices_and_a_missed_mark_st
     assert set(passed[passed.notna()].index) == failed
 
 
-@needs_data
+@needs_recent_data
 def test_the_seven_pairs_to_the_last_digit(found):
     assert tuple(found.pairs.columns) == pairs.PAIR_COLUMNS and tuple(found.systems.columns) == pairs.SYSTEM_COLUMNS
     assert len(found.pairs) == len(SEVEN)
@@ -87,7 +87,7 @@ def test_the_seven_pairs_to_the_last_digit(found):
         assert row.low <= row.difference <= row.high and row.p_holm >= row.p
 
 
-@needs_data
+@needs_recent_data
 def test_the_rule_on_the_real_pairs(found):
     assert pairs.claim_verdicts(found.verdicts) == {
         1: claims.NOT_SUPPORTED,
@@ -106,7 +106,7 @@ def test_the_column_of_the_claims_page_says_what_each_verdict_rests_on():
     assert said[2] == "**not measured**" and said[3].count("→") == 2 and "Exact match at most 0.0 %" in said[4]
 
 
-@needs_data
+@needs_recent_data
 def test_cuts_add_up_and_texts_are_read_as_their_publisher_read_them_almost_always(found):
     for _, cuts in found.cuts.groupby(["base", "adapted"]):
         assert set(cuts.groupby("cut")["n"].sum()) == {400}
@@ -117,7 +117,7 @@ def test_cuts_add_up_and_texts_are_read_as_their_publisher_read_them_almost_alwa
     assert readings["read_differently"].max() == 6
 
 
-@needs_data
+@needs_recent_data
 def test_a_file_of_results_under_another_name_appears_without_a_change_of_code(tmp_path):
     for name in EXAMS:
         folder = pairs.fetch.source_of(name).folder
@@ -140,7 +140,7 @@ def test_a_file_of_results_under_another_name_appears_without_a_change_of_code(t
     assert ("Qwen3-32B (again)", "Preferred-MedRECT-32B") in partners and not any("unknown" in name for pair in partners for name in pair)
 
 
-@needs_data
+@needs_recent_data
 def test_the_committed_tables_are_those_of_the_real_files(found, tmp_path):
     committed = pairs.read_tables(EXAMS)
     pairs.write_tables(tmp_path, found)

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-from exam_fixtures import data_dir, needs_data
+from exam_fixtures import data_dir, needs_data, needs_recent_data
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
@@ -160,7 +160,7 @@ def test_points_follow_block_and_number():
 # --- the published files ------------------------------------------------------------------------------------------
 
 
-@needs_data
+@needs_recent_data
 @pytest.mark.parametrize(("exam", "image", "asked", "numbers", "several"), [("igakuqa119", 103, 288, 4, 40), ("jmle2026", 98, 299, 3, 30)])
 def test_counts_of_the_published_files(tmp_path, exam, image, asked, numbers, several):
     questions = exam_files.load_published_exam(exam, data_dir())
@@ -175,13 +175,14 @@ def test_counts_of_the_published_files(tmp_path, exam, image, asked, numbers, se
     assert read_exam(write_exam(tmp_path / "exam.jsonl", questions)) == questions
 
 
-@needs_data
+@needs_recent_data
 def test_every_slip_is_listed_with_what_is_done_about_it():
     rows = exam_files.errata(load_igakuqa119(data_dir()))
     assert {row["questions"] for row in rows if row["erratum"].startswith("read by machine")} == set(SLIPS)
 
 
 @needs_data
+@needs_recent_data
 @pytest.mark.parametrize("exam", exam_files.RECENT)
 def test_both_can_be_asked_without_and_with_a_worked_example(tmp_path, monkeypatch, exam):
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))

@@ -14,7 +14,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from exam_fixtures import data_dir, needs_data, pair, question, write_lines
+from exam_fixtures import data_dir, needs_data, needs_recent_data, pair, question, write_lines
 
 from jmedlora_utils.analysis.exam_card import COLUMNS
 from jmedlora_utils.core import paths
@@ -89,7 +89,7 @@ def test_33_shows_the_committed_pairs_where_the_examinations_are_not_there(run, 
     assert pictures(executed) == ["forest", "ladder"]
 
 
-@needs_data
+@needs_recent_data
 def test_33_reads_a_named_folder_with_a_further_file_and_a_corrected_key(run, tmp_path):
     shutil.copytree(data_dir() / "JMLE2026-Bench", tmp_path / "mine" / "JMLE2026-Bench")
     results = tmp_path / "mine" / "JMLE2026-Bench" / "results"
