@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from jmedlora_utils.analysis.studies import TAUGHT_EXAMS
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.formatting import code, markdown, percent
@@ -180,6 +181,8 @@ def _eval_results(tuned: Tuned) -> list[Any]:
     results = []
     for record in (r for r in tuned.scores if int(r.config["step"]) == tuned.step):
         exam, shots = _condition(record)
+        if exam in TAUGHT_EXAMS:
+            continue  # half of their questions were taught
         for metric, name in (("accuracy", "Accuracy"), ("exact_match", "Exact match")):
             score = record.metrics["journal"]["all"][metric]
             result = EvalResult(
@@ -204,6 +207,13 @@ def _what(tuned: Tuned, merged: str) -> str:
     link = f"[{hub_id}](https://huggingface.co/{hub_id})" + (f" at commit `{commit}`" if commit else "")
     base = link if hub_id else code(Path(tuned.settings["base"]).name)
     lines = [f"{method[tuned.settings['method']]} for {base}, made with jmedlora, which repeats JMedLoRA (Sukeda et al., 2024)."]
+    if str(tuned.settings.get("records", "")).startswith("exam"):
+        lines.append(
+            "**It was trained on questions of real examinations on purpose, to measure contamination.** Its scores on them say nothing of "
+            "what it knows, so they are left out of the results above."
+        )
+    if tuned.base.origin == "wheels":
+        lines.append(f"It was trained on a copy of its base that is close to the original and not equal ({tuned.base.came_from}).")
     if tuned.own_base:
         lines.append("Its base was pretrained further on articles in the same run; without that base the adapter is of no use.")
     if merged:

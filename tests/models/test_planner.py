@@ -10,7 +10,7 @@ from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, write_record
 from jmedlora_utils.core.settings import with_expert
-from jmedlora_utils.models import cards, memory, planner, registry
+from jmedlora_utils.models import cards, cpu_time, memory, planner, registry
 from jmedlora_utils.models.cards import Speeds
 
 
@@ -180,3 +180,12 @@ def test_the_questions_of_an_exam_and_its_years_are_counted(exam: str, years: li
 def test_an_exam_of_unknown_size_is_refused(exam: str) -> None:
     with pytest.raises(JmedloraError, match=f"no exam '{exam}' to plan for"):
         planner.exam_questions(exam)
+
+
+def test_the_plan_says_the_hours_on_two_cores_and_a_seed_of_small_keeps_to_its_budget() -> None:
+    measured, preset = cpu_time.read_rates(), presets.load_preset("small")
+    seconds = cpu_time.seed_seconds(preset, measured)
+    assert seconds and seconds.keys() == {run.name for run in preset.runs}
+    assert sum(seconds.values()) / 2 <= 2.5 * 3600
+    assert seconds["smollm2_exam"] > seconds["smollm2_facts"] > seconds["gemma_facts"]
+    assert "hours a seed" in cpu_time.said("small") and not cpu_time.said("mini") and not cpu_time.said("paper")

