@@ -67,6 +67,9 @@ PAIR_COLUMNS = ("exam", "base", "adapted", "adaptation", "n", "right_base", "rig
 PAIR_COLUMNS += ("difference", "low", "high", "p", "p_holm", "confounds")
 SYSTEM_COLUMNS = ("exam", "system", "parameters", "right", "items", "points", "max_points", "required", "general", "passed")
 SYSTEM_COLUMNS += ("text_right", "text_items")
+READINGS = tuple(f"{form}_{name}" for form in ("text", "line") for name in ("exact_match", "accuracy", "strict"))
+READING_COLUMNS = ("exam", "system", "items", "right", "read_differently", "right_reread", "no_choice", "asked", "letters", "characters")
+READING_COLUMNS += READINGS
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,7 @@ def _pairs(material: Material) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame
                 cuts.append(row | {"cut": cut, "group": group} | _compared(first[names], second[names]))
     table = pd.DataFrame(rows, columns=[c for c in PAIR_COLUMNS if c != "p_holm"])
     table["p_holm"] = list(holm(dict(enumerate(table["p"]))).values())
-    return table[list(PAIR_COLUMNS)], pd.DataFrame(details), pd.DataFrame(cuts)
+    return table[list(PAIR_COLUMNS)], pd.DataFrame(details), pd.DataFrame(cuts, columns=[*PAIR_COLUMNS[:13], "cut", "group"])
 
 
 def _compared(first: pd.Series, second: pd.Series) -> dict[str, Any]:
@@ -325,7 +328,7 @@ def _readings(material: Material) -> tuple[pd.DataFrame, Interval | None]:
                             lenient.setdefault((exam, q.id), []).append(score.accuracy - score.exact_match)
             rows.append(row)
     effect = mean_interval([np.array([np.mean(each) for each in lenient.values()])]) if lenient else None
-    return pd.DataFrame(rows).astype({"asked": "Int64", "characters": "Int64"} if lenient else {}), effect
+    return pd.DataFrame(rows, columns=list(READING_COLUMNS)).astype({"asked": "Int64", "characters": "Int64"}), effect
 
 
 def _same(question: Question, first: Answer, second: Answer) -> bool:

@@ -229,6 +229,17 @@ def test_a_csv_is_read_with_and_without_its_byte_order_mark(tmp_path, mark):
     assert run.answers["119A1"].letters == frozenset("ac") and run.answers["119A1"].right
 
 
+def test_a_folder_without_a_pair_gives_empty_tables_with_their_columns(tmp_path):
+    write_results(tmp_path, result())
+    questions = [question(id="120A1", edition=120, section="A", required=False)]
+    material = pairs.Material({"jmle2026": questions}, {"jmle2026": read_runs(tmp_path, "jmle2026", questions)}, ())
+    found = pairs.examine(material)
+    assert (len(found.pairs), len(found.cuts), len(found.steps), len(found.systems)) == (0, 0, 0, 1)
+    assert pairs.claim_verdicts(found.verdicts)[3] == claims.NOT_MEASURED and not pairs.ladder(found)["answers"].any()
+    for table in (found.pairs, found.cuts, found.steps):
+        assert {"pair", "only first / only second right", "points [95 %]", "p"} <= set(pairs.readable(table))
+
+
 # --- what is paired, marked and decided -------------------------------------------------------------------------------
 
 
