@@ -39,6 +39,8 @@ def page(path: Path, stem: str) -> tuple[Notebook, list[str]]:
         where = f"{paths.relative(path)}, cell {number}"
         for key in ("papermill", "execution"):
             cell["metadata"].pop(key, None)
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            cell["metadata"]["tags"].append("hide-input")  # like the cell of defaults above it
         if cell["cell_type"] == "code":
             cell["outputs"], said = _clean(cell, where)
             warnings += said

@@ -70,6 +70,6 @@ def said(name: str) -> str:
         return ""
     hours = sum(seconds.values()) / 2 / 3600
     return (
-        f"On two processor cores, without a GPU: about {hours:.1f} hours a seed, {hours * len(preset.seeds):.1f} in all "
+        f"On two processor cores, without a GPU: about {hours:.1f} hours per seed, {hours * len(preset.seeds):.1f} in all "
         f"({len(preset.seeds)} seeds; rates measured on {measured.machine}, resources/{FILE.name})."
     )

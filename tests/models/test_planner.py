@@ -188,4 +188,4 @@ def test_the_plan_says_the_hours_on_two_cores_and_a_seed_of_small_keeps_to_its_b
     assert seconds and seconds.keys() == {run.name for run in preset.runs}
     assert sum(seconds.values()) / 2 <= 2.5 * 3600
     assert seconds["smollm2_exam"] > seconds["smollm2_facts"] > seconds["gemma_facts"]
-    assert "hours a seed" in cpu_time.said("small") and not cpu_time.said("mini") and not cpu_time.said("paper")
+    assert "hours per seed" in cpu_time.said("small") and not cpu_time.said("mini") and not cpu_time.said("paper")
