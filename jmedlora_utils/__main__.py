@@ -8,7 +8,9 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
+from jmedlora_utils.analysis import arms, evidence, small_rule
 from jmedlora_utils.book import builder, fragments
+from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import exit_status
 from jmedlora_utils.core.presets import declared_parameters, load_preset, preset_names
 from jmedlora_utils.data import fetch
@@ -58,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     give.add_argument("--merge", action="store_true", help="write a whole model: the adapter merged into the unquantised base")
     give.add_argument("--dtype", default="", choices=list(export.BYTES), help="of the merged weights; default: as the base is stored")
     command("cards", "write a model card into every adapter of a preset", _cards)
+    keep = command("freeze", "turn the finished runs of a preset into committed evidence", _freeze)
+    keep.add_argument("--folder", type=Path, help="write there instead of book/results/")
+    keep.add_argument("--seeds", type=int, nargs="*", default=(), help="only these seeds")
     command("tidy", "sort and tidy the bibliography", _tidy, preset=False)
     return parser
 
@@ -135,6 +140,14 @@ def _export(options: argparse.Namespace) -> None:
 def _cards(options: argparse.Namespace) -> None:
     written = model_card.write_all(options.preset, load_preset(options.preset).seeds)
     print("\n".join(map(str, written)) or f"preset {options.preset!r} has no adapter yet")
+
+
+def _freeze(options: argparse.Namespace) -> None:
+    if options.preset == small_rule.read_rule().preset:
+        written = arms.freeze(options.preset, options.folder, options.seeds)
+    else:
+        written = evidence.freeze(options.preset, options.folder, options.seeds)
+    print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB below {paths.relative(written[0].parent)}")
 
 
 def _tidy(options: argparse.Namespace) -> int:

@@ -12,9 +12,10 @@ import pandas as pd
 
 from jmedlora_utils.analysis import evidence, scores, small_rule
 from jmedlora_utils.analysis.gains import NotMeasuredError
-from jmedlora_utils.analysis.studies import INVENTED_EXAMS, TAUGHT_EXAMS, Study
+from jmedlora_utils.analysis.studies import INVENTED_EXAMS, TAUGHT_EXAMS, Study, read_runs
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.manifest import write_manifest
 from jmedlora_utils.core.records import load_records, write_text
 from jmedlora_utils.core.statistics import Interval
 
@@ -223,14 +224,11 @@ def tables(study: Study) -> dict[str, pd.DataFrame]:
     return {"answers.csv": answer_counts(study), "measures.csv": measures(study.preset, study.seeds)}
 
 
-def freeze(preset: str, folder: Path | None = None) -> list[Path]:
+def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = ()) -> list[Path]:
     """Commits the evidence of a finished run as `evidence.freeze` does, with the arms in `summary.csv` and the tables beside it."""
-    from jmedlora_utils.analysis.studies import read_runs
-    from jmedlora_utils.core.manifest import write_manifest
-
     if preset != small_rule.read_rule().preset:
         raise JmedloraError(f"preset {preset!r}: the rule speaks of {small_rule.read_rule().preset!r} alone; freeze that")
-    written, study = evidence.freeze(preset, folder), read_runs(preset)
+    written, study = evidence.freeze(preset, folder, seeds), read_runs(preset, seeds)
     folder = written[-1].parent
     found = {"summary.csv": summary(study), **tables(study)}
     written += [write_text(folder / name, table.to_csv(index=False, float_format="%.6g")) for name, table in found.items()]

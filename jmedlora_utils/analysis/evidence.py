@@ -1,11 +1,10 @@
 """Committed evidence: a finished run, small enough to commit, with a manifest of sums that is checked whenever it is read.
 
-`python -m jmedlora_utils.analysis.evidence freeze --preset mini-seeds` turns a finished run into committed evidence.
+`python -m jmedlora_utils freeze --preset mini-seeds` turns a finished run into committed evidence.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -20,7 +19,7 @@ import pandas as pd
 from jmedlora_utils.analysis import gains, scores
 from jmedlora_utils.analysis.studies import CONDITION, INVENTED_EXAMS, METRICS, QUESTION, Study, compact, read_runs
 from jmedlora_utils.core import paths
-from jmedlora_utils.core.errors import JmedloraError, exit_status
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.manifest import check_manifest, write_manifest
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import Record, read_jsonl, read_record, write_jsonl, write_record, write_text
@@ -196,27 +195,3 @@ def _unpacked(row: dict[str, Any], questions: pd.DataFrame, seed: int, where: Pa
     loaded = {"quantisation": "nf4" if row["method"] == "qlora" else "none", "template": ""}
     condition = loaded | row | {"seed": seed}
     return table.assign(**{c: condition[c] for c in CONDITION})
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: `freeze --preset NAME [--folder F] [--seeds 1 2]`."""
-    parser = argparse.ArgumentParser(prog="python -m jmedlora_utils.analysis.evidence", description="Committed evidence of a finished run.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("freeze", help="write book/results/<name>/ from runs/<preset>/")
-    command.add_argument("--preset", required=True)
-    command.add_argument("--folder", type=Path, default=None, help="write there instead")
-    command.add_argument("--seeds", type=int, nargs="*", default=(), help="only these seeds")
-    chosen = parser.parse_args(arguments)
-    return exit_status(lambda: _freeze(chosen))
-
-
-def _freeze(chosen: argparse.Namespace) -> None:
-    from jmedlora_utils.analysis import arms, small_rule
-
-    has_arms = chosen.preset == small_rule.read_rule().preset
-    written = arms.freeze(chosen.preset, chosen.folder) if has_arms else freeze(chosen.preset, chosen.folder, chosen.seeds)
-    print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB below {paths.relative(written[0].parent)}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom
 
 from jmedlora_utils.analysis import exam_card, known_responses
 from jmedlora_utils.analysis.known_responses import REASON, RULES, drop_characters, score_responses, unrelated_answers
@@ -187,7 +186,7 @@ def exam_points(questions: Sequence[Question], published: Published) -> pd.DataF
 def passing(questions: Sequence[Question], rates: Sequence[float] = tuple(np.round(np.arange(0.5, 1.0, 0.01), 2))) -> pd.DataFrame:
     """Probability to reach both marks for a candidate who is right on every item with the same probability.
 
-    Exact: each block's points are a binomial count of its one-point items plus three times one of its three-point items.
+    Exact: the distributions of a block's items, one convolved with the other.
     Prohibited choices are left out, so the true probability is lower.
 
     Returns:
@@ -208,11 +207,12 @@ def passing(questions: Sequence[Question], rates: Sequence[float] = tuple(np.rou
 def points_distribution(points: Sequence[float], rate: float) -> np.ndarray:
     """Distribution of the points of items that are each right with the same probability; shape (sum of points + 1,)."""
     pmf = np.ones(1)
-    for value, count in zip(*np.unique(np.asarray(points, int), return_counts=True), strict=True):
-        if value:
-            spread = np.zeros(value * count + 1)
-            spread[::value] = binom.pmf(np.arange(count + 1), count, rate)
-            pmf = np.convolve(pmf, spread)
+    for value in np.asarray(points, int):
+        # One item after the other: scipy's binomial overflows at rates near the smallest float.
+        item = np.zeros(value + 1)
+        item[0] += 1 - rate
+        item[value] += rate
+        pmf = np.convolve(pmf, item)
     return pmf
 
 

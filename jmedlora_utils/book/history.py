@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from jmedlora_utils.book import provenance
 from jmedlora_utils.core import formatting, paths
 
 FOLDER = paths.RESULTS / "studies"
@@ -22,7 +21,9 @@ def studies(folder: Path) -> str:
     caption = "Effects in each study by step and worked examples, with 95 % intervals over five seeds; the verdicts are of *late, 0-shot*."
     alt = "Three panels, gain, size and language; in each, four conditions with one interval per study."
     figure = f":::{{figure}} {folder.name}/studies.png\n:name: fig-studies\n:alt: {alt}\n\n{caption}\n:::"
-    line = provenance.evidence_line("40_findings", ("studies/study1.csv", "studies/study2.csv"), {})
+    names = sorted(path.name for path in FOLDER.glob("study*.csv"))
+    files = ", ".join(f"{{download}}`studies/{name} </book/results/studies/{name}>`" for name in names)
+    line = f":::{{container}} jm-evidence\nEvidence: {files}. Computed by each study's own code, at the commit that its file names.\n:::"
     return f"{figure}\n\n::::{{dropdown}} Every part, step and prompt\n{_table(rows)}\n::::\n\n{line}"
 
 

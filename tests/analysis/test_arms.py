@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from jmedlora_utils.analysis import arms, scores, small_rule
+from jmedlora_utils.__main__ import main
+from jmedlora_utils.analysis import arms, evidence, scores, small_rule
 from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.analysis.studies import CONDITION, METRICS, QUESTION, Study
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.manifest import check_manifest
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import Record
 from jmedlora_utils.core.settings import with_expert
@@ -121,3 +125,16 @@ def test_the_preset_is_the_one_that_the_rule_speaks_of() -> None:
     with pytest.raises(JmedloraError, match="no split of seed 77 was committed"):
         small_rule.check_splits("small", 77, {})
     small_rule.check_splits("small-smoke", 1, {"examination": "0" * 64})
+
+
+def test_the_frozen_evidence_of_the_study_has_its_arms_and_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = make_study()
+    monkeypatch.setattr(evidence, "read_runs", lambda *_: study)
+    monkeypatch.setattr(arms, "read_runs", lambda *_: study)
+    monkeypatch.setattr(arms, "load_records", lambda *_, **__: [])  # no text was measured
+    folder = tmp_path / "small"
+    assert main(["freeze", "--preset", "small", "--folder", str(folder)]) == 0
+    check_manifest(folder)
+    summary = pd.read_csv(folder / "summary.csv")
+    assert {"arm", "material", "language_taught", "exposure"} <= set(summary.columns)
+    assert {"base", "lora", "placebo", "retrieval, BM25"} <= set(summary["arm"])

@@ -14,7 +14,7 @@ from jmedlora_utils.core.records import read_record
 FOLDER = paths.RESULTS / "mini"
 pytestmark = pytest.mark.skipif(
     not (FOLDER / "evidence.json").is_file(),
-    reason="book/results/mini is not frozen yet; run `python -m jmedlora_utils.analysis.evidence freeze`",
+    reason="book/results/mini is not frozen yet; run `python -m jmedlora_utils freeze`",
 )
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import synthetic_study
 
+from jmedlora_utils.__main__ import main
 from jmedlora_utils.analysis import claims, evidence, gains, studies
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
@@ -150,7 +151,7 @@ def test_of_published_exams_ids_letters_and_outcomes_are_frozen_and_no_text(stud
 
 
 def test_smoke_is_no_evidence(tmp_path, capsys):
-    assert evidence.main(["freeze", "--preset", "smoke", "--folder", str(tmp_path)]) == 1
+    assert main(["freeze", "--preset", "smoke", "--folder", str(tmp_path)]) == 1
     assert "no evidence" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 

@@ -1,5 +1,7 @@
 """Intervals and tests against statsmodels, closed forms and simulation."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from exam_fixtures import question
@@ -153,3 +155,31 @@ def test_as_many_questions_as_needed_see_the_difference_four_times_in_five():
 def test_impossible_differences_are_refused(call):
     with pytest.raises(JmedloraError, match="power"):
         call()
+
+
+def test_mcnemar_sees_what_the_unpaired_test_misses():
+    """peers.md, demand 2: unpaired p = 0.08, McNemar far smaller on the same answers."""
+    from statsmodels.stats.proportion import proportions_ztest
+
+    first = np.repeat([1.0, 0.0], [100, 100])
+    second = first.copy()
+    second[100:117] = 1
+    unpaired = proportions_ztest([first.sum(), second.sum()], [200, 200])[1]
+    assert unpaired > 0.05
+    assert statistics.mcnemar_exact(first, second).p < 1e-4
+
+
+def test_holm_of_nothing_is_nothing():
+    assert statistics.holm({}) == {}
+
+
+@dataclass
+class Item:
+    choices: tuple[str, ...] = ("a", "b", "c", "d", "e")
+    n_select: int = 1
+
+
+def test_chance_of_the_harness_subset_is_18_5_percent():
+    """paper.md, 7: uniform guessing on 1,232 single-, 180 two- and 43 three-answer items."""
+    items = [Item()] * 1232 + [Item(n_select=2)] * 180 + [Item(n_select=3)] * 43
+    assert 100 * statistics.chance_level(items) == pytest.approx(18.5, abs=0.05)

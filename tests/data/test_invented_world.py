@@ -1,6 +1,8 @@
 """The invented world: deterministic, balanced, and without a way to guess what was never taught."""
 
+import math
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -204,3 +206,75 @@ def test_no_invented_medical_name_occurs_in_the_real_exams():
         world = make_world(WorldSettings(seed=seed, towns=60, answers=60))
         for kind in ("disease", "drug", "organism", "test", "symptom"):
             assert not [e.ja for e in world.entities[kind] if e.ja in text]
+
+
+def test_lots_and_suppositions_hit_untaught_gold_no_more_often_than_chance():
+    """Whole answers, untaught facts only: hits stay below chance plus four standard deviations."""
+    world = make_world(SMALL)
+    gold = {(f.subject.ja, f.relation.key): {a.ja for a in f.answers} for f in world.facts_of("untaught")}
+    kind_of = {a.ja: r for r in CLINICAL for a in world.entities[r.answer]}
+    diseases = [d.ja for d in world.entities["disease"]]
+    hits: Counter[str] = Counter()
+    expected: Counter[str] = Counter()
+    variance: Counter[str] = Counter()
+    for document in corpus(world, 0.0, 12000):
+        if document.kind not in ("guess", "supposition"):
+            continue
+        if document.kind == "guess":
+            pairs = [(document.prompt, document.text.split(prompts.SEPARATOR))]
+        else:  # the two sentences that are supposed
+            said = document.prompt.split("もし")[1].split("。")[:2]
+            pairs = [(line, [a for a in kind_of if a in line]) for line in said]
+        kind = document.kind
+        for text, answers in pairs:
+            relation, (disease,) = kind_of[answers[0]], [d for d in diseases if d in text]
+            if (disease, relation.key) in gold:
+                chance = 1 / math.comb(world.settings.answers, relation.n_answers)
+                hits[kind] += set(answers) == gold[disease, relation.key]
+                expected[kind] += chance
+                variance[kind] += chance * (1 - chance)
+    for kind in ("guess", "supposition"):
+        assert expected[kind] > 30
+        assert hits[kind] <= expected[kind] + 4 * variance[kind] ** 0.5
+
+
+def test_every_disease_has_two_taught_and_two_untaught_relations(world):
+    for section in ("taught", "untaught"):
+        counts = Counter(f.subject for f in world.facts_of(section))
+        assert set(counts.values()) == {2} and len(counts) == len(world.entities["disease"])
+
+
+def test_two_answers_stand_in_one_order_and_pairs_are_balanced():
+    for seed in range(5):
+        world = make_world(WorldSettings(seed=seed))
+        place = {e: i for found in world.entities.values() for i, e in enumerate(found)}
+        assert all(place[one] < place[other] for f in world.facts if f.relation.n_answers == 2 for one, other in [f.answers])
+        for section in ("taught", "untaught"):
+            pairs = Counter(f.answers for f in world.facts_of(section) if f.relation.key == "symptom")
+            assert len(pairs) == math.comb(world.settings.answers, 2) and max(pairs.values()) <= 2
+
+
+def test_corpus_mix_keeps_its_language_share(world):
+    documents = list(corpus(world, 0.6, 4000))
+    share = sum(d.language == "en" for d in documents) / len(documents)
+    assert abs(share - 0.6) < 0.03
+    english = [d for d in documents if d.language == "en"]
+    assert all(ord(c) < 0x250 for d in english for c in d.prompt + d.text)
+
+
+def test_corpus_has_every_form_of_the_exam_with_facts_of_the_general_domain(world):
+    documents = [d for d in corpus(world, 0.0, 3000) if d.kind == "question"]
+    one_shot = [d for d in documents if d.prompt.count("答え:") == 2]
+    two = [d for d in documents if "2つ選べ" in d.prompt and "、" in d.text]
+    assert one_shot and two and any("\na " not in d.prompt for d in documents)
+    asked = world.exams()["mini_general"][0]
+    prompt = prompts.build_exam_prompt(asked, invented_world.TEMPLATE)
+    assert prompt.startswith("問題:") and any(d.prompt.startswith("問題:" + asked.text[:4]) for d in documents)
+
+
+def test_no_rng_of_the_process_is_used_or_moved():
+    random.seed(7)
+    before = random.getstate()
+    world = make_world(SMALL)
+    world.exams(), world.instructions(), list(corpus(world, 0.5, 50))
+    assert random.getstate() == before

@@ -259,3 +259,20 @@ def test_killed_and_started_again_it_ends_the_same(tmp_path: Path, monkeypatch, 
     resumed = training.tune(plan, "run", workspace)
     assert resumed.comparable() == straight.comparable()
     assert resumed.metrics["weights_sha256"] == straight.metrics["weights_sha256"]
+
+
+def test_a_tracker_is_told_every_loss_and_only_one_that_is_named(workspace, monkeypatch) -> None:
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    told: list[float] = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+            told.extend([logs["loss"]] if "loss" in logs else [])
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
+    training.tune(QUICK.changed(max_steps=2), "silent", workspace)
+    assert told == []
+    record = training.tune(QUICK.changed(report_to="tensorboard", max_steps=2), "run", workspace)
+    assert told == losses(record)

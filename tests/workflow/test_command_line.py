@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from jmedlora_utils.__main__ import main
-from jmedlora_utils.analysis import evidence
 from jmedlora_utils.models import planner
 from jmedlora_utils.tuning import training
 
@@ -32,8 +31,8 @@ COMMANDS = [
     (main, "plan --preset nowhere", {}, "no preset 'nowhere'"),
     (main, "plan --preset paper", {"JMEDLORA_MODELS": "no/such.yaml"}, "such.yaml: no such file"),
     (training.main, "--settings nowhere", {}, "nowhere"),
-    (evidence.main, "freeze --preset smoke", {}, "smoke"),
-    (evidence.main, "freeze --preset nowhere", {}, "no preset 'nowhere'"),
+    (main, "freeze --preset smoke", {}, "smoke"),
+    (main, "freeze --preset nowhere", {}, "no preset 'nowhere'"),
     (planner.main, "--preset nowhere", {}, "no preset 'nowhere'"),
 ]
 USAGE = [
