@@ -22,6 +22,7 @@ from jmedlora_utils.workflow.checks import load_checked
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    paths.fix_folders()
     return exit_status(lambda: options.run(options))
 
 

@@ -64,10 +64,9 @@ class Project:
         write_notebook(self.notebooks / "41_metrics.ipynb", 'preset = "mini"  # preset\n')
         write_notebook(self.notebooks / "30_evaluate_exam.ipynb", common + 'run_name = ""  # run\n', "print('evaluated', run_name)")
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs `python -m <arguments>` in the project, with its own copy of the package."""
-        environment = os.environ | {"PYTHONPATH": str(self.root)}
-        environment.pop("JMEDLORA_RUNS", None)
+    def run(self, *arguments: str, runs: str = "") -> subprocess.CompletedProcess[str]:
+        """Runs `python -m <arguments>` in the project, with its own copy of the package; `runs` is its `JMEDLORA_RUNS`."""
+        environment = os.environ | {"PYTHONPATH": str(self.root), "JMEDLORA_RUNS": runs}
         command = [sys.executable, "-m", *arguments]
         return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False, timeout=300)
 

@@ -34,6 +34,13 @@ def weights_dir() -> Path:
     return Path(os.environ.get("JMEDLORA_WEIGHTS") or ROOT / ".jmedlora_cache" / "models").expanduser().resolve()
 
 
+def fix_folders() -> None:
+    """Makes the folders that the environment names absolute, because notebooks run in another working folder than the command."""
+    for name in ("JMEDLORA_RUNS", "JMEDLORA_DATA", "JMEDLORA_WEIGHTS", "JMEDLORA_MODELS"):
+        if given := os.environ.get(name):
+            os.environ[name] = str(Path(given).expanduser().resolve())
+
+
 def relative(path: Path | str) -> str:
     """The path as shown to a reader: from the repository root where it lies inside it."""
     path = Path(path).resolve()

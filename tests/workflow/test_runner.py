@@ -239,6 +239,16 @@ def test_a_killed_run_goes_on(project: Project) -> None:
     assert "3 of 3 notebooks" in again.stdout
 
 
+def test_a_relative_folder_of_runs_is_one_folder_for_the_command_and_its_notebooks(project: Project) -> None:
+    notebook = project.notebooks / "20_tune_lora.ipynb"
+    code = "from jmedlora_utils.core import paths; print('writes to', paths.runs_root())"
+    notebook.write_text(notebook.read_text().replace("print('rank', rank)", f"print('rank', rank); {code}"))
+    done = project.run("jmedlora_utils", "run", "--preset", "mini", "--output", "20_tune_lora__a", "--seed", "1", runs="some/runs")
+    assert done.returncode == 0, done.stderr
+    executed = project.root / "some/runs/mini/seed1/notebooks/20_tune_lora__a.ipynb"
+    assert f"writes to {project.root / 'some/runs'}" in executed.read_text()
+
+
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs /proc")
 def test_after_a_kill_of_the_command_alone_nothing_runs_twice_at_once(project: Project) -> None:
     """Snakemake and the step live on, so a second call is refused; a step that is killed takes its kernel with it."""
