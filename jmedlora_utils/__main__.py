@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from jmedlora_utils.analysis import arms, evidence, small_rule
+from jmedlora_utils.analysis import arms, evidence, hospital, small_rule
 from jmedlora_utils.book import builder, fragments
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import exit_status
@@ -146,6 +146,8 @@ def _cards(options: argparse.Namespace) -> None:
 def _freeze(options: argparse.Namespace) -> None:
     if options.preset == small_rule.read_rule().preset:
         written = arms.freeze(options.preset, options.folder, options.seeds)
+    elif hospital.has_quiz(options.preset):
+        written = hospital.freeze(options.preset, options.folder, options.seeds)
     else:
         written = evidence.freeze(options.preset, options.folder, options.seeds)
     print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB below {paths.relative(written[0].parent)}")

@@ -35,6 +35,7 @@ QUESTION = ["exam", "facts", "id", "category", "n_select", "chance"]
 FORMS = ["seed", "run", "steps", "shots", "exam", "n_select", "n", "as_asked", "right"]
 INVENTED_EXAMS = ("mini_trained", "mini_heldout", "mini_general", "mini_article", "mini_bm25")
 TAUGHT_EXAMS = ("small_exam_1", "small_exam_2")  # real questions, some of which were taught; their texts are never kept
+QUIZ_EXAMS = ("quiz", "quiz_bm25")  # questions on one's own articles; their texts are never kept
 TAUGHT, TAUGHT_HELD_OUT, UNTAUGHT, UNTAUGHT_HELD_OUT = "taught", "taught_held_out_phrasing", "untaught", "untaught_held_out_phrasing"
 GROUPS = (TAUGHT, TAUGHT_HELD_OUT, UNTAUGHT, UNTAUGHT_HELD_OUT, "general")
 EVIDENCE_KINDS = ("prepare", "pretrain", "tune")
@@ -221,11 +222,12 @@ def _forms(answers: pd.DataFrame) -> pd.DataFrame:
 def question_frame(questions: Sequence[Any], texts: bool = False) -> pd.DataFrame:
     """Exam questions as a table, with their group and the chance of a blind pick; `texts` adds stem, choices, gold.
 
-    The group, column `facts`, is the group of facts of an invented exam; the questions of a published exam are one group, named after it.
+    The group, column `facts`, is the group of facts of an invented exam or a quiz; the questions of a published exam are one group, named
+    after it.
     """
     rows = []
     for q, chance in zip(questions, statistics.chances(questions), strict=True):
-        facts = q.section if q.exam in (*INVENTED_EXAMS, *TAUGHT_EXAMS) else q.exam
+        facts = q.section if q.exam in (*INVENTED_EXAMS, *TAUGHT_EXAMS, *QUIZ_EXAMS) else q.exam
         facts = TAUGHT_HELD_OUT if (q.exam, facts) == ("mini_heldout", TAUGHT) else facts
         row = {"exam": q.exam, "facts": facts, "id": q.id, "category": q.category, "n_select": q.n_select, "chance": float(chance)}
         if texts:

@@ -74,7 +74,7 @@ def _evidence(entry: str, parameters: dict[str, Any]) -> str:
         return f"the code, `{entry}`"
     if entry not in STUDY:
         return f"{{ref}}`results/{entry} <{LABEL}{entry.strip('/')}>`" if entry.endswith("/") else _download(entry)
-    preset = parameters["preset"]
+    preset = parameters.get("study") or parameters["preset"]
     if entry == "run" or not evidence.is_committed(preset, parameters.get("source", "auto")):
         return f"answers and records of this run, `runs/{preset}/` ({{ref}}`listed here <{RUN_RECORDS}>`)"
     folder = evidence.evidence_folder(preset).name

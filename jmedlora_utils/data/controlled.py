@@ -200,6 +200,20 @@ def short_questions(questions: Sequence[Question], n: int, max_chars: int, unlik
     return kept
 
 
+def sample_exam(questions: Sequence[Question], n: int, max_chars: int, seed: int) -> list[Question]:
+    """Questions of at most `max_chars` with one answer, half of them with a prohibited choice; drawn by the seed, in their order."""
+    fit = [q for q in questions if _is_plain(q) and _size(q) <= max_chars]
+    rng, harmful = random.Random(f"{seed}/exam sample"), [q for q in fit if q.prohibited]
+    if len(harmful) < n // 2 or len(fit) < n:
+        raise JmedloraError(
+            f"parameter exam_questions: {n} wanted, half of them with a prohibited choice; {len(fit)} are short enough, {len(harmful)} of "
+            "them with one; lower it, raise exam_chars, or prepare more years with notebook 11"
+        )
+    drawn = rng.sample(harmful, n // 2)
+    drawn += rng.sample([q for q in fit if q not in drawn and not q.prohibited], n - len(drawn))
+    return [q for q in fit if q in drawn]
+
+
 def renamed(questions: Sequence[Question], exam: str) -> list[Question]:
     """The questions as an exam of their own, without sections."""
     return [replace(q, exam=exam, section="") for q in questions]

@@ -123,8 +123,8 @@ def exam_questions(exam: str, years: Sequence[int] = tuple(IGAKUQA_QUESTIONS)) -
     """Questions that a text model is asked: of `WHOLE_EXAMS`, `igakuqa_<year>`, `igakuqa_<first>_<last>`, or `igakuqa` of the years."""
     if exam in WHOLE_EXAMS:
         return WHOLE_EXAMS[exam]
-    if exam.startswith(("mini_", "small_")):
-        return 0  # a few hundred short questions that notebooks 10 and 12 prepare: seconds on any card
+    if exam.startswith(("mini_", "small_", "quiz")) or exam == "exam_sample":
+        return 0  # a few hundred short questions that notebooks 10, 12 and 13 prepare: seconds on any card
     named = exam.removeprefix("igakuqa_").split("_")
     if exam.startswith("igakuqa_"):
         years = range(int(named[0]), int(named[-1]) + 1) if len(named) <= 2 and all(year.isdigit() for year in named) else ()
