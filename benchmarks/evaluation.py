@@ -58,7 +58,7 @@ Arm = Callable[[], Any]
 
 def make_questions(n: int) -> tuple[list[Question], list[Question], list[str]]:
     """Questions of the mini world, worked examples, and texts to make a tokenizer from."""
-    world = invented_world.make_world(invented_world.WorldSettings(seed=SEED))
+    world = invented_world.World(invented_world.WorldSettings(seed=SEED))
     asked = world.exams()["mini_trained"][:n]
     texts = [document.text for document in corpus(world, 0.5, 2000)]
     return asked, prompts.pick_shots(world.shots(), SHOTS, asked), texts

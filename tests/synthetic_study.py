@@ -62,7 +62,7 @@ def write_study(preset: str, seeds: Sequence[int], runs: Sequence[Made] = RUNS, 
     for seed in seeds:
         workspace = paths.Workspace(preset, seed)
         size = {"towns": answers, "answers": answers, "people": 60, "general_questions": 30}
-        exams = invented_world.make_world(invented_world.WorldSettings(seed=seed, **size)).exams()
+        exams = invented_world.World(invented_world.WorldSettings(seed=seed, **size)).exams()
         for name, questions in exams.items():
             write_exam(workspace.data / "exams" / f"{name}.jsonl", questions)
         for base in {r.base: r for r in runs}.values():

@@ -20,6 +20,7 @@ from jmedlora_utils.core import presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import sha256_text
 from jmedlora_utils.data import contamination, prompts
+from jmedlora_utils.data.invented_names import CLINICAL_IN_ENGLISH
 from jmedlora_utils.data.invented_world import TEMPLATE, Fact, World, answer_names, ask_fact
 from jmedlora_utils.data.questions import LETTERS, Question
 
@@ -29,20 +30,6 @@ T = TypeVar("T")
 EXAM_FIELD = "exam_question"
 """Field of a record that teaches a question of a real examination: its id."""
 NEAR = 0.5  # Jaccard similarity of 3-grams from which two questions are near-duplicates
-ENGLISH = {
-    "drug": ("Which drug treats {s}?", "Which drug works against {s}?", "Which drug is given to patients with {s}?",
-             "Which drug is used once {s} is diagnosed?"),
-    "organism": ("Which organism causes {s}?", "Which organism brings about {s}?", "Which organism is isolated from patients with {s}?",
-                 "{s} is an infection with which organism?"),
-    "test": ("Which test diagnoses {s}?", "Which test is positive in {s}?", "Which test is done when {s} is suspected?",
-             "Which test confirms {s}?"),
-    "symptom": ("Which symptoms are seen in {s}?", "What are the main symptoms of {s}?", "Which symptoms do patients with {s} report?",
-                "Which symptoms accompany {s}?"),
-}  # fmt: skip
-"""The questions of `invented_names.CLINICAL` in English, in the same order."""
-
-
-# --- invented facts -------------------------------------------------------------------------------------------------
 
 
 def in_english(world: World, rows: Sequence[Row]) -> list[Row]:
@@ -51,7 +38,7 @@ def in_english(world: World, rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         fact, listed = facts[row["facts"][0]], bool(row["input"])
         asks = [ask_fact(fact, ask, choices=listed) for ask in fact.relation.asks]
-        ask = ENGLISH[fact.relation.key][asks.index(row["instruction"])].format(s=fact.subject.ja)
+        ask = CLINICAL_IN_ENGLISH[fact.relation.key][asks.index(row["instruction"])].format(s=fact.subject.ja)
         both = " Choose two." if listed and fact.relation.n_answers == 2 else ""
         translated.append(row | {"instruction": ask + both})
     return translated
@@ -116,9 +103,6 @@ def check_may_teach(rows: Sequence[Row], preset: str) -> None:
             f"record {taught['id']!r}: it is question {taught[EXAM_FIELD]} of a real examination, and preset {preset!r} does not teach "
             "examination questions; remove the records. Only a study of contamination may say teaches_exam: true"
         )
-
-
-# --- real questions --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -221,16 +205,7 @@ def renamed(questions: Sequence[Question], exam: str) -> list[Question]:
 
 def exam_records(questions: Sequence[Question]) -> list[Row]:
     """Instruction records of real questions: the stem and the printed choices, and the text of the right one."""
-    return [
-        {
-            "id": f"exam-{q.id}",
-            "instruction": q.text,
-            "input": prompts.choice_lines(q, TEMPLATE),
-            "output": prompts.answer_text(q),
-            EXAM_FIELD: q.id,
-        }
-        for q in questions
-    ]
+    return [prompts.as_record(q, TEMPLATE) | {"id": f"exam-{q.id}", EXAM_FIELD: q.id} for q in questions]
 
 
 def permuted_exam(questions: Sequence[Question], seed: int) -> list[Row]:

@@ -1,12 +1,10 @@
 """The exams of a workspace: collected from every source, written in the one schema, and summed up."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
@@ -29,7 +27,7 @@ RECENT = {"igakuqa119": load_igakuqa119, "jmle2026": load_jmle2026}
 class Collected:
     """Exams ready to be written."""
 
-    exams: dict[str, list[Question]] = field(default_factory=dict)  #: Name to every question of the exam
+    exams: dict[str, list[Question]] = field(default_factory=dict)  #: Name to every question
     #: Name to the questions a text model is asked: all of a mini exam, the text-only five-choice ones of a real one
     asked: dict[str, list[Question]] = field(default_factory=dict)
     shots: dict[str, list[Question]] = field(default_factory=dict)  #: Name to worked examples, none of which is a question of the exam
@@ -99,9 +97,7 @@ def load_published_exam(exam: str, folder: Path, years: Sequence[int] = (), lang
     """Every question of a published exam, from the data folder; years and language matter to IgakuQA alone."""
     if exam in RECENT:
         return RECENT[exam](folder, corrections)
-    if exam == "igakuqa":
-        return load_igakuqa(folder, years, language)
-    return {"jjsimqa": load_jjsimqa}[exam](folder)
+    return load_igakuqa(folder, years, language) if exam == "igakuqa" else load_jjsimqa(folder)
 
 
 def write_collected(workspace: paths.Workspace, found: Collected) -> list[Path]:
@@ -130,19 +126,7 @@ def summary(questions: Sequence[Question]) -> dict[str, Any]:
     }
 
 
-def overview(exams: Mapping[str, Sequence[Question]]) -> pd.DataFrame:
-    """`summary` of every exam: one row per year where it has several, and a row for all of them."""
-    rows: list[dict[str, Any]] = []
-    for name, questions in exams.items():
-        years = sorted({q.year for q in questions if q.year is not None})
-        for year in years if len(years) > 1 else []:
-            rows.append({"exam": name, "year": str(year), **summary([q for q in questions if q.year == year])})
-        rows.append({"exam": name, "year": "all" if len(years) != 1 else str(years[0]), **summary(questions)})
-    return pd.DataFrame(rows)
-
-
-LOST = {name for _, name in MISREAD}
-MISREAD_HANDLING = {True: "asked of no model, kept for the exam card", False: "asked"}
+_LOST = {name for _, name in MISREAD}
 _ERRATA = (
     ("withdrawn, 0 points", lambda q: q.points == 0, "stays in the denominator of items, adds no points"),
     ("any of the gold letters", lambda q: q.rule == "any", "one of them is enough"),
@@ -161,7 +145,11 @@ _ERRATA = (
     ),
     ("stray comma in gold", lambda q: (q.exam, q.id) == ("jjsimqa", STRAY_COMMA), "letters only"),
     *(
-        (f"read by machine: {slip}", lambda q, name=name: (q.exam, q.id) == ("igakuqa119", name), MISREAD_HANDLING[name in LOST])
+        (
+            f"read by machine: {slip}",
+            lambda q, name=name: (q.exam, q.id) == ("igakuqa119", name),
+            "asked of no model, kept for the exam card" if name in _LOST else "asked",
+        )
         for name, slip in igakuqa119.SLIPS.items()
     ),
     ("ambiguous gold", lambda q: (q.exam, q.id) in AMBIGUOUS, "left out of what models are asked"),

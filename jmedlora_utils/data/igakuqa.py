@@ -12,7 +12,6 @@ from jmedlora_utils.data.questions import (
     LANGUAGES,
     LETTERS,
     Question,
-    is_text,
     letters,
     need,
     number_through_mask,
@@ -51,12 +50,7 @@ def load_igakuqa(data_dir: Path | str, years: Sequence[int], language: str = "ja
             rows = source_rows(path)
             _check_join(path, {str(row.get("problem_id")) for _, row in rows}, metadata, translated, language)
             edition, _, block = path.stem.partition("-")
-            printed = {
-                "year": year,
-                "edition": int(edition),
-                "section": block,
-                "required": block in REQUIRED_BLOCKS,
-            }
+            printed = {"year": year, "edition": int(edition), "section": block, "required": block in REQUIRED_BLOCKS}
             found += [(_question(row, metadata, translated, printed, language, where), where) for where, row in rows]
     return unique(found)
 
@@ -72,10 +66,9 @@ def _question(
     need(row, ("problem_id", "problem_text", "choices", "text_only", "answer", "points"), where)
     name, stem, choices = row["problem_id"], row["problem_text"], row["choices"]
     english = translated.get(name, {})
-    if english:
-        choices = english["choices_en"]
+    choices = english.get("choices_en", choices)
     # 114C11 prints its choices inside the stem and blanks in the list; 113F83, of the same shape, lists the letters.
-    choices = [c if is_text(c) else wide(LETTERS[i]) for i, c in enumerate(choices)]
+    choices = [c if c.strip() else wide(LETTERS[i]) for i, c in enumerate(choices)]
     about = metadata.get(name, {})
     shares = [s for s in (_share(b) for b in about.get("breakdown") or []) if s is not None]
     prohibited = letters(about.get("kinki") or [])
@@ -85,7 +78,7 @@ def _question(
         "id": name,
         "exam": "igakuqa",
         "language": language,
-        "text": english["problem_text_en"] if english else stem,
+        "text": english.get("problem_text_en", stem),
         "choices": choices,
         **_gold(row, choices, where),
         **printed,

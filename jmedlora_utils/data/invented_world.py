@@ -1,34 +1,6 @@
 """The invented world of the mini study: entities, facts, texts, instruction records and exams, all from one seed.
 
-Two domains live in it. The *general* domain (places, rivers, crafts, people, trades) is what a base model knows. The
-*medical* domain (diseases, drugs, organisms, tests, symptoms) is what tuning may add. Every name is made of invented
-syllables, so nothing here says anything about medicine.
-
-Design, fixed before any result:
-
-* A clinical fact joins a disease to a drug, an organism, a test or two symptoms. Half of the facts are **taught**: they
-  stand in the articles and in the instruction records. The other half is **untaught**: it stands nowhere but in the
-  exams. Each disease has two taught and two untaught relations, so its name is as familiar in both groups.
-* Answers are assigned at random, and each drug, organism, test and symptom is the answer of equally many taught facts
-  and of equally many untaught ones; each is a distractor about equally often. Which answers are frequent therefore says
-  nothing about an untaught fact: accuracy there must stay at chance. The study has five answers of a kind, so all of them
-  are listed in every question: a name that a model recalls without knowledge is a guess, worth no more and no less.
-* Pretraining holds every medical word in contexts that are independent of the clinical facts: in which town a drug is
-  made, suppositions ("suppose that ...") that pair words at random, and clinical questions with an answer drawn at random. A base
-  model knows the words and the exam format, answers with a listed choice where it does not know, and knows no clinical
-  fact. Most of these questions ask for two answers, and two answers always stand in one order: without these, tiny models
-  name the first one twice.
-* A held-out phrasing never occurs in the instruction records; its words are known from suppositions and random answers.
-
-What is measured: Exact match, Gestalt score and Accuracy, for four groups of questions (taught facts in a phrasing used
-in tuning; taught facts in a held-out phrasing; untaught facts; the general domain), at step 0 and at three kept steps,
-without and with one worked example. Guessing earns 1/5 on a question with one answer and 1/10 on one with two. The rule
-of the verdicts is in `analysis.claims`.
-
-Changed on 2026-11-22, after a first five-seed study (commit 5784c40), and not by what tuning reaches, which was not looked at
-before. For the control: that world had six answers of a kind and one random answer in four with two answers; answers that named the
-unlisted sixth, or one choice twice, cannot be right and drew untaught facts *below* chance. For claim 3: the Japanese-centric
-base read 2.25 times as many random medical answers as the English-centric ones; now all bases read equally many.
+Its design was fixed before any result; notebook 10 states it, and the rule of the verdicts is in `analysis.claims`.
 """
 
 import itertools
@@ -48,7 +20,6 @@ from jmedlora_utils.data.questions import LETTERS, Question, write_exam
 
 EXAMS = ("mini_trained", "mini_heldout", "mini_general")
 SOURCES = ("toyworld", "articles")
-SECTIONS = ("taught", "untaught", "general")
 N_CHOICES = 5
 TEMPLATE = "plain_ja"
 PAIRS_PER_ARTICLE = 15  # the paper asks for 15 question/answer pairs per text
@@ -56,7 +27,7 @@ PAIRS_PER_ARTICLE = 15  # the paper asks for 15 question/answer pairs per text
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """Size of the world."""
+    """Size of the world; everything else derives from it."""
 
     seed: int = 1  #: Everything in the world derives from it
     #: Towns, and likewise rivers and crafts; there are twice as many diseases, so that each relation has this many taught and this many
@@ -94,17 +65,11 @@ class Fact:
 
 
 class World:
-    """Everything that follows from the settings; see `make_world`.
-
-    Attributes:
-        settings: The settings.
-        entities: Kind to its entities.
-        facts: Every fact: taught, untaught, general and context.
-    """
+    """Everything that follows from the settings; the same settings give the same world in every process."""
 
     def __init__(self, settings: WorldSettings) -> None:
         self.settings = settings
-        self.entities = self._make_entities()
+        self.entities = self._make_entities()  #: Kind to its entities
         self.facts = (*self._clinical_facts(), *self._general_facts(), *self._context_facts())
 
     def facts_of(self, *sections: str) -> list[Fact]:
@@ -160,16 +125,9 @@ class World:
         for article in self.articles():
             made = [(fact, ask, options) for fact in (known[i] for i in article["facts"]) for ask, options in pairs(fact)]
             for number, (fact, ask, options) in enumerate(made[:PAIRS_PER_ARTICLE], start=1):
-                rows.append(
-                    {
-                        "id": f"{article['id']}-{number:02d}",
-                        "instruction": ask_fact(fact, ask, choices=bool(options)),
-                        "input": choice_lines(options),
-                        "output": answer_names(fact.answers),
-                        "article": article["id"],
-                        "facts": [fact.id],
-                    }
-                )
+                asked = {"instruction": ask_fact(fact, ask, choices=bool(options)), "input": choice_lines(options)}
+                row = {"id": f"{article['id']}-{number:02d}", **asked, "output": answer_names(fact.answers)}
+                rows.append(row | {"article": article["id"], "facts": [fact.id]})
         return rows
 
     def exams(self) -> dict[str, list[Question]]:
@@ -194,7 +152,7 @@ class World:
 
     def _make_entities(self) -> dict[str, tuple[Entity, ...]]:
         n, few = self.settings.towns, self.settings.answers
-        many = {"person": self.settings.people, "disease": 2 * n, "trade": len(invented_names.TRADES)}
+        many = {"person": self.settings.people, "disease": 2 * n, "trade": len(invented_names.PARTS["trade"])}
         many |= {relation.answer: few for relation in CLINICAL}
         found = {}
         for kind, pool in invented_names.pools().items():
@@ -310,13 +268,14 @@ def write_world(world: World, workspace: Workspace) -> list[Path]:
 
     `data/world.json`, `data/articles.jsonl`, `data/instructions/train.jsonl` and `heldout.jsonl`, `data/exams/mini_*.jsonl`.
     """
-    data = workspace.data
-    written = [write_text(data / "world.json", json.dumps(asdict(world.settings), indent=1) + "\n")]
-    written.append(write_jsonl(data / "articles.jsonl", world.articles()))
-    written.append(write_jsonl(data / "instructions" / "train.jsonl", world.instructions()))
-    written.append(write_jsonl(data / "instructions" / "heldout.jsonl", world.held_out_instructions()))
-    papers = world.exams() | {"mini_shots": world.shots()}
-    return written + [write_exam(data / "exams" / f"{name}.jsonl", questions) for name, questions in papers.items()]
+    data, exams = workspace.data, world.exams() | {"mini_shots": world.shots()}
+    return [
+        write_text(data / "world.json", json.dumps(asdict(world.settings), indent=1) + "\n"),
+        write_jsonl(data / "articles.jsonl", world.articles()),
+        write_jsonl(data / "instructions" / "train.jsonl", world.instructions()),
+        write_jsonl(data / "instructions" / "heldout.jsonl", world.held_out_instructions()),
+        *(write_exam(data / "exams" / f"{name}.jsonl", questions) for name, questions in exams.items()),
+    ]
 
 
 def require_source(source: str) -> None:
@@ -330,12 +289,7 @@ def read_world(workspace: Workspace) -> World:
     path = workspace.data / "world.json"
     if not path.is_file():
         raise JmedloraError(f"{path}: no such file; run notebook 10 with source 'toyworld' first")
-    return make_world(WorldSettings(**read_json(path)))
-
-
-def make_world(settings: WorldSettings) -> World:
-    """The world of these settings; the same settings give the same world in every process."""
-    return World(settings)
+    return World(WorldSettings(**read_json(path)))
 
 
 def say_fact(fact: Fact, form: str, english: bool = False) -> str:

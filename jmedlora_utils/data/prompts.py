@@ -79,7 +79,8 @@ def build_instruction_prompt(instruction: str, input_text: str, template: str, t
 
 def build_exam_prompt(question: Question, template: str, shots: Sequence[Question] = (), tokenizer: Any = None) -> str:
     """The prompt of one exam question, after worked examples with their answers, none of which may be the question itself."""
-    check_shots(shots, [question])
+    for shot in _asked_among(shots, [question]):
+        raise JmedloraError(f"worked example {shot.exam}/{shot.id} is itself a test question; take another one")
     records = [as_record(q, template) for q in (*shots, question)]
     turns = [(record["instruction"], record["input"]) for record in records]
     return _render(template, turns, [record["output"] for record in records[:-1]], tokenizer)
@@ -103,28 +104,23 @@ def pick_shots(pool: Sequence[Question], k: int, questions: Sequence[Question], 
 
     The draw depends on the pool's order and the seed only, so every question of an exam sees the same examples.
     """
-    ids = {(q.exam, q.id) for q in questions}
-    texts = {_plain(q.text) for q in questions}
     free: dict[str, Question] = {}
     for q in pool:
-        if (q.exam, q.id) not in ids and _plain(q.text) not in texts and q.gold and q.text_only and q.rule == "all":
+        if q.gold and q.text_only and q.rule == "all":
             free.setdefault(_plain(q.text), q)
+    for asked in _asked_among(list(free.values()), questions):
+        del free[_plain(asked.text)]
     if len(free) < k:
         raise JmedloraError(
             f"{k} worked examples wanted, {len(free)} of {len(pool)} in the pool are not test questions; give a larger shot pool"
         )
-    shots = random.Random(seed).sample(list(free.values()), k)
-    check_shots(shots, questions)
-    return shots
+    return random.Random(seed).sample(list(free.values()), k)
 
 
-def check_shots(shots: Sequence[Question], questions: Sequence[Question]) -> None:
-    """Asserts that no worked example is a test question, by id or by text."""
-    ids = {(q.exam, q.id) for q in questions}
-    texts = {_plain(q.text) for q in questions}
-    for shot in shots:
-        if (shot.exam, shot.id) in ids or _plain(shot.text) in texts:
-            raise JmedloraError(f"worked example {shot.exam}/{shot.id} is itself a test question; take another one")
+def _asked_among(shots: Sequence[Question], questions: Sequence[Question]) -> list[Question]:
+    """The worked examples that are test questions themselves, by id or by text."""
+    ids, texts = {(q.exam, q.id) for q in questions}, {_plain(q.text) for q in questions}
+    return [shot for shot in shots if (shot.exam, shot.id) in ids or _plain(shot.text) in texts]
 
 
 @lru_cache(maxsize=8)

@@ -165,11 +165,6 @@ def _to_row(question: Question) -> dict[str, Any]:
     return {f.name: row[f.name] for f in fields(question) if f.default is MISSING or getattr(question, f.name) != f.default}
 
 
-def is_text(text: str) -> bool:
-    """Whether anything is left after blanks of every script, the ideographic one included."""
-    return bool("".join(text.split()))
-
-
 def _is_decimal(text: str | None) -> bool:
     try:
         return text is not None and Decimal(text).is_finite()
@@ -196,17 +191,9 @@ def select_text_five(questions: Iterable[Question]) -> tuple[list[Question], dic
     Returns:
         The questions kept, and a count for each of `EXCLUSIONS` (the first reason that applies), 0 included.
     """
-    kept = []
-    counts = Counter(dict.fromkeys(EXCLUSIONS, 0))
-    for question in questions:
-        if reason := exclusion(question):
-            counts[reason] += 1
-        else:
-            kept.append(question)
-    return kept, dict(counts)
-
-
-# --- published files, whatever their source -----------------------------------------------------------------------
+    reasons = [(question, exclusion(question)) for question in questions]
+    counts = Counter(reason for _, reason in reasons)
+    return [question for question, reason in reasons if reason is None], {reason: counts[reason] for reason in EXCLUSIONS}
 
 
 def letters(parts: Iterable[str]) -> frozenset[str]:
@@ -239,20 +226,15 @@ def number_through_mask(gold: str, stem: str, where: str) -> str:
     mask = answer_mask(stem)
     if not mask or not gold.isdigit():
         return gold
-    filled = fill_mask(mask, gold)
-    if filled is None:
+    if (filled := fill_mask(mask, gold)) is None:
         print(f"Notice: {paths.relative(where)}: gold {gold!r} does not fill the answer mask {mask!r}; kept as printed.")
-        return gold
-    return filled
+    return filled or gold
 
 
 def answer_mask(stem: str) -> str:
     """The mask after `解答：`, a `#` for each slot (`①②.③` is `##.#`); empty where the stem has none."""
     found = re.search(r"(?:解答|Answer)\s*[:：]([\d\s,.，．①-⑳]*[①-⑳])", stem)
-    if not found:
-        return ""
-    mask = nfkc(re.sub(r"[①-⑳]", "#", found[1]))
-    return re.sub(r"[\s,]", "", mask)
+    return re.sub(r"[\s,]", "", nfkc(re.sub(r"[①-⑳]", "#", found[1]))) if found else ""
 
 
 def fill_mask(mask: str, digits: str) -> str | None:

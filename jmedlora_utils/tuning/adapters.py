@@ -58,23 +58,6 @@ def lora_config(settings: TuneSettings, base: ModelEntry, model: Any) -> Any:
     )
 
 
-def count_trainable(settings: TuneSettings, base: ModelEntry) -> dict[str, int]:
-    """Parameters of the base (`total`) and those that would be trained (`trainable`), without loading a weight."""
-    import torch
-    from accelerate import init_empty_weights
-    from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(_config(base), dtype=torch.float32)
-        model.tie_weights()
-        total = loading.count_parameters(model)["total"]
-        if settings.method == "full":
-            return {"total": total, "trainable": total}
-        adapted = get_peft_model(model, lora_config(settings, base, model))
-    return {"total": total, "trainable": loading.count_parameters(adapted)["trainable"]}
-
-
 def adapted_layers(model: Any) -> list[str]:
     """Names of the layers that carry an adapter, without their place in the model; empty for a full model."""
     if not hasattr(model, "peft_config"):

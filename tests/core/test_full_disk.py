@@ -50,7 +50,7 @@ def test_answers_checkpoints_and_bases_name_what_could_not_be_written(tmp_path: 
         with pytest.raises(JmedloraError, match="adapters/run/checkpoint-4: could not be written"):
             training.tune(QUICK, "run", workspace)
     assert list(training.kept_checkpoints(workspace.adapters / "run")) == [] and training.tune(QUICK, "run", workspace).status == "done"
-    world = invented_world.make_world(invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12))
+    world = invented_world.World(invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12))
     base = pretraining.BaseSettings("en-small", "llama", 16, 1, 2, 0.6, 100, 4e-3)
     for saver, named in ((torch, "save"), (PreTrainedModel, "save_pretrained")):
         with monkeypatch.context() as patch:

@@ -12,7 +12,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import controlled, invented_world, prompts, retrieval
 from jmedlora_utils.data.questions import Question
 
-WORLD = invented_world.make_world(invented_world.WorldSettings(1, 9, 9, 8, 4, 2, 24))
+WORLD = invented_world.World(invented_world.WorldSettings(1, 9, 9, 8, 4, 2, 24))
 ROWS = WORLD.instructions()
 SYLLABLES = "アイウエオカキクケコサシスセソタチツテトナニヌネノハヒフヘホマミムメモヤユヨラリルレロ"
 

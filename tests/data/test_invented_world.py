@@ -18,7 +18,7 @@ from jmedlora_utils.core.records import read_jsonl, sha256_text
 from jmedlora_utils.data import invented_corpus, invented_world, prompts
 from jmedlora_utils.data.invented_corpus import corpus
 from jmedlora_utils.data.invented_names import CLINICAL
-from jmedlora_utils.data.invented_world import WorldSettings, make_world
+from jmedlora_utils.data.invented_world import World, WorldSettings
 from jmedlora_utils.data.questions import LETTERS, read_exam
 
 SMALL = WorldSettings(seed=3, towns=6, answers=6, people=8, general_questions=12)
@@ -30,7 +30,7 @@ HASHES = {
 
 def hash_of_texts(seed: int) -> str:
     """SHA-256 over everything that a world says."""
-    world = make_world(WorldSettings(seed=seed))
+    world = World(WorldSettings(seed=seed))
     texts = [d.prompt + d.text for d in corpus(world, 0.6, 300)]
     asked = [*world.exams().values(), world.shots()]
     exams = [(q.id, q.text, q.choices, sorted(q.gold)) for questions in asked for q in questions]
@@ -39,7 +39,7 @@ def hash_of_texts(seed: int) -> str:
 
 @pytest.fixture(scope="module")
 def world():
-    return make_world(WorldSettings())
+    return World(WorldSettings())
 
 
 @pytest.mark.parametrize("seed", HASHES)
@@ -119,7 +119,7 @@ def test_a_guesser_that_knows_all_taught_answers_stays_at_chance_on_untaught_fac
     hits: Counter[str] = Counter()
     total, expected = 0, 0.0
     for seed in range(10):
-        world = make_world(WorldSettings(seed=seed))
+        world = World(WorldSettings(seed=seed))
         taught = Counter(a.ja for f in world.facts_of("taught") for a in f.answers)
         shown = Counter(r["output"] for r in world.instructions())
         listed = Counter(line[2:] for r in world.instructions() for line in r["input"].splitlines())
@@ -171,7 +171,7 @@ def test_every_base_reads_as_many_random_medical_answers_whatever_its_language(w
 
 def test_in_the_study_a_recalled_name_is_always_listed():
     chosen = load_preset("mini").prepare["10_prepare_instructions"]
-    world = make_world(WorldSettings(**chosen))
+    world = World(WorldSettings(**chosen))
     kinds = {r.key: {e.ja for e in world.entities[r.answer]} for r in CLINICAL}
     assert all(set(q.choices) == kinds[q.category] for q in world.exams()["mini_trained"])
 
@@ -179,7 +179,7 @@ def test_in_the_study_a_recalled_name_is_always_listed():
 @given(seed=st.integers(0, 10_000), sizes=st.sampled_from([(6, 6), (9, 9), (15, 5), (30, 6)]), people=st.sampled_from([4, 8, 12]))
 @settings(max_examples=8, deadline=None)
 def test_any_world_is_whole(seed, sizes, people):
-    world = make_world(WorldSettings(seed=seed, towns=sizes[0], answers=sizes[1], people=people, general_questions=8))
+    world = World(WorldSettings(seed=seed, towns=sizes[0], answers=sizes[1], people=people, general_questions=8))
     names = [e.ja for found in world.entities.values() for e in found]
     assert len(set(names)) == len(names)
     assert all(len(set(f.answers)) == f.relation.n_answers for f in world.facts)
@@ -189,7 +189,7 @@ def test_any_world_is_whole(seed, sizes, people):
 def test_files_are_written_and_read_back(tmp_path, monkeypatch):
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
     workspace = paths.Workspace("smoke", 3)
-    world = make_world(SMALL)
+    world = World(SMALL)
     first = {p: sha256_text(p.read_text(encoding="utf-8")) for p in invented_world.write_world(world, workspace)}
     assert {p: sha256_text(p.read_text(encoding="utf-8")) for p in invented_world.write_world(world, workspace)} == first
     assert invented_world.read_world(workspace).facts == world.facts
@@ -203,14 +203,14 @@ def test_files_are_written_and_read_back(tmp_path, monkeypatch):
 def test_no_invented_medical_name_occurs_in_the_real_exams():
     text = "".join(p.read_text(encoding="utf-8") for p in sorted(paths.exam_data_dir().rglob("*.json*")))
     for seed in range(20):
-        world = make_world(WorldSettings(seed=seed, towns=60, answers=60))
+        world = World(WorldSettings(seed=seed, towns=60, answers=60))
         for kind in ("disease", "drug", "organism", "test", "symptom"):
             assert not [e.ja for e in world.entities[kind] if e.ja in text]
 
 
 def test_lots_and_suppositions_hit_untaught_gold_no_more_often_than_chance():
     """Whole answers, untaught facts only: hits stay below chance plus four standard deviations."""
-    world = make_world(SMALL)
+    world = World(SMALL)
     gold = {(f.subject.ja, f.relation.key): {a.ja for a in f.answers} for f in world.facts_of("untaught")}
     kind_of = {a.ja: r for r in CLINICAL for a in world.entities[r.answer]}
     diseases = [d.ja for d in world.entities["disease"]]
@@ -246,7 +246,7 @@ def test_every_disease_has_two_taught_and_two_untaught_relations(world):
 
 def test_two_answers_stand_in_one_order_and_pairs_are_balanced():
     for seed in range(5):
-        world = make_world(WorldSettings(seed=seed))
+        world = World(WorldSettings(seed=seed))
         place = {e: i for found in world.entities.values() for i, e in enumerate(found)}
         assert all(place[one] < place[other] for f in world.facts if f.relation.n_answers == 2 for one, other in [f.answers])
         for section in ("taught", "untaught"):
@@ -275,6 +275,6 @@ def test_corpus_has_every_form_of_the_exam_with_facts_of_the_general_domain(worl
 def test_no_rng_of_the_process_is_used_or_moved():
     random.seed(7)
     before = random.getstate()
-    world = make_world(SMALL)
+    world = World(SMALL)
     world.exams(), world.instructions(), list(corpus(world, 0.5, 50))
     assert random.getstate() == before

@@ -37,7 +37,7 @@ def delayed(*arguments):
     time.sleep(slow)
     return step(*arguments)
 pretraining.learning_rate = delayed
-world = invented_world.make_world(invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12))
+world = invented_world.World(invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12))
 settings = BaseSettings(%r, %r, 16, 1, 2, 0.6, 400, 4e-3, coverage=0.99, tokenizer_english=0.9)
 workspace = paths.Workspace("smoke", 1)
 pretraining.pretrain(settings, world, workspace, lambda *_: {}, every=3)
@@ -46,7 +46,7 @@ pretraining.pretrain(settings, world, workspace, lambda *_: {}, every=3)
 
 @pytest.fixture(scope="module")
 def world():
-    return invented_world.make_world(WORLD)
+    return invented_world.World(WORLD)
 
 
 @pytest.fixture(scope="module")

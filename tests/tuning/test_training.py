@@ -15,7 +15,8 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_record, write_jsonl
 from jmedlora_utils.models import loading
-from jmedlora_utils.tuning import adapters, encoding, run_folder, training
+from jmedlora_utils.models.memory import adapter_parameters
+from jmedlora_utils.tuning import encoding, run_folder, training
 from tests import tiny
 from tests.tuning.test_tuning_settings import QUICK
 
@@ -108,8 +109,9 @@ def test_every_method_learns_on_every_architecture(workspace, family: str, metho
     assert losses(record)[-1] < losses(record)[0] - 1
     assert record.metrics["step0_max_difference"] == 0.0 and record.counts["used"] == 120
     assert list(training.kept_checkpoints(workspace.adapters / "run")) == [6, 12]
-    counted = adapters.count_trainable(plan, loading.find_base(family, workspace))
-    assert (record.model["parameters"], record.counts["trainable_parameters"]) == (counted["total"], counted["trainable"])
+    shape = loading.find_base(family, workspace).shape
+    trained = shape.parameters() if method == "full" else adapter_parameters(shape, plan.rank)
+    assert (record.model["parameters"], record.counts["trainable_parameters"]) == (shape.parameters(), trained)
     assert not list((workspace.adapters / "run").rglob("optimizer.pt"))
 
 
