@@ -15,7 +15,7 @@ from jmedlora_utils.core.errors import exit_status
 from jmedlora_utils.core.presets import declared_parameters, load_preset, preset_names
 from jmedlora_utils.data import fetch
 from jmedlora_utils.models import hub
-from jmedlora_utils.workflow import export, model_card, runner
+from jmedlora_utils.workflow import export, model_card, results_export, runner
 from jmedlora_utils.workflow.checks import load_checked
 
 
@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     keep = command("freeze", "turn the finished runs of a preset into committed evidence", _freeze)
     keep.add_argument("--folder", type=Path, help="write there instead of book/results/")
     keep.add_argument("--seeds", type=int, nargs="*", default=(), help="only these seeds")
+    share = command("export-results", "write committed results in the schemas of Every Eval Ever", _export_results, preset=False)
+    share.add_argument("--study", nargs="*", default=(), help=f"some of {', '.join(results_export.studies())}; default: all")
+    share.add_argument("--out", type=Path, required=True, help="the folder; the files go below its data/")
     command("tidy", "sort and tidy the bibliography", _tidy, preset=False)
     return parser
 
@@ -151,6 +154,12 @@ def _freeze(options: argparse.Namespace) -> None:
     else:
         written = evidence.freeze(options.preset, options.folder, options.seeds)
     print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB below {paths.relative(written[0].parent)}")
+
+
+def _export_results(options: argparse.Namespace) -> None:
+    written = results_export.export(options.out, options.study)
+    size = sum(path.stat().st_size for path in written) / 1e6
+    print(f"{len(written)} files, {size:.1f} MB below {options.out / 'data'}, each checked against its schema; no text of a question")
 
 
 def _tidy(options: argparse.Namespace) -> int:

@@ -1,0 +1,122 @@
+"""Go and no-go for an adapter on one's own articles: known differences, the words of the rule, and what decides nothing."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import yaml
+
+from jmedlora_utils.analysis import decision, hospital
+from jmedlora_utils.analysis.gains import NotMeasuredError
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.statistics import Interval
+
+N = 200
+# Right answers of N on each side (taught, untaught), by system; an adapter that does what it should.
+GOOD = {"base": (40, 40), "adapter": (120, 40), "retrieval": (110, 110), "both": (150, 130)}
+
+
+def make_answers(right=GOOD, seeds=(1, 2, 3), n=N, sample=(30, 30), harm=(2, 2), unreadable=0, asked=60) -> pd.DataFrame:
+    rows = []
+    for seed in seeds:
+        for system, (tuned, exam) in decision.SYSTEMS.items():
+            for side, correct in zip(("taught", "untaught"), right[system], strict=True):
+                for i in range(n):
+                    readable = int(not (system == "adapter" and i >= n - unreadable))
+                    where = ("lora", seed, 80 * tuned, exam, side, f"{exam}-{side[0]}{i:03d}", "a")
+                    rows.append((*where, "a" if readable else "", readable, float(i < correct), None))
+        for tuned in (False, True):
+            for i in range(asked):
+                made = int(i < harm[tuned]) if i < asked // 2 else None
+                where = ("lora", seed, 80 * tuned, "exam_sample", "exam_sample", f"q{i}", "a")
+                rows.append((*where, "b", 1, float(i < sample[tuned]), made))
+    return pd.DataFrame(rows, columns=hospital.ANSWERS).astype({"prohibited": float})
+
+
+def states(answers: pd.DataFrame) -> dict[str, str]:
+    return decision.judge(answers).set_index("check")["state"].to_dict()
+
+
+def test_the_measures_are_the_differences_that_they_say() -> None:
+    found = decision.measures(make_answers(sample=(30, 27), harm=(2, 3), unreadable=10))
+    assert found["gain"].value == pytest.approx((120 - 40) / N)
+    assert found["beyond_form"].value == pytest.approx((120 - 40) / N - (40 - 40) / N)
+    assert found["beyond_retrieval"].value == pytest.approx((150 + 130 - 220) / (2 * N))
+    assert found["examination"].value == pytest.approx((27 - 30) / 60)
+    assert found["prohibited"].value == pytest.approx((3 - 2) / 30)
+    assert found["unreadable"].value == pytest.approx(20 / (2 * N))
+
+
+def test_an_adapter_that_helps_and_harms_nothing_is_a_go() -> None:
+    answers = make_answers()
+    assert set(states(answers).values()) == {"holds"}
+    assert decision.verdict(decision.judge(answers), answers) == "go"
+
+
+@pytest.mark.parametrize(
+    ("check", "changed"),
+    [
+        ("gain", {"right": GOOD | {"adapter": (42, 40)}}),
+        ("beyond_form", {"right": GOOD | {"adapter": (90, 150)}}),
+        ("beyond_retrieval", {"right": GOOD | {"both": (60, 60)}}),
+        ("examination", {"sample": (50, 10)}),
+        ("prohibited", {"harm": (2, 3)}),
+        ("unreadable", {"unreadable": 60}),
+    ],
+)
+def test_each_check_alone_ends_in_a_no_go(check: str, changed: dict) -> None:
+    answers = make_answers(**changed)
+    assert states(answers)[check] == "fails"
+    assert decision.verdict(decision.judge(answers), answers) == "no_go"
+
+
+def test_a_check_that_the_data_cannot_settle_is_open() -> None:
+    mixed = make_answers(right=GOOD | {"adapter": (60, 40)})
+    assert states(mixed)["gain"] == "open"
+    assert decision.verdict(decision.judge(mixed), mixed) == "open"
+
+
+@pytest.mark.parametrize("small", [{"seeds": (1,)}, {"n": 50, "right": {k: (a // 4, b // 4) for k, (a, b) in GOOD.items()}}])
+def test_too_few_seeds_or_questions_decide_nothing(small: dict) -> None:
+    answers = make_answers(**small)
+    assert decision.verdict(decision.judge(answers), answers) == "rehearsal"
+
+
+@pytest.mark.parametrize(
+    ("limit", "interval", "state"),
+    [
+        ({"at_least": 0.1}, (0.2, 0.1, 0.3), "holds"),
+        ({"at_least": 0.1}, (0.1, 0.05, 0.2), "open"),
+        ({"at_least": 0.1}, (0.05, 0.0, 0.09), "fails"),
+        ({"at_most": 0.0}, (0.0, 0.0, 0.0), "holds"),
+        ({"at_most": 0.0}, (0.1, -0.1, 0.2), "open"),
+        ({"at_most": 0.0, "on_value": True}, (0.1, -0.1, 0.2), "fails"),
+        ({"at_most": 0.05}, (0.2, 0.1, 0.3), "fails"),
+    ],
+)
+def test_the_whole_interval_decides_unless_the_rule_says_otherwise(limit: dict, interval: tuple, state: str) -> None:
+    check = decision.Check(says="-", reason="-", **limit)
+    assert check.state(Interval(*interval)) == state
+
+
+def test_the_committed_rule_gives_a_reason_for_every_limit_and_refuses_one_without() -> None:
+    raw = yaml.safe_load(decision.FILE.read_text(encoding="utf-8"))
+    rule = decision.read_rule()
+    assert list(raw["checks"]) == list(decision.NAMES) and all(check.reason for check in rule.checks.values())
+    for broken in ({"at_least": None}, {"at_most": 0.1}):
+        with pytest.raises(JmedloraError, match="either at_least or at_most"):
+            decision.Rule.read(raw | {"checks": raw["checks"] | {"gain": raw["checks"]["gain"] | broken}}, "rule")
+    with pytest.raises(JmedloraError, match="checks must be gain"):
+        decision.Rule.read(raw | {"checks": {"gain": raw["checks"]["gain"]}}, "rule")
+
+
+def test_answers_that_are_not_there_are_named() -> None:
+    answers = make_answers()
+    with pytest.raises(NotMeasuredError, match="no answers of the adapter to quiz_bm25"):
+        decision.judge(answers[(answers["exam"] != "quiz_bm25") | (answers["steps"] == 0)])
+
+
+def test_a_preset_without_a_quiz_is_refused() -> None:
+    assert hospital.has_quiz("hospital") and not hospital.has_quiz("smoke")
+    with pytest.raises(JmedloraError, match="preset 'smoke' asks no quiz"):
+        hospital.answers("smoke")
