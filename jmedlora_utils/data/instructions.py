@@ -58,7 +58,11 @@ Write {n} pairs of a question and its answer from the text below.
 {text}
 """,
 }
-
+WORDINGS = {
+    "ja": "- どの事実についても、言い方の異なる質問を{w}個ずつ作り、回答はすべて同じ短い語句にしてください。\n",
+    "en": "- Ask for each fact in {w} differently worded questions, all with the same short answer.\n",
+}
+"""The further rule where each fact is asked in several wordings, as a quiz needs them."""
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -72,6 +76,7 @@ class GenerationSettings(Checked, hide_input_in_errors=True):
     api_key_variable: str = ""  #: Name of the environment variable that holds the API key; empty for servers that need none
     language: Literal["ja", "en"] = "ja"  #: Language of the prompt, one of `PROMPTS`
     pairs_per_article: Count = 15  #: Pairs asked for per text
+    wordings: Count = 1  #: Wordings asked for of each fact; with several, answers are to be short
     max_text_chars: Count = 6000  #: Longest text sent at once, in characters; longer articles are sent in parts, cut at paragraphs
     max_tokens: Count = 4096  #: Longest answer, in tokens
     temperature: Annotated[float, Field(ge=0)] = 0.0  #: Sampling temperature; 0 is greedy
@@ -134,9 +139,11 @@ class Generated:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def build_prompt(text: str, language: str, pairs_per_article: int) -> str:
+def build_prompt(text: str, language: str, pairs_per_article: int, wordings: int = 1) -> str:
     """The prompt for one text."""
-    return PROMPTS[language].format(n=pairs_per_article, text=text)
+    rules, heading, rest = PROMPTS[language].partition("\n### Input:")
+    further = WORDINGS[language].format(w=wordings) if wordings > 1 else ""
+    return rules.format(n=pairs_per_article) + further + heading + rest.format(text=text)
 
 
 def generate(articles: Sequence[Article], settings: GenerationSettings, cache_dir: Path) -> Generated:
@@ -214,11 +221,15 @@ def _texts(article: Article, limit: int) -> list[Text]:
     return [Text(article.id, i, part) for i, part in enumerate(split_text(whole, limit), start=1)]
 
 
+def _prompt(text: Text, settings: GenerationSettings) -> str:
+    return build_prompt(text.text, settings.language, settings.pairs_per_article, settings.wordings)
+
+
 def _request(text: Text, settings: GenerationSettings) -> Row:
     """The request whose SHA-256 names the kept answer."""
     return {
         "model": settings.generator,
-        "messages": [{"role": "user", "content": build_prompt(text.text, settings.language, settings.pairs_per_article)}],
+        "messages": [{"role": "user", "content": _prompt(text, settings)}],
         "temperature": settings.temperature,
         "max_tokens": settings.max_tokens,
         "seed": settings.seed,

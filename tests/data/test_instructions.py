@@ -65,6 +65,16 @@ def test_the_prompt_asks_as_the_paper_does(server, tmp_path):
     assert (request["model"], request["temperature"], request["seed"]) == ("tiny", 0.0, 1)
 
 
+def test_several_wordings_are_asked_for_beside_the_other_rules(server, tmp_path):
+    generate(ARTICLES[:1], ask(server, language="en", wordings=3), tmp_path)
+    generate(ARTICLES[:1], ask(server, language="ja", wordings=2), tmp_path)
+    for request, rule in zip(server.requests, ("each fact in 3 differently worded", "言い方の異なる質問を2個ずつ"), strict=True):
+        prompt = request["messages"][0]["content"]
+        [added] = [line for line in prompt.split("\n") if rule in line]
+        one = prompt.replace(f"{added}\n", "")
+        assert one in {instructions.build_prompt(ARTICLES[0].text, language, 15) for language in ("en", "ja")}
+
+
 def test_the_response_is_kept_byte_for_byte_and_for_its_owner_alone(server, tmp_path):
     odd = completion('x "引用" \u2028 {"instruction"：“q”}', finish="length")
     server.script = lambda message, times: (200, odd, {}, 0.0)

@@ -133,6 +133,14 @@ def test_too_few_questions_are_refused_with_what_to_write() -> None:
         quiz.make(hospital(range(1, 13), wordings=1), hospital(range(20, 32)), 1, "plain_ja")
 
 
+def test_the_records_of_notebook_10_make_a_quiz(tmp_path) -> None:
+    rows = hospital(range(1, 31))
+    train, heldout = curation.split_by_article(rows, curation.CurationSettings(heldout_share=0.4, seed=1))
+    curation.write_split(tmp_path, train, heldout, 1)
+    made = quiz.make(*map(quiz.read_records, quiz.sides(tmp_path)), 1, "alpaca_ja")
+    assert {q.section for q in made.questions} == {"taught", "untaught"} and len(made.questions) == 60
+
+
 def test_an_article_on_both_sides_is_refused() -> None:
     with pytest.raises(JmedloraError, match=r"手順1\.md' is on both sides"):
         quiz.make(hospital(range(1, 13)), hospital(range(1, 2)), 1, "plain_ja")
