@@ -35,6 +35,7 @@ EVIDENCE_OF: dict[str, tuple[str, ...]] = {
     "42_cost": ("records",),
     "43_errors": ("outcomes",),
     "44_small_models": ("outcomes",),
+    "45_your_hospital": ("outcomes",),
     "50_explore": ("examples",),
 }
 
@@ -74,7 +75,7 @@ def _evidence(entry: str, parameters: dict[str, Any]) -> str:
         return f"the code, `{entry}`"
     if entry not in STUDY:
         return f"{{ref}}`results/{entry} <{LABEL}{entry.strip('/')}>`" if entry.endswith("/") else _download(entry)
-    preset = parameters.get("study") or parameters["preset"]
+    preset = parameters["preset"]
     if entry == "run" or not evidence.is_committed(preset, parameters.get("source", "auto")):
         return f"answers and records of this run, `runs/{preset}/` ({{ref}}`listed here <{RUN_RECORDS}>`)"
     folder = evidence.evidence_folder(preset).name

@@ -1,0 +1,45 @@
+"""The page of one's own hospital: what it prints for a reader to save and type."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+
+from jmedlora_utils.analysis import hospital
+from jmedlora_utils.core import paths, presets
+from jmedlora_utils.workflow.checks import load_checked
+from jmedlora_utils.workflow.runner import steps
+
+STEM = "45_your_hospital"
+NOTEBOOK = json.loads((paths.NOTEBOOKS / f"{STEM}.ipynb").read_text(encoding="utf-8"))
+PAGE = "\n".join("".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "markdown")
+
+
+@pytest.mark.parametrize("name", ["ward", "decide"])
+def test_the_printed_presets_can_be_planned(name: str, tmp_path, monkeypatch) -> None:
+    own = (paths.BOOK / "own_articles.md").read_text(encoding="utf-8")
+    printed = {"ward": PAGE, "decide": own.split("## 6. Decide")[1]}
+    [text] = re.findall(r"^```yaml\n(.*?)^```", printed[name], re.DOTALL | re.MULTILINE)
+    shutil.copytree(paths.PRESETS, tmp_path / "presets")
+    monkeypatch.setattr(paths, "PRESETS", tmp_path / "presets")
+    if name == "decide":
+        ward = re.findall(r"^```yaml\n(.*?)^```", own, re.DOTALL | re.MULTILINE)[0]
+        (tmp_path / "presets" / "ward.yaml").write_text(ward.replace("/data/models/base", "smollm2-135m-instruct"), encoding="utf-8")
+    (tmp_path / "presets" / f"{name}.yaml").write_text(text, encoding="utf-8")
+    planned = load_checked(name)
+    assert hospital.has_quiz(name) and STEM in {step.job.notebook for step in steps(planned)}
+    assert planned.seeds == ((1, 2, 3) if name == "ward" else (1,))
+
+
+def test_the_printed_record_is_one_of_the_sample_and_the_commands_exist() -> None:
+    [record] = re.findall(r"^```json\n(.*?)\n```", PAGE, re.DOTALL | re.MULTILINE)
+    sample = (paths.ROOT / "examples" / "hospital" / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    row = json.loads(record)
+    assert row.items() - {("id", row["id"])} <= json.loads(sample[0]).items()
+    makefile = (paths.ROOT / "Makefile").read_text(encoding="utf-8")
+    typed = re.findall(r"^\$ make (\w+)(?: PRESET=([\w-]+))?", PAGE, re.MULTILINE)
+    assert typed and all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target, _ in typed)
+    assert {name for _, name in typed if name} <= set(presets.preset_names())
