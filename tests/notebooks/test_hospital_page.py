@@ -10,12 +10,40 @@ import pytest
 
 from jmedlora_utils.analysis import hospital
 from jmedlora_utils.core import paths, presets
+from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.records import read_jsonl, read_record
+from jmedlora_utils.data.questions import Question, read_exam, write_exam
 from jmedlora_utils.workflow.checks import load_checked
 from jmedlora_utils.workflow.runner import steps
+from tests.notebooks.test_analysis_notebooks import run_cells
 
 STEM = "45_your_hospital"
 NOTEBOOK = json.loads((paths.NOTEBOOKS / f"{STEM}.ipynb").read_text(encoding="utf-8"))
 PAGE = "\n".join("".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "markdown")
+
+
+def test_notebook_13_writes_quiz_records_and_sample_of_the_examples(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    monkeypatch.chdir(paths.NOTEBOOKS)
+    data = paths.Workspace("hospital", 1).data
+    choices = tuple(f"第{n}の選択肢" for n in range(5))
+    harmful = [frozenset("b"), frozenset()]
+    exam = [
+        Question(f"112A{n}", "igakuqa", "ja", f"架空の設問{n}はどれか。", choices, frozenset("a"), prohibited=harmful[n % 2])
+        for n in range(60)
+    ]
+    write_exam(data / "exams" / "igakuqa.jsonl", exam)
+    shown = run_cells("13_prepare_quiz")
+    quiz, found, sample = (read_exam(data / "exams" / f"{name}.jsonl") for name in ("quiz", "quiz_bm25", "exam_sample"))
+    assert [q.id.split("-")[1] for q in quiz] == [q.id.split("-")[1] for q in found]
+    assert all(with_article.text.endswith(f"\n{q.text}") for q, with_article in zip(quiz, found, strict=True))
+    assert len(sample) == 40 and sum(bool(q.prohibited) for q in sample) == 20 and {q.exam for q in sample} == {"exam_sample"}
+    records = read_jsonl(data / "instructions" / "hospital.jsonl")
+    assert not {q.text for q in quiz} & {r["instruction"] for r in records}
+    record = read_record(paths.Workspace("hospital", 1).records / "13_prepare_quiz.json")
+    assert record.counts["records"] == len(records) and str(record.counts["bm25_found"]) in shown["retrieval"].data
+    with pytest.raises(JmedloraError, match="parameter exam_questions: 80 wanted"):
+        run_cells("13_prepare_quiz", exam_questions=80)
 
 
 @pytest.mark.parametrize("name", ["ward", "decide"])
