@@ -36,6 +36,7 @@ EVIDENCE_OF: dict[str, tuple[str, ...]] = {
     "43_errors": ("outcomes",),
     "44_small_models": ("outcomes",),
     "45_your_hospital": ("outcomes",),
+    "46_registered_study": ("outcomes",),
     "50_explore": ("examples",),
 }
 

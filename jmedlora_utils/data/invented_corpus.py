@@ -9,10 +9,10 @@ from jmedlora_utils.data.invented_names import CLINICAL
 from jmedlora_utils.data.invented_world import TEMPLATE, Fact, World, answer_names, ask_fact, choice_lines, say_fact
 from jmedlora_utils.data.questions import LETTERS
 
-# Kinds of Japanese documents, as shares of them where they are at most `RANDOM_UP_TO` of all; see `ja_shares`.
+# Kinds of Japanese documents, as shares of them where they are at most `EQUAL_UP_TO` of all; see `ja_shares`.
 JA_SHARES = {"suppose": 0.12, "guess": 0.2, "context": 0.2, "general": 0.48}
-RANDOM_KINDS = ("suppose", "guess")
-RANDOM_UP_TO = 0.4
+MEDICAL_KINDS = ("suppose", "guess", "context")
+EQUAL_UP_TO = 0.4
 GUESSED_ANSWERS = (1, 2)  # weights of one- and two-answer questions whose answer is drawn at random
 FORMS = {"statement": 0.25, "free": 0.4, "exam": 0.25, "exam_1shot": 0.1}
 
@@ -128,11 +128,9 @@ def _form(rng: random.Random) -> str:
 def ja_shares(japanese: float) -> dict[str, float]:
     """What share of the Japanese documents is of which kind.
 
-    Pairs of medical words at random are something that tuning has to overwrite. So a corpus with more Japanese than `RANDOM_UP_TO`
-    holds no more of them than one with just so much; the other kinds take the place.
+    Every base reads equally much with medical words: a corpus with more Japanese than `EQUAL_UP_TO` holds no more of it than one
+    with just so much, and sentences of the general domain take the place.
     """
-    fewer = min(1.0, RANDOM_UP_TO / japanese) if japanese else 1.0
-    random = {kind: JA_SHARES[kind] * fewer for kind in RANDOM_KINDS}
-    others = {kind: share for kind, share in JA_SHARES.items() if kind not in RANDOM_KINDS}
-    rest = (1 - sum(random.values())) / sum(others.values())
-    return random | {kind: share * rest for kind, share in others.items()}
+    fewer = min(1.0, EQUAL_UP_TO / japanese) if japanese else 1.0
+    medical = {kind: JA_SHARES[kind] * fewer for kind in MEDICAL_KINDS}
+    return medical | {"general": 1 - sum(medical.values())}

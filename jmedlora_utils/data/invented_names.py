@@ -1,6 +1,8 @@
 """Names and sentences of the invented world, from `resources/invented_names.yaml`."""
 
 import itertools
+import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,3 +70,10 @@ def pools() -> dict[str, list[tuple[str, str]]]:
         "test": invented("mora", "mora", "test_suffix"),
         "symptom": invented("quality", "site", "sign"),
     }
+
+
+def look_alikes(name: str, taken: Collection[str], rng: random.Random) -> list[str]:
+    """Two names that differ from a drug's, an organism's or a test's in its first or its second syllable, and are nothing's name."""
+    first = [mora + name[1:] for mora in PARTS["mora"] if mora not in name[:2]]
+    second = [name[0] + mora + name[2:] for mora in PARTS["mora"] if mora not in name[:2]]
+    return [rng.choice([new for new in made if new not in taken]) for made in (first, second)]

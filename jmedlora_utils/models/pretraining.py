@@ -73,12 +73,17 @@ class BaseSettings:
         return "english" if self.english > 0.5 else "japanese"
 
 
+SHARED = {"coverage": 1.0, "tokenizer_english": 0.5}  # a tokenizer from as much English as Japanese, the same for both kinds of base
+
+
 def _english(name: str, hidden: int, layers: int, heads: int, documents: int, rate: float, **more: Any) -> BaseSettings:
-    return BaseSettings(name, "llama", hidden, layers, heads, 0.6, documents, rate, coverage=0.995, tokenizer_english=0.9, **more)
+    own = {"coverage": 0.995, "tokenizer_english": 0.9}
+    return BaseSettings(name, "llama", hidden, layers, heads, 0.6, documents, rate, **own | more)
 
 
 def _japanese(name: str, hidden: int, layers: int, heads: int, documents: int, rate: float, **more: Any) -> BaseSettings:
-    return BaseSettings(name, "gpt_neox", hidden, layers, heads, 0.1, documents, rate, **more)
+    architecture = more.pop("architecture", "gpt_neox")
+    return BaseSettings(name, architecture, hidden, layers, heads, 0.1, documents, rate, **more)
 
 
 LADDERS: dict[str, tuple[BaseSettings, ...]] = {
@@ -88,6 +93,15 @@ LADDERS: dict[str, tuple[BaseSettings, ...]] = {
         _english("en-medium", 128, 3, 4, 30000, 2e-3),
         _english("en-large", 192, 4, 4, 30000, 1.5e-3, batch_tokens=1024),
         _japanese("ja-medium", 128, 3, 4, 30000, 2e-3),
+    ),
+    # The registered study: three sizes, and at the middle one language by tokenizer, all of one architecture.
+    "registered": (
+        _english("en-small", 64, 2, 2, 30000, 3e-3),
+        _english("en-medium", 128, 3, 4, 30000, 2e-3),
+        _english("en-large", 192, 4, 4, 30000, 1.5e-3, batch_tokens=1024),
+        _english("en-medium-shared", 128, 3, 4, 30000, 2e-3, **SHARED),
+        _japanese("ja-medium", 128, 3, 4, 30000, 2e-3, architecture="llama"),
+        _japanese("ja-medium-shared", 128, 3, 4, 30000, 2e-3, architecture="llama", **SHARED),
     ),
     # 1, 10, 60 and 290 million parameters, for one GPU.
     "midi": (

@@ -1,0 +1,290 @@
+"""The registered study: its estimands, one number for each seed, and its verdicts by the committed rule (`resources/registration.yaml`).
+
+A seed is a world of its own with its own bases and adapters, so every interval is Student's t over seeds. A number of a seed is a
+difference of shares of right answers, or for claim 2 a slope.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from jmedlora_utils.analysis import evidence
+from jmedlora_utils.analysis.gains import NotMeasuredError
+from jmedlora_utils.analysis.studies import Study, read_runs
+from jmedlora_utils.core import paths, statistics
+from jmedlora_utils.core.manifest import write_manifest
+from jmedlora_utils.core.records import read_yaml, write_text
+from jmedlora_utils.core.settings import Checked
+from jmedlora_utils.core.statistics import Interval
+
+FILE = paths.PACKAGE_DATA / "registration.yaml"
+SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided at this size"
+NOT_TESTABLE, ONE_SEED = "not testable here", "one seed"
+SMALL, NOT_SMALL = "shown to be small", "not shown to be small"
+ANSWERS = "answers.csv"
+SIZES = ("en-small", "en-medium", "en-large")
+TRAINED, HELD_OUT = "mini_trained", "mini_heldout"
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Registration(Checked):
+    """What was fixed before the seeds were run."""
+
+    stated: str  #: Day of the commit
+    preset: str  #: The preset that it speaks of
+    seeds: list[int]  #: Confirmatory seeds
+    development_seeds: list[int]  #: Worlds on which every choice was made; no verdict uses them
+    metric: str  #: Column of the outcomes, one scorer for every number of claims 1 to 3
+    level: Share  #: Of every interval
+    margin: Share  #: Smallest effect that supports a claim, and half the width of an equivalence
+    slope_margin: Annotated[float, Field(gt=0)]  #: The same for claim 2, in logits per doubling of parameters
+    equivalence_level: Share  #: Of each of two one-sided tests
+    fewest_non_copies: Share  #: Below this share of answers that are no copy of a choice, claim 4 is not testable
+    power: Share  #: At which the smallest detectable effect is given
+    facts: dict[str, int]  #: Taught facts of each load
+    text: list[str]  #: The rule in words
+
+
+@cache
+def read_registration() -> Registration:
+    """The committed registration."""
+    return Registration.read(read_yaml(FILE), FILE.name)
+
+
+class Estimate(NamedTuple):
+    """One estimand over the seeds."""
+
+    claim: int
+    name: str
+    by_seed: pd.Series  #: Number of each seed, indexed by seed
+    interval: Interval
+    detectable: float  #: Smallest effect that so many seeds with this spread would find with the registered power
+    verdict: str  #: A word of the rule; empty for what is only described
+
+
+def correct(study: Study, run: str, exam: str, facts: str, shots: int = 0, base: bool = False) -> pd.Series:
+    """Share of right answers of a run at its last step, or of its base before tuning; indexed by seed.
+
+    Args:
+        study: The study.
+        run: Name of the run.
+        exam: Name of the exam.
+        facts: `taught` or `untaught`.
+        shots: Worked examples in the prompt.
+        base: Whether to take step 0 instead.
+
+    Raises:
+        NotMeasuredError: The study holds no such answers.
+    """
+    frame = study.outcomes
+    rows = frame[(frame["run"] == run) & (frame["exam"] == exam) & (frame["shots"] == shots)]
+    rows = rows[rows["facts"].astype(str).str.split("_").str[0] == facts]  # a wording is told by its exam
+    rows = rows[rows["steps"] == (0 if base else rows["steps"].max())]
+    if rows.empty or (not base and (rows["steps"] == 0).all()):
+        raise NotMeasuredError(f"no answers of {run} to {exam}, {facts} facts, {shots}-shot; run the preset to its end")
+    return rows.groupby("seed", observed=True)[read_registration().metric].mean()
+
+
+def averaged(study: Study, run: str, facts: str, base: bool = False) -> pd.Series:
+    """Mean over both wordings and over prompts without and with a worked example."""
+    return sum(correct(study, run, exam, facts, shots, base) for exam in (TRAINED, HELD_OUT) for shots in (0, 1)) / 4
+
+
+def gain(study: Study, run: str, exam: str = HELD_OUT, shots: int = 0) -> pd.Series:
+    """Tuned minus base on taught facts."""
+    return correct(study, run, exam, "taught", shots) - correct(study, run, exam, "taught", shots, base=True)
+
+
+def slope(study: Study, runs: Mapping[str, str], exam: str) -> pd.Series:
+    """Least-squares slope of the logit of Accuracy on taught facts over the logarithm to base 2 of the parameters, by seed.
+
+    Args:
+        study: The study.
+        runs: Base to its run, at least two sizes.
+        exam: Exam whose taught facts are asked.
+
+    Shares of 0 and 1 have no logit, so half an answer is added on both sides (Haldane 1956).
+    """
+    frame, columns = study.outcomes, {}
+    for base, run in runs.items():
+        share = correct(study, run, exam, "taught")
+        n = (frame[(frame["run"] == run) & (frame["exam"] == exam)].groupby("seed", observed=True)["id"].nunique()).reindex(share.index)
+        right = share * n
+        size = int(frame.loc[frame["base"] == base, "size_params"].iloc[0])
+        columns[math.log2(size)] = np.log((right + 0.5) / (n - right + 0.5))
+    table = pd.DataFrame(columns)
+    x = table.columns.to_numpy(float) - table.columns.to_numpy(float).mean()
+    return pd.Series(table.to_numpy() @ x / (x @ x), index=table.index)
+
+
+def decide(found: Interval, margin: float) -> str:
+    """The rule for one effect: supported, not supported, or undecided."""
+    if found.low > 0 and found.value >= margin:
+        return SUPPORTED
+    return NOT_SUPPORTED if found.high < margin else UNDECIDED
+
+
+def estimate(claim: int, name: str, by_seed: pd.Series, margin: float | None = None) -> Estimate:
+    """The mean over seeds with its interval, and the verdict where the rule has a margin for it."""
+    rule, n = read_registration(), len(by_seed)
+    if n < 2:
+        return Estimate(claim, name, by_seed, Interval(float(by_seed.mean()), math.nan, math.nan), math.nan, ONE_SEED)
+    from scipy.stats import t
+
+    found = statistics.seed_interval([np.array([value]) for value in by_seed], rule.level)
+    spread = float(by_seed.std(ddof=1)) / math.sqrt(n)
+    detectable = spread * float(t.ppf((1 + rule.level) / 2, n - 1) + t.ppf(rule.power, n - 1))
+    return Estimate(claim, name, by_seed, found, detectable, "" if margin is None else decide(found, margin))
+
+
+def equivalence(claim: int, name: str, by_seed: pd.Series) -> Estimate:
+    """An effect that should be nil: two one-sided tests against plus and minus the margin, through the interval that belongs to them."""
+    rule, made = read_registration(), estimate(claim, name, by_seed)
+    if len(by_seed) < 2:
+        return made
+    inner = statistics.seed_interval([np.array([value]) for value in by_seed], 1 - 2 * rule.equivalence_level)
+    within = -rule.margin < inner.low and inner.high < rule.margin
+    return made._replace(interval=inner, verdict=SMALL if within else NOT_SMALL)
+
+
+def claim_1(study: Study) -> list[Estimate]:
+    """Knowledge: taught minus untaught, true minus placebo; what other wordings and prompts keep of it."""
+    margin, arms = read_registration().margin, ("en-large_lora", "en-large_placebo")
+    taught, untaught = ([averaged(study, run, facts) for run in arms] for facts in ("taught", "untaught"))
+    knowledge = (taught[0] - taught[1]) - (untaught[0] - untaught[1])
+    unchanged = untaught[0] - averaged(study, arms[0], "untaught", base=True)
+    form = taught[1] - averaged(study, arms[0], "taught", base=True)
+    lost = {}
+    for run, name in ((arms[0], "LoRA"), ("en-large_full", "full tuning")):
+        best = correct(study, run, TRAINED, "taught")
+        lost[f"{name}: lost with another wording"] = best - correct(study, run, HELD_OUT, "taught")
+        lost[f"{name}: lost with a worked example"] = -change_with_example(study, run)
+    cured = change_with_example(study, "en-large_examples") - change_with_example(study, arms[0])
+    return [
+        estimate(1, "knowledge", knowledge, margin),
+        equivalence(1, "untaught facts", unchanged),
+        estimate(1, "partially: lost with another wording or an example", sum(list(lost.values())[:2]) / 2, margin),
+        estimate(1, "placebo on taught facts", form),
+        *(estimate(1, name, values) for name, values in lost.items()),
+        estimate(1, "kept by records with examples", cured),
+    ]
+
+
+def change_with_example(study: Study, run: str) -> pd.Series:
+    """Accuracy on taught facts with a worked example minus without one."""
+    return correct(study, run, TRAINED, "taught", 1) - correct(study, run, TRAINED, "taught", 0)
+
+
+def claim_2(study: Study) -> list[Estimate]:
+    """Size: the slope at the registered load; beside it half the load, and adapters of equal size."""
+    margin = read_registration().slope_margin
+    main = {base: f"{base}_lora" for base in SIZES}
+    half = {base: f"{base}_half" for base in SIZES}
+    matched = main | {base: f"{base}_matched" for base in ("en-small", "en-large")}
+    return [
+        estimate(2, "slope per doubling", slope(study, main, HELD_OUT), margin),
+        estimate(2, "slope, half the facts", slope(study, half, "mini_half")),
+        estimate(2, "slope, equal adapters", slope(study, matched, HELD_OUT)),
+    ]
+
+
+def claim_3(study: Study) -> list[Estimate]:
+    """Language of the base by tokenizer: main effects, interaction, and whether the Japanese-centric bases stay limited."""
+    margin = read_registration().margin
+    by = {base: gain(study, f"{base}_lora") for base in ("en-medium", "en-medium-shared", "ja-medium", "ja-medium-shared")}
+    english = (by["en-medium"] + by["en-medium-shared"]) / 2
+    japanese = (by["ja-medium"] + by["ja-medium-shared"]) / 2
+    own, shared = by["en-medium"] - by["ja-medium"], by["en-medium-shared"] - by["ja-medium-shared"]
+    return [
+        estimate(3, "English-centric gain", english, margin),
+        estimate(3, "English minus Japanese", english - japanese, margin),
+        estimate(3, "Japanese-centric short of half", english / 2 - japanese, margin),
+        estimate(3, "Japanese-centric gain", japanese),
+        estimate(3, "own minus shared tokenizer", (own - shared) / 2 + by["ja-medium"] - by["ja-medium-shared"]),
+        estimate(3, "language by tokenizer", own - shared),
+    ]
+
+
+def claim_4(study: Study, counts: pd.DataFrame) -> list[Estimate]:
+    """The metrics: of answers in sentences, those that only reading finds right, and those that Accuracy credits wrongly.
+
+    Args:
+        study: Unused but for its seeds; kept so that all claims are called alike.
+        counts: What `answer_counts` returns.
+    """
+    rule = read_registration()
+    by_seed = counts[counts["seed"].isin(study.seeds)].groupby("seed").sum(numeric_only=True)
+    free = by_seed["non_copies"] / by_seed["n"]
+    strict = by_seed["right_not_exact"] / by_seed["right"]
+    lenient = by_seed["credited_wrong"] / by_seed["wrong"].where(by_seed["wrong"] > 0)
+    found = [
+        estimate(4, "answers that copy no choice", free),
+        estimate(4, "right answers that Exact match refuses", strict, rule.margin),
+        estimate(4, "wrong answers that Accuracy credits", lenient.dropna(), rule.margin),
+    ]
+    if free.mean() < rule.fewest_non_copies:
+        found = [e._replace(verdict=NOT_TESTABLE if e.verdict else "") for e in found]
+    return found
+
+
+def answer_counts(study: Study) -> pd.DataFrame:
+    """How the run on sentences answered, by seed and exam; from the answers of a run, or from the committed table.
+
+    Returns:
+        Columns `seed`, `exam`, `n`, `non_copies` (answers that are no list of choices, letter for letter), `right` (on reading what the
+        answer asserts), `right_not_exact` (of these, refused by Exact match), `wrong`, and `credited_wrong` (of these, right by Accuracy).
+    """
+    if study.origin == "committed":
+        return pd.read_csv(evidence.evidence_folder(study.preset) / ANSWERS)
+    from jmedlora_utils.data.questions import Question
+    from jmedlora_utils.data.study_records import as_listed, asserted
+    from jmedlora_utils.evaluation import metrics, reading
+
+    said = study.examples[study.examples["run"] == "en-large_sentences"]
+    rows = said.merge(study.questions, on=["seed", "exam", "id"])
+    found = []
+    for row in rows[rows["facts"] == "taught"].to_dict("records"):
+        q = Question(
+            row["id"], row["exam"], "ja", row["text"], tuple(row["choices"]), frozenset(row["gold"]), n_select=int(row["n_select"])
+        )
+        right = reading.read_choices(q, asserted(row["response"])) == q.gold
+        paper = metrics.score(q, row["response"], "journal")
+        found.append(
+            {"seed": row["seed"], "exam": row["exam"], "n": 1, "non_copies": int(not as_listed(q, row["response"])), "right": int(right)}
+            | {"right_not_exact": int(right and not paper.exact_match), "wrong": int(not right)}
+            | {"credited_wrong": int(not right and bool(paper.accuracy))}
+        )
+    if not found:
+        raise NotMeasuredError("no answers of en-large_sentences; run the preset to its end")
+    return pd.DataFrame(found).groupby(["seed", "exam"], as_index=False).sum()
+
+
+def verdict(estimates: Sequence[Estimate]) -> str:
+    """The word for a claim: supported if every part with a word of its own is, not supported if one is not, else undecided."""
+    words = [e.verdict for e in estimates if e.verdict]
+    for word in (ONE_SEED, NOT_TESTABLE, NOT_SUPPORTED):
+        if word in words:
+            return word
+    return SUPPORTED if set(words) <= {SUPPORTED, SMALL} else UNDECIDED
+
+
+def table(estimates: Sequence[Estimate]) -> pd.DataFrame:
+    """One row per estimand, in shares (claim 2: logits); columns claim, estimand, worlds, value, low, high, detectable, verdict."""
+    rows = [(e.claim, e.name, len(e.by_seed), *e.interval, e.detectable, e.verdict) for e in estimates]
+    return pd.DataFrame(rows, columns=["claim", "estimand", "worlds", "value", "low", "high", "detectable", "verdict"])
+
+
+def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = ()) -> list[Path]:
+    """Commits the evidence of a finished run as `evidence.freeze` does, with the counts of answers beside it."""
+    written = evidence.freeze(preset, folder, seeds)
+    folder = written[-1].parent
+    counts = answer_counts(read_runs(preset, seeds))
+    return [*written, write_text(folder / ANSWERS, counts.to_csv(index=False)), write_manifest(folder)]

@@ -1,0 +1,45 @@
+"""The figure of the registered study: one dot per world for each estimand, and the interval over worlds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from jmedlora_utils.analysis.registered import Estimate
+from jmedlora_utils.figures.style import PALETTE, new_figure
+
+NARROW = 4.4
+"""Inches: narrow figures keep their letters large on a phone."""
+
+
+def by_world(estimates: Sequence[Estimate], margin: float, unit: str) -> Figure:
+    """Every estimand of a claim, one row each: its worlds as dots, their mean with its interval in front.
+
+    Args:
+        estimates: Estimands of one claim.
+        margin: The rule's, in the unit of the numbers; the band between minus and plus it is shaded.
+        unit: `points`, for shares drawn in percent, or another name, drawn as it is.
+    """
+    scale = 100 if unit == "points" else 1
+    figure, axes = new_figure(NARROW, 0.9 + 0.62 * len(estimates))
+    ax = axes[0, 0]
+    ax.axvspan(-scale * margin, scale * margin, color=PALETTE["grey"], alpha=0.13, zorder=0)
+    ax.axvline(0, color=PALETTE["black"], linewidth=1, zorder=1)
+    for place, found in enumerate(estimates):
+        worlds = scale * found.by_seed.to_numpy(float)
+        sns.scatterplot(x=worlds, y=[place] * len(worlds), ax=ax, color=PALETTE["sky"], s=28, alpha=0.8, linewidth=0, zorder=2)
+        if not math.isnan(found.interval.low):
+            ax.hlines(place, scale * found.interval.low, scale * found.interval.high, color=PALETTE["blue"], linewidth=2.6, zorder=3)
+        ax.plot(scale * found.interval.value, place, "o", color=PALETTE["blue"], markersize=7, zorder=4)
+        word = f": {found.verdict}" if found.verdict else ""
+        ax.annotate(
+            found.name + word, (0, place), xycoords=("axes fraction", "data"), xytext=(2, 8), textcoords="offset points", fontsize=9
+        )
+    ax.set(ylim=(len(estimates) - 0.5, -0.9), ylabel="", xlabel=unit.capitalize())
+    ax.set_yticks([])
+    ax.grid(visible=False, axis="y")
+    sns.despine(ax=ax, left=True)
+    return figure

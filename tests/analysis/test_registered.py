@@ -1,0 +1,160 @@
+"""The registered study: one number per seed, Student's interval over seeds, and the words of the committed rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jmedlora_utils.analysis import registered
+from jmedlora_utils.analysis.gains import NotMeasuredError
+from jmedlora_utils.analysis.studies import QUESTION, Study
+from jmedlora_utils.core.presets import load_preset
+from jmedlora_utils.core.statistics import Interval
+
+RULE = registered.read_registration()
+SIZES = {"en-small": 2**17, "en-medium": 2**19, "en-large": 2**21}
+Share = Callable[[str, str, str, int, int], float]
+
+
+def make_study(share: Share, seeds: tuple[int, ...] = (11, 12, 13), n: int = 40) -> Study:
+    """A study in which `share(run, exam, facts, shots, steps)` of the answers are right, of every run of the preset."""
+    rows = []
+    for run in load_preset("registered").runs:
+        base = run.evaluate["base"]
+        for seed in seeds:
+            for exam in run.evaluate.get("exams", ["mini_trained", "mini_heldout"]):
+                for shots in run.evaluate.get("shots", [0, 1]):
+                    for step in run.evaluate["steps"]:
+                        for facts in ("general",) if exam == "mini_general" else ("taught", "untaught"):
+                            right = round(n * share(run.name, exam, facts, shots, step))
+                            name = "taught_held_out_phrasing" if (exam, facts) == ("mini_heldout", "taught") else facts
+                            known = {"seed": seed, "run": run.name, "base": base, "size_params": SIZES.get(base, 2**19)}
+                            known |= {"exam": exam, "shots": shots, "steps": step, "facts": name}
+                            rows += [known | {"id": f"{exam}-{facts}{i}", "accuracy": float(i < right)} for i in range(n)]
+    frame = pd.DataFrame(rows)
+    empty = pd.DataFrame(columns=["seed", *QUESTION, "text", "choices", "gold"])
+    return Study("registered", "run", frame, [], pd.DataFrame(), empty, pd.DataFrame(), {"device": "", "created": ""})
+
+
+def learned(run: str, exam: str, facts: str, shots: int, step: int) -> float:
+    """Tuning stores taught facts in every run but the placebo; the other wording keeps 3/4 of it, a worked example half."""
+    if step == 0 or "placebo" in run or facts == "untaught":
+        return 0.2
+    return 0.2 + 0.6 * (0.75 if exam != "mini_trained" else 1) * (0.5 if shots else 1)
+
+
+def by_name(estimates: list[registered.Estimate]) -> dict[str, registered.Estimate]:
+    return {e.name: e for e in estimates}
+
+
+def test_knowledge_is_what_true_records_add_to_taught_facts_alone() -> None:
+    found = by_name(registered.claim_1(make_study(learned)))
+    each = np.mean([0.6, 0.45, 0.3, 0.225])
+    assert found["knowledge"].interval.value == pytest.approx(each, abs=0.01) and found["knowledge"].verdict == registered.SUPPORTED
+    assert found["untaught facts"].verdict == registered.SMALL
+    partly = found["partially: lost with another wording or an example"]
+    assert partly.interval.value == pytest.approx((0.15 + 0.3) / 2, abs=0.01) and partly.verdict == registered.SUPPORTED
+    assert registered.verdict(list(found.values())) == registered.SUPPORTED
+
+
+def test_a_gain_that_the_placebo_shares_is_no_knowledge() -> None:
+    form = make_study(lambda run, exam, facts, shots, step: 0.2 if step == 0 else 0.6)
+    found = by_name(registered.claim_1(form))
+    assert found["knowledge"].verdict == registered.NOT_SUPPORTED and found["placebo on taught facts"].interval.value == pytest.approx(0.4)
+    assert found["untaught facts"].verdict == registered.NOT_SMALL
+    assert registered.verdict(list(found.values())) == registered.NOT_SUPPORTED
+
+
+def test_the_slope_of_size_is_in_logits_per_doubling() -> None:
+    def by_size(run: str, exam: str, facts: str, shots: int, step: int) -> float:
+        return 1 / (1 + math.exp(-{"en-small": -1.0, "en-medium": 0.0, "en-large": 1.0}.get(run.split("_")[0], 0.0)))
+
+    main, half, equal = registered.claim_2(make_study(by_size, n=400))
+    assert main.interval.value == pytest.approx(0.5, abs=0.03) and main.verdict == registered.SUPPORTED
+    assert half.verdict == equal.verdict == ""
+    flat = registered.claim_2(make_study(lambda *_: 1.0))
+    assert flat[0].interval.value == pytest.approx(0) and flat[0].verdict == registered.NOT_SUPPORTED, "full marks have a finite logit"
+
+
+def test_language_and_tokenizer_are_told_apart() -> None:
+    gains = {"en-medium_lora": 0.5, "en-medium-shared_lora": 0.4, "ja-medium_lora": 0.1, "ja-medium-shared_lora": 0.2}
+    study = make_study(lambda run, exam, facts, shots, step: 0.2 + (gains.get(run, 0.0) if step else 0.0))
+    found = by_name(registered.claim_3(study))
+    value = {name: round(e.interval.value, 3) for name, e in found.items()}
+    assert value["English minus Japanese"] == 0.3 and value["own minus shared tokenizer"] == 0.0
+    assert value["language by tokenizer"] == 0.2 and value["Japanese-centric short of half"] == pytest.approx(0.45 / 2 - 0.15)
+    assert registered.verdict(list(found.values())) == registered.SUPPORTED
+    close = make_study(lambda run, exam, facts, shots, step: 0.2 + ({**gains, "ja-medium_lora": 0.4}.get(run, 0.0) if step else 0.0))
+    assert by_name(registered.claim_3(close))["Japanese-centric short of half"].verdict == registered.NOT_SUPPORTED
+
+
+def answers(*responses: str) -> Study:
+    """The run on sentences, asked one question with the right choice アカ and the wrong ones アオ, キイロ, and so on."""
+    asked = {"exam": "mini_trained", "facts": "taught", "category": "drug", "n_select": 1, "chance": 0.2}
+    asked |= {"text": "どれか。", "choices": ["アカ", "アオ", "キイロ", "ミドリ", "シロ"], "gold": "a"}
+    ids = [f"q{i}" for i in range(len(responses))]
+    questions = pd.DataFrame([asked | {"seed": 11, "id": i} for i in ids])
+    said = [{"seed": 11, "run": "en-large_sentences", "steps": 68, "exam": "mini_trained", "id": i} for i in ids]
+    examples = pd.DataFrame(said).assign(response=list(responses))
+    return replace(make_study(learned, (11, 12)), questions=questions, examples=examples)
+
+
+def test_answers_are_read_by_what_they_assert() -> None:
+    study = answers("アカ", "アカである。", "アオではなく、アカである。", "アカではなく、アオである。", "アオ")
+    counts = registered.answer_counts(study).iloc[0].to_dict()
+    assert {k: counts[k] for k in ("n", "non_copies", "right", "right_not_exact", "wrong")} == {
+        "n": 5, "non_copies": 3, "right": 3, "right_not_exact": 2, "wrong": 2,
+    }  # fmt: skip
+    assert counts["credited_wrong"] <= 1
+
+
+def test_a_model_that_copies_choices_cannot_test_the_metrics() -> None:
+    copies = pd.DataFrame(
+        {"seed": [11, 12], "exam": "mini_trained", "n": 20, "non_copies": 0, "right": 15, "right_not_exact": 0, "wrong": 5}
+    )
+    found = registered.claim_4(make_study(learned, (11, 12)), copies.assign(credited_wrong=0))
+    assert registered.verdict(found) == registered.NOT_TESTABLE
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "word"),
+    [
+        (0.01, 0.05, 0.09, registered.SUPPORTED),
+        (0.01, 0.04, 0.07, registered.UNDECIDED),
+        (-0.01, 0.06, 0.13, registered.UNDECIDED),
+        (-0.05, 0.0, 0.04, registered.NOT_SUPPORTED),
+        (0.01, 0.02, 0.03, registered.NOT_SUPPORTED),
+    ],
+)
+def test_the_rule_has_three_words(low: float, value: float, high: float, word: str) -> None:
+    assert registered.decide(Interval(value, low, high), 0.05) == word
+
+
+def test_one_seed_has_no_verdict_and_a_missing_arm_is_named() -> None:
+    alone = registered.claim_1(make_study(learned, (11,)))
+    assert registered.verdict(alone) == registered.ONE_SEED and math.isnan(alone[0].interval.low)
+    study = make_study(learned)
+    gone = replace(study, outcomes=study.outcomes[study.outcomes["run"] != "en-large_placebo"])
+    with pytest.raises(NotMeasuredError, match="no answers of en-large_placebo to mini_trained, taught facts, 0-shot"):
+        registered.claim_1(gone)
+
+
+def test_the_smallest_detectable_effect_is_found_with_the_power_that_it_says() -> None:
+    rng, spread, n = np.random.default_rng(0), 0.1, 12
+    made = registered.estimate(1, "x", pd.Series(rng.normal(0, spread, n)))
+    scale = made.detectable * spread / float(made.by_seed.std(ddof=1))  # at the true spread
+    hits = [registered.estimate(1, "x", pd.Series(rng.normal(scale, spread, n))).interval.low > 0 for _ in range(400)]
+    assert abs(np.mean(hits) - RULE.power) < 0.08
+
+
+def test_the_preset_is_the_registered_one_and_no_development_world_is_counted() -> None:
+    preset, development = load_preset("registered"), load_preset("registered-dev")
+    assert list(preset.seeds) == RULE.seeds and len(RULE.seeds) == 12
+    assert list(development.seeds) == RULE.development_seeds and not set(RULE.seeds) & set(RULE.development_seeds)
+    assert not set(RULE.seeds) & set(load_preset("mini-seeds").seeds), "fresh seeds"
+    assert development.runs == preset.runs and development.prepare == preset.prepare
