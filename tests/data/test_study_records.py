@@ -7,7 +7,7 @@ import pytest
 from jmedlora_utils.data import invented_world, prompts, study_records
 from jmedlora_utils.evaluation import metrics, reading
 
-WORLDS = [invented_world.make_world(invented_world.WorldSettings(seed, 9, 9, 8, 4, 2, 24)) for seed in (1, 2, 3)]
+WORLDS = [invented_world.World(invented_world.WorldSettings(seed, 9, 9, 8, 4, 2, 24)) for seed in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("world", WORLDS)
