@@ -16,7 +16,7 @@ import pandas as pd
 
 from jmedlora_utils.analysis import claims, evidence, gains, known_responses, published_pairs, scores
 from jmedlora_utils.analysis.studies import Study
-from jmedlora_utils.book import history, miniature, provenance
+from jmedlora_utils.book import history, miniature, provenance, rungs
 from jmedlora_utils.book.provenance import BENCHMARKS, MINI, Edition, table_of
 from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.records import read_record
@@ -47,6 +47,23 @@ def _study(folder: Path) -> tuple[Study, Any, pd.DataFrame] | None:
         return None
     study = evidence.read_evidence(folder)
     return study, claims.evaluate_claims(study.outcomes), claims.robustness(study.outcomes)
+
+
+def three_rungs(folder: Path) -> str:
+    """Every claim on its rungs of evidence: the figure of the front page; the picture is written to `folder`."""
+    if (found := _study(evidence.evidence_folder(MINI))) is None:
+        return NO_EVIDENCE
+    rests_on = ("outcomes", "published_pairs/verdicts.csv")
+    line = provenance.evidence_line("40_findings", rests_on, {"preset": MINI, "source": "committed"})
+    return f"{rungs.figure(rungs.effects(*found[1:]), folder)}\n\n{line}"
+
+
+def literature() -> str:
+    """What others found, by claim, from the committed list."""
+    rows = pd.read_csv(paths.RESULTS / "published" / "literature.csv", dtype=str, keep_default_na=False)
+    source = [f"{{cite:p}}`{row.cite}`" if row.cite else row.note for row in rows.itertuples()]
+    shown = rows[["claim", "finding", "figures"]].assign(source=source)
+    return formatting.markdown(shown)
 
 
 def story(folder: Path) -> str:
@@ -171,6 +188,8 @@ def api() -> str:
 
 
 FRAGMENTS: dict[str, Callable[[Edition, Path], str]] = {
+    "rungs": lambda _, folder: three_rungs(folder),
+    "literature": lambda *_: literature(),
     "story": lambda _, folder: story(folder),
     "verdicts": lambda *_: verdicts(),
     "verdicts_ja": lambda *_: verdicts_ja(),

@@ -1,0 +1,85 @@
+"""The figure at the front: every claim on three rungs of evidence, effect with interval, and the word of each rung's own rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from jmedlora_utils.analysis import arms, claims, evidence, published_pairs
+from jmedlora_utils.analysis.claims import Finding
+from jmedlora_utils.core import formatting
+
+MINIATURE, SMALL, PUBLISHED = "miniature", "small real models", "published models"
+COLUMNS = ["claim", "rung", "what", "value", "low", "high", "verdict"]
+MAIN = {
+    "gain": "gain on taught facts",
+    "size": "large minus small",
+    "language": "English minus Japanese",
+    "leniency": "Accuracy minus Exact match",
+}
+NOT_TESTABLE = "not testable here, every answer copies a choice"
+
+
+def effects(found: Sequence[Finding], changed: pd.DataFrame) -> pd.DataFrame:
+    """One row per effect, in shares: the columns `COLUMNS`, by claim and rung.
+
+    Args:
+        found: Findings of the miniature.
+        changed: What `claims.robustness` returns; a verdict that fewer than half of the changes keep is called fragile.
+    """
+    rows = []
+    for finding, (same, n) in zip(found, claims.same_verdicts(changed), strict=True):
+        fragile = ", fragile" if 2 * same < n else ""
+        for part in (p for p in finding.parts if p.name in MAIN):
+            # Where every answer copies a choice letter for letter, two string metrics cannot differ.
+            word = NOT_TESTABLE if part.name == "leniency" and not any(part.effect) else finding.verdict + fragile
+            rows.append((finding.claim.number, MINIATURE, MAIN[part.name], *part.effect, word))
+    rows += _small()
+    verdicts = published_pairs.read_tables(tuple(published_pairs.EDITIONS)).verdicts
+    for row in verdicts[verdicts["decides"]].itertuples():
+        what = MAIN["leniency"] if pd.isna(row.base) else f"{row.base} → {row.adapted}"
+        rows.append((row.claim, PUBLISHED, what, row.value, row.low, row.high, row.verdict))
+    order = [MINIATURE, SMALL, PUBLISHED]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.sort_values(
+        ["claim", "rung"], key=lambda c: c.map(order.index) if c.name == "rung" else c, kind="stable", ignore_index=True
+    )
+
+
+def _small() -> list[tuple]:
+    if not evidence.has_evidence("small"):
+        return []
+    study = evidence.load_study("small")
+    bases = sorted(study.outcomes["base"].astype(str).unique(), reverse=True)
+    rows = [
+        (1, SMALL, f"{row.base}, {row.questions}", row.value, row.low, row.high, row.verdict)
+        for row in arms.claim_1(study, bases).itertuples()
+    ]
+    if len(bases) > 1:
+        rows.append((3, SMALL, "Japanese over English records, Gemma minus SmolLM2", *arms.interaction(study, *bases[:2]), "described"))
+    return rows
+
+
+def figure(table: pd.DataFrame, folder: Path) -> str:
+    """The forest plot with its caption; the picture and its CSV are written to `folder`."""
+    from jmedlora_utils.figures import rung_plots, style  # seaborn takes two seconds to load, and every notebook starts here
+
+    style.use_style()
+    titles = {claim.number: f"{claim.number}. {claim.title}" for claim in claims.CLAIMS}
+    drawn = rung_plots.forest(table, titles, claims.MARGIN)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(folder / "rungs.png", metadata={"Software": None})
+    missing = [] if SMALL in set(table["rung"]) else ["small real models: not run to the end yet"]
+    none = sorted(set(titles) - set(table.loc[table["rung"] == PUBLISHED, "claim"]))
+    missing += [f"published models: no deciding pair for claim {', '.join(map(str, none))}"] if none else []
+    gaps = f" Not shown: {'; '.join(missing)}." if missing else ""
+    caption = (
+        "Every claim on its rungs of evidence: effect in points with its 95 % interval, and the word of that rung's own rule. The grey "
+        f"band is within {formatting.percent(claims.MARGIN)} points of zero. The rungs measure different things and are never averaged.{gaps}"
+    )
+    alt = (
+        "Four panels, one per claim; in each, effects of the miniature, of small real models and of published models with their intervals."
+    )
+    return f":::{{figure}} {folder.name}/rungs.png\n:name: fig-rungs\n:alt: {alt}\n\n{caption}\n:::"

@@ -1,0 +1,57 @@
+"""The forest plot of the front page: claims as panels, rungs of evidence as colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from textwrap import wrap
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from jmedlora_utils.figures.style import PALETTE, LineStyle, legend_above, new_figure
+
+NARROW = 4.4
+"""Inches: narrow figures keep their letters large on a phone."""
+LETTERS = 58
+"""Letters of one line of text across the figure."""
+RUNGS = {
+    "miniature": LineStyle(PALETTE["blue"], "o"),
+    "small real models": LineStyle(PALETTE["vermilion"], "D"),
+    "published models": LineStyle(PALETTE["green"], "s"),
+}
+
+
+def forest(table: pd.DataFrame, titles: Mapping[int, str], margin: float) -> Figure:
+    """Every effect as a point with its interval, one panel per claim.
+
+    Args:
+        table: Columns `claim`, `rung` (a key of `RUNGS`), `what`, `value`, `low`, `high` (shares, drawn in points) and `verdict`.
+        titles: Number of a claim to its title; one panel each.
+        margin: Share; the band between minus and plus it is shaded.
+    """
+    rows = {claim: table[table["claim"] == claim] for claim in titles}
+    heights = [0.5 + max(1, len(own)) for own in rows.values()]
+    figure, axes = new_figure(NARROW, 0.62 * sum(heights) + 0.9, rows=len(titles), sharex=True, height_ratios=heights)
+    for ax, (claim, own) in zip(axes[:, 0], rows.items(), strict=True):
+        ax.axvspan(-100 * margin, 100 * margin, color=PALETTE["grey"], alpha=0.13, zorder=0)
+        ax.axvline(0, color=PALETTE["black"], linewidth=1, zorder=1)
+        for place, row in enumerate(own.itertuples()):
+            look = RUNGS[row.rung]
+            ax.hlines(place, 100 * row.low, 100 * row.high, color=look.colour, linewidth=2.4)
+            ax.plot(100 * row.value, place, look.marker, color=look.colour, markersize=7)
+            said = wrap(f"{row.what}: {row.verdict}", LETTERS)
+            where = {"xycoords": ("axes fraction", "data"), "xytext": (2, 6), "textcoords": "offset points", "fontsize": 8.5}
+            text = ax.annotate("\n".join(said), (0, place), color=look.colour, linespacing=1.0, zorder=4, **where)
+            text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+            text.set_in_layout(False)
+        ax.set_title("\n".join(wrap(titles[claim], LETTERS)), loc="left", fontsize=10)
+        ax.set(ylim=(max(1, len(own)) - 0.6, -0.9), xlabel="", ylabel="", yticks=[])
+        ax.grid(visible=False, axis="y")
+        sns.despine(ax=ax, left=True)
+    axes[-1, 0].set_xlabel("Points")
+    for rung in (name for name in RUNGS if name in set(table["rung"])):
+        axes[0, 0].plot([], [], RUNGS[rung].marker, color=RUNGS[rung].colour, label=rung)
+    legend_above(figure, axes[0, 0])
+    return figure
