@@ -77,7 +77,7 @@ def figure(table: pd.DataFrame, folder: Path) -> str:
     gaps = f" Not shown: {'; '.join(missing)}." if missing else ""
     caption = (
         "Every claim on its rungs of evidence: effect in points with its 95 % interval, and the word of that rung's own rule. The grey "
-        f"band is within {formatting.percent(claims.MARGIN)} points of zero. The rungs measure different things and are never averaged.{gaps}"
+        f"band is within {formatting.percent(claims.MARGIN)} points of zero. Rungs measure different things and are never averaged.{gaps}"
     )
     alt = (
         "Four panels, one per claim; in each, effects of the miniature, of small real models and of published models with their intervals."
