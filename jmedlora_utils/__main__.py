@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from jmedlora_utils.analysis import arms, evidence, hospital, small_rule
+from jmedlora_utils.analysis import arms, evidence, hospital, registered, small_rule
 from jmedlora_utils.book import builder, fragments
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import exit_status
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     keep = command("freeze", "turn the finished runs of a preset into committed evidence", _freeze)
     keep.add_argument("--folder", type=Path, help="write there instead of book/results/")
     keep.add_argument("--seeds", type=int, nargs="*", default=(), help="only these seeds")
+    keep.add_argument("--add", action="store_true", help="keep the other seeds that are committed there already")
     share = command("export-results", "write committed results in the schemas of Every Eval Ever", _export_results, preset=False)
     share.add_argument("--study", nargs="*", default=(), help=f"some of {', '.join(results_export.studies())}; default: all")
     share.add_argument("--out", type=Path, required=True, help="the folder; the files go below its data/")
@@ -147,8 +148,9 @@ def _cards(options: argparse.Namespace) -> None:
 
 
 def _freeze(options: argparse.Namespace) -> None:
-    if options.preset == small_rule.read_rule().preset:
-        written = arms.freeze(options.preset, options.folder, options.seeds)
+    own = {small_rule.read_rule().preset: arms.freeze, registered.read_registration().preset: registered.freeze}
+    if options.preset in own or options.add:
+        written = own.get(options.preset, evidence.freeze)(options.preset, options.folder, options.seeds, options.add)
     elif hospital.has_quiz(options.preset):
         written = hospital.freeze(options.preset, options.folder, options.seeds)
     else:

@@ -59,7 +59,7 @@ def has_evidence(preset: str) -> bool:
     return (evidence_folder(preset) / "evidence.json").is_file()
 
 
-def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = ()) -> list[Path]:
+def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), add: bool = False) -> list[Path]:
     """Writes the evidence of a finished run, small enough to commit: no weights, no machine paths.
 
     For each seed the trimmed records of preparing, pretraining and tuning, the exam's questions, and one line per condition with
@@ -70,9 +70,10 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = ()) -
         preset: A preset that has run; smoke is refused.
         folder: Where to; `evidence_folder(preset)` by default. Old evidence there is replaced, README.md stays.
         seeds: Seeds to freeze; all of the preset's by default.
+        add: Whether other seeds that are committed there stay, as for a study that is run on several machines in turn.
 
     Raises:
-        JmedloraError: The preset is smoke, or results are missing.
+        JmedloraError: The preset is smoke, results are missing, or what is committed there is another preset's.
     """
     if preset == "smoke":
         raise JmedloraError("preset smoke: its runs test the code and are no evidence; freeze another preset, such as mini-seeds")
@@ -80,6 +81,8 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = ()) -
     if left := study.about.get("left_out"):
         print(f"{left} records are not in preset {preset!r} and were left out", file=sys.stderr)
     folder = folder or evidence_folder(preset)
+    if add and (folder / "evidence.json").is_file():
+        study = _joined(read_evidence(folder), study)
     for old in folder.glob("seed*"):
         shutil.rmtree(old)
     written = [write_text(folder / "summary.csv", scores.summary(study.outcomes).to_csv(index=False, float_format="%.6g"))]
@@ -100,6 +103,34 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = ()) -
     about = {"preset": preset, "seeds": study.seeds, "show": settings.show, **study.about, "versions": study.records[0].versions}
     written.append(write_text(folder / "evidence.json", json.dumps(about, indent=1) + "\n"))
     return [*written, write_manifest(folder)]
+
+
+def _joined(old: Study, new: Study) -> Study:
+    """Both studies as one; where both hold a seed, the new one counts."""
+    if old.preset != new.preset:
+        raise JmedloraError(f"preset {new.preset!r}: the committed evidence is that of {old.preset!r}; freeze to another folder")
+    kept = [seed for seed in old.seeds if seed not in new.seeds]
+    if not kept:
+        return new
+
+    def both(name: str) -> pd.DataFrame:
+        first, second = getattr(old, name), getattr(new, name)
+        return pd.concat([first[first["seed"].isin(kept)], second], ignore_index=True)
+
+    weights = len(kept), len(new.seeds)
+    took = [study.about["evaluate_seconds"] for study in (old, new)]
+    seconds = {run: round(float(np.average([t.get(run, 0.0) for t in took], weights=weights)), 1) for run in took[1]}
+    device = "; ".join(dict.fromkeys((old.about["device"], new.about["device"])))
+    return Study(
+        new.preset,
+        "run",
+        compact(both("outcomes")),
+        [*(r for r in old.records if r.seed in kept), *new.records],
+        both("examples"),
+        both("questions"),
+        both("forms"),
+        new.about | {"device": device, "evaluate_seconds": seconds},
+    )
 
 
 def _examples(study: Study, run: str) -> pd.DataFrame:

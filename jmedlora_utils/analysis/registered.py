@@ -17,6 +17,7 @@ import pandas as pd
 from pydantic import Field
 
 from jmedlora_utils.analysis import evidence
+from jmedlora_utils.analysis.arms import with_committed
 from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.analysis.studies import Study, read_runs
 from jmedlora_utils.core import paths, statistics
@@ -282,9 +283,10 @@ def table(estimates: Sequence[Estimate]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim", "estimand", "worlds", "value", "low", "high", "detectable", "verdict"])
 
 
-def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = ()) -> list[Path]:
+def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), add: bool = False) -> list[Path]:
     """Commits the evidence of a finished run as `evidence.freeze` does, with the counts of answers beside it."""
-    written = evidence.freeze(preset, folder, seeds)
+    written, study = evidence.freeze(preset, folder, seeds, add), read_runs(preset, seeds)
     folder = written[-1].parent
-    counts = answer_counts(read_runs(preset, seeds))
+    counts = answer_counts(study)
+    counts = with_committed(folder / ANSWERS, counts, study.seeds) if add else counts
     return [*written, write_text(folder / ANSWERS, counts.to_csv(index=False)), write_manifest(folder)]

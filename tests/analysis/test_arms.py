@@ -50,8 +50,12 @@ def make_study(seeds: tuple[int, ...] = (1, 2, 3), bases: tuple[str, ...] = (BAS
         asked = {"seed": 1, "exam": "mini_trained", "facts": "taught", "id": f"q{n}", "category": "", "n_select": 1, "chance": 0.2}
         questions.append(asked | {"text": "どれか。", "choices": choices, "gold": "a"})
     outcomes = pd.DataFrame(rows, columns=[*CONDITION, *QUESTION, *METRICS])
-    about = {"device": "none", "created": "2026-11-24"}
-    return Study("small", "run", outcomes, records, pd.DataFrame(examples), pd.DataFrame(questions), pd.DataFrame(), about)
+    about = {"device": "none", "created": "2026-11-24", "evaluate_seconds": {"smollm2_exam": 10.0 * len(seeds)}}
+    forms = pd.DataFrame([{"seed": seed, "run": "smollm2_exam"} for seed in seeds])
+    asked = outcomes[["seed", *QUESTION]].drop_duplicates(["seed", "exam", "id"])
+    asked = asked.assign(text="どれか。", choices=[[c * 12 for c in "甲乙丙丁戊"]] * len(asked), gold="a")
+    every = pd.concat([asked, pd.DataFrame(questions)], ignore_index=True)
+    return Study("small", "run", outcomes, records, pd.DataFrame(examples), every, forms, about)
 
 
 def test_claim_1_is_taught_minus_untaught_true_minus_placebo() -> None:
@@ -138,3 +142,29 @@ def test_the_frozen_evidence_of_the_study_has_its_arms_and_a_manifest(tmp_path: 
     summary = pd.read_csv(folder / "summary.csv")
     assert {"arm", "material", "language_taught", "exposure"} <= set(summary.columns)
     assert {"base", "lora", "placebo", "retrieval, BM25"} <= set(summary["arm"])
+
+
+def test_seeds_that_were_run_on_several_machines_are_frozen_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arms, "load_records", lambda *_, **__: [])
+
+    def freeze(seeds: tuple[int, ...], folder: str, *more: str) -> Study:
+        study = make_study(seeds)
+        for module in (evidence, arms):
+            monkeypatch.setattr(module, "read_runs", lambda *_: study)
+        assert main(["freeze", "--preset", "small", "--folder", str(tmp_path / folder), *more]) == 0
+        return evidence.read_evidence(tmp_path / folder)
+
+    whole = freeze((1, 2, 3), "whole")
+    freeze((1,), "parts", "--add")
+    parts = freeze((2, 3), "parts", "--add")
+    again = freeze((2, 3), "parts", "--add")
+    order = ["seed", "run", "exam", "id"]
+    for found in (parts, again):
+        assert found.seeds == [1, 2, 3] and len(found.records) == len(whole.records)
+        both = [s.outcomes.astype({c: str for c in order}).sort_values(order, ignore_index=True) for s in (found, whole)]
+        assert both[0].astype(str).equals(both[1].astype(str))
+        assert arms.claim_1(found, [BASE]).equals(arms.claim_1(whole, [BASE]))
+        assert sorted(found.forms["seed"]) == [1, 2, 3]
+    assert parts.about["evaluate_seconds"] == {"smollm2_exam": pytest.approx((10 + 2 * 20) / 3, abs=0.1)}
+    summaries = [pd.read_csv(tmp_path / folder / "summary.csv") for folder in ("parts", "whole")]
+    assert len(summaries[0]) == len(summaries[1])
