@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from jmedlora_utils.analysis import arms, gains
 from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.core import paths, statistics
+from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_yaml
 from jmedlora_utils.core.settings import Checked
 from jmedlora_utils.core.statistics import Interval
@@ -85,7 +86,10 @@ def asked(answers: pd.DataFrame, tuned: bool, exam: str, column: str) -> pd.Seri
 
     Raises:
         NotMeasuredError: The exam was not asked of it.
+        JmedloraError: The answers are of several runs.
     """
+    if len(runs := sorted(answers["run"].unique())) > 1:
+        raise JmedloraError(f"answers of {len(runs)} runs ({', '.join(runs)}) cannot be judged at once; choose those of one")
     found = answers[(answers["steps"] > 0 if tuned else answers["steps"] == 0) & (answers["exam"] == exam)]
     found = found[found["steps"] == found["steps"].max()]
     if found.empty:

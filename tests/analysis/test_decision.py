@@ -116,6 +116,12 @@ def test_answers_that_are_not_there_are_named() -> None:
         decision.judge(answers[(answers["exam"] != "quiz_bm25") | (answers["steps"] == 0)])
 
 
+def test_answers_of_two_runs_are_not_mixed() -> None:
+    answers = make_answers()
+    with pytest.raises(JmedloraError, match=r"answers of 2 runs .*choose those of one"):
+        decision.judge(pd.concat([answers, answers.assign(run="other")]))
+
+
 def test_a_preset_without_a_quiz_is_refused() -> None:
     assert hospital.has_quiz("hospital") and not hospital.has_quiz("smoke")
     with pytest.raises(JmedloraError, match="preset 'smoke' asks no quiz"):
