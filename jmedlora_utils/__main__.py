@@ -149,12 +149,8 @@ def _cards(options: argparse.Namespace) -> None:
 
 def _freeze(options: argparse.Namespace) -> None:
     own = {small_rule.read_rule().preset: arms.freeze, registered.read_registration().preset: registered.freeze}
-    if options.preset in own or options.add:
-        written = own.get(options.preset, evidence.freeze)(options.preset, options.folder, options.seeds, options.add)
-    elif hospital.has_quiz(options.preset):
-        written = hospital.freeze(options.preset, options.folder, options.seeds)
-    else:
-        written = evidence.freeze(options.preset, options.folder, options.seeds)
+    usual = hospital.freeze if hospital.has_quiz(options.preset) else evidence.freeze
+    written = own.get(options.preset, usual)(options.preset, options.folder, options.seeds, options.add)
     print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB below {paths.relative(written[0].parent)}")
 
 

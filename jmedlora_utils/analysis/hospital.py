@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from jmedlora_utils.analysis import evidence
+from jmedlora_utils.analysis import arms, evidence
 from jmedlora_utils.analysis.studies import evaluation_of, evaluations
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
@@ -70,9 +70,12 @@ def _of_run(preset: str, seeds: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=ANSWERS).astype({"prohibited": float})
 
 
-def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = ()) -> list[Path]:
+def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), add: bool = False) -> list[Path]:
     """Commits the evidence of a finished run as `evidence.freeze` does, and `answers.csv` beside it."""
-    written = evidence.freeze(preset, folder, seeds)
     table = _of_run(preset, seeds)
-    written.append(write_text(written[-1].parent / FILE, table.to_csv(index=False, float_format="%.6g")))
-    return [*written, write_manifest(written[-1].parent)]
+    written = evidence.freeze(preset, folder, seeds, add)
+    folder = written[-1].parent
+    if add:
+        table = arms.with_committed(folder / FILE, table, table["seed"].unique())
+    written.append(write_text(folder / FILE, table.to_csv(index=False, float_format="%.6g")))
+    return [*written, write_manifest(folder)]

@@ -6,9 +6,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from jmedlora_utils.analysis import decision, hospital
+from jmedlora_utils.__main__ import main
+from jmedlora_utils.analysis import decision, evidence, hospital
 from jmedlora_utils.analysis.gains import NotMeasuredError
+from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.records import write_text
 from jmedlora_utils.core.statistics import Interval
 
 N = 200
@@ -120,6 +123,21 @@ def test_answers_of_two_runs_are_not_mixed() -> None:
     answers = make_answers()
     with pytest.raises(JmedloraError, match=r"answers of 2 runs .*choose those of one"):
         decision.judge(pd.concat([answers, answers.assign(run="other")]))
+
+
+def test_frozen_answers_are_read_back_and_another_seed_joins_them(tmp_path, monkeypatch) -> None:
+    ran = {1: make_answers(seeds=(1,), n=20), 2: make_answers(seeds=(2,), n=20)}
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    monkeypatch.setattr(hospital, "_of_run", lambda preset, seeds: ran[seeds[0]])
+    monkeypatch.setattr(evidence, "freeze", lambda *given: [write_text(tmp_path / "hospital" / "evidence.json", "{}")])
+    assert main(["freeze", "--preset", "hospital", "--seeds", "1"]) == 0
+    pd.testing.assert_frame_equal(hospital.answers("hospital", "committed"), ran[1], check_dtype=False)
+    assert main(["freeze", "--preset", "hospital", "--seeds", "2", "--add"]) == 0
+    both = hospital.answers("hospital", "committed")
+    assert set(both["seed"]) == {1, 2} and decision.judge(both)["state"].eq(decision.judge(pd.concat(ran.values()))["state"]).all()
+    (tmp_path / "hospital" / "answers.csv").write_text("run\n", encoding="utf-8")
+    with pytest.raises(JmedloraError, match=r"answers\.csv: its content differs"):
+        hospital.answers("hospital", "committed")
 
 
 def test_a_preset_without_a_quiz_is_refused() -> None:
