@@ -85,17 +85,20 @@ def story(folder: Path) -> str:
 
 
 def verdicts() -> str:
-    """The verdicts, one row per claim."""
+    """The verdicts, one card per claim: side by side on a screen, one below the other on a phone."""
     if (found := _study(evidence.evidence_folder(MINI))) is None:
         return NO_EVIDENCE
     study, judged, changed = found
     shown = claims.glance_table(judged, changed, published_pairs.glance())
-    order = ["claim", "verdict", *(c for c in shown.columns if c not in ("claim", "verdict"))]  # a phone shows the first columns
+    cards = []
+    for row in shown.to_dict("records"):
+        said = "\n".join(f"- {name}: {text}" for name, text in row.items() if name not in ("claim", "verdict"))
+        cards.append(f":::{{grid-item-card}} {row['claim']}\n{row['verdict']}\n\n{said}\n:::")
     rests_on = ("outcomes", "published/claims.csv", "published_pairs/verdicts.csv")
     line = provenance.evidence_line("40_findings", rests_on, {"preset": MINI, "source": "committed"})
-    caption = "The claims: what was published, and what the miniature says."
     foot = f"{study.source_line()}. Published models: {KEY_NOTE}"
-    return f"{formatting.numbered(shown[order], 'tab-story', caption, foot=foot)}\n{line}"
+    grid = "::::{grid} 1 1 2 2\n:gutter: 2\n\n" + "\n\n".join(cards) + "\n::::"
+    return f"{grid}\n\n{foot}\n\n{line}"
 
 
 def verdicts_ja() -> str:
