@@ -13,6 +13,7 @@ import pandas as pd
 from jmedlora_utils.analysis import evidence, scores, small_rule
 from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.analysis.studies import INVENTED_EXAMS, TAUGHT_EXAMS, Study, read_runs
+from jmedlora_utils.analysis.verdicts import decide
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.manifest import write_manifest
@@ -105,9 +106,7 @@ def verdict(found: Interval, seeds: int) -> str:
     rule = small_rule.read_rule()
     if seeds < rule.fewest_seeds:
         return "too few seeds"
-    if found.low > 0 and found.value >= rule.margin:
-        return "supported"
-    return "not supported" if found.high < rule.margin else "undecided at this size"
+    return decide(found, rule.margin)
 
 
 def claim_1(study: Study, bases: Sequence[str]) -> pd.DataFrame:

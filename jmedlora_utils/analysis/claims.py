@@ -47,6 +47,7 @@ from jmedlora_utils.analysis.gains import (
     tuned_runs,
 )
 from jmedlora_utils.analysis.studies import TAUGHT, TAUGHT_HELD_OUT, UNTAUGHT
+from jmedlora_utils.analysis.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, combine, decide
 from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.presets import load_preset, preset_names
 from jmedlora_utils.core.statistics import Interval
@@ -56,7 +57,6 @@ CORRECTED = "2026-11-22"
 MARGIN = 0.05
 ALPHA = 0.01
 NEAR_MISS = 0.8
-SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided at this size"
 NOT_MEASURED, NO_CONTROL = "not measured", "no verdict: these questions have no control"
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, UNDECIDED)
 FULL_SIZE = "published models, 27B to 122B"
@@ -131,27 +131,6 @@ class Finding:
     reason: str = ""
 
 
-def decide(effect: Interval, margin: float = MARGIN) -> str:
-    """The rule for one effect; see the module's first lines.
-
-    Args:
-        effect: Estimate and interval, shares.
-        margin: Smallest effect of interest, above 0.
-    """
-    if effect.low > 0 and effect.value >= margin:
-        return SUPPORTED
-    if effect.high < margin:
-        return NOT_SUPPORTED
-    return UNDECIDED
-
-
-def combine(verdicts: Sequence[str]) -> str:
-    """The rule for a claim of several parts."""
-    if NOT_SUPPORTED in verdicts:
-        return NOT_SUPPORTED
-    return SUPPORTED if set(verdicts) == {SUPPORTED} else UNDECIDED
-
-
 def untaught_at_chance(frame: pd.DataFrame, run: str, condition: Condition = HEADLINE) -> Interval:
     """Accuracy on untaught facts minus chance at one condition of a run, in the exam of the condition's phrasing."""
     steps = step_of(frame, run, condition.step_rank)
@@ -196,12 +175,12 @@ def _claim_gain(frame: pd.DataFrame, condition: Condition, tests: pd.DataFrame) 
     steps = step_of(frame, largest, condition.step_rank)
     key = (tests["run"] == largest) & (tests["steps"] == steps) & (tests["shots"] == condition.shots) & (tests["facts"] == condition.facts)
     p = float(tests.loc[key, "p_holm"].iloc[0])
-    verdict = decide(gain)
+    verdict = decide(gain, MARGIN)
     if verdict == SUPPORTED and p >= ALPHA:
         verdict = UNDECIDED
     other = Condition(condition.step_rank, condition.shots, TAUGHT_HELD_OUT, condition.metric)
     shortfall = interval(1 - outcomes(frame, largest, steps, other))
-    parts = (Part("gain", gain, verdict, largest, p), Part("shortfall", shortfall, decide(shortfall), largest))
+    parts = (Part("gain", gain, verdict, largest, p), Part("shortfall", shortfall, decide(shortfall, MARGIN), largest))
     return parts, [largest]
 
 
@@ -211,7 +190,7 @@ def _claim_size(frame: pd.DataFrame, condition: Condition, tests: pd.DataFrame) 
         raise NotMeasuredError("only one English-centric base was tuned with LoRA; the claim needs two sizes")
     small, large = ladder.iloc[0]["run"], ladder.iloc[-1]["run"]
     effect = interval(difference(gains(frame, large, condition), gains(frame, small, condition), large, small))
-    return (Part("size", effect, decide(effect), f"{large} - {small}"),), [large, small]
+    return (Part("size", effect, decide(effect, MARGIN), f"{large} - {small}"),), [large, small]
 
 
 def _claim_language(frame: pd.DataFrame, condition: Condition, tests: pd.DataFrame) -> tuple[tuple[Part, ...], list[str]]:
@@ -220,8 +199,8 @@ def _claim_language(frame: pd.DataFrame, condition: Condition, tests: pd.DataFra
     effect = interval(difference(own, gains(frame, japanese, condition), english, japanese))
     first = interval(own)
     parts = (
-        Part("English-centric gain", first, decide(first), english),
-        Part("language", effect, decide(effect), f"{english} - {japanese}"),
+        Part("English-centric gain", first, decide(first, MARGIN), english),
+        Part("language", effect, decide(effect, MARGIN), f"{english} - {japanese}"),
     )
     return parts, [english, japanese]
 
@@ -230,7 +209,7 @@ def _claim_metrics(frame: pd.DataFrame, condition: Condition, tests: pd.DataFram
     answers = leniency(frame, condition)["lenient"].reset_index()
     facts = [i.removeprefix(f"{exam}-") for exam, i in zip(answers["exam"], answers["id"], strict=True)]
     effect = interval(answers["lenient"].groupby([answers["seed"], pd.Series(facts, name="fact")]).mean())
-    return (Part("leniency", effect, decide(effect), "every LoRA run"),), []
+    return (Part("leniency", effect, decide(effect, MARGIN), "every LoRA run"),), []
 
 
 def language_pair(frame: pd.DataFrame) -> tuple[str, str]:

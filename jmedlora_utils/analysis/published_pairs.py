@@ -345,7 +345,7 @@ def _verdicts(pairs: pd.DataFrame, details: pd.DataFrame, lenient: Interval | No
             continue
         if claim == 3:
             effect = Interval(-effect.value, -effect.high, -effect.low)
-        verdict = claims.decide(effect)
+        verdict = claims.decide(effect, claims.MARGIN)
         if verdict == claims.SUPPORTED and pair.p_holm >= claims.ALPHA:
             verdict = claims.UNDECIDED
         counts = detail.decides and (claim == 3 or pair.adaptation == "LoRA")
@@ -354,7 +354,7 @@ def _verdicts(pairs: pd.DataFrame, details: pd.DataFrame, lenient: Interval | No
         rows.append(row | {"decides": counts, "verdict": verdict, "caveat": detail.caveat})
     if lenient is not None:
         caveat = f"Exact match at most {percent(exact)} %"
-        rows.append({"claim": 4, **lenient._asdict(), "decides": True, "verdict": claims.decide(lenient), "caveat": caveat})
+        rows.append({"claim": 4, **lenient._asdict(), "decides": True, "verdict": claims.decide(lenient, claims.MARGIN), "caveat": caveat})
     columns = ["claim", "exam", "base", "adapted", "value", "low", "high", "equivalence_p", "small", "decides", "verdict", "caveat"]
     found = pd.DataFrame(rows, columns=columns).astype({"exam": "Int64", "small": "boolean"})
     return found.sort_values("claim", kind="stable", ignore_index=True)

@@ -20,6 +20,7 @@ from jmedlora_utils.analysis import evidence
 from jmedlora_utils.analysis.arms import with_committed
 from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.analysis.studies import Study, read_runs
+from jmedlora_utils.analysis.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, decide
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.manifest import write_manifest
 from jmedlora_utils.core.records import read_yaml, write_text
@@ -27,7 +28,6 @@ from jmedlora_utils.core.settings import Checked
 from jmedlora_utils.core.statistics import Interval
 
 FILE = paths.PACKAGE_DATA / "registration.yaml"
-SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided at this size"
 NOT_TESTABLE, ONE_SEED = "not testable here", "one seed"
 SMALL, NOT_SMALL = "shown to be small", "not shown to be small"
 ANSWERS = "answers.csv"
@@ -124,13 +124,6 @@ def slope(study: Study, runs: Mapping[str, str], exam: str) -> pd.Series:
     table = pd.DataFrame(columns)
     x = table.columns.to_numpy(float) - table.columns.to_numpy(float).mean()
     return pd.Series(table.to_numpy() @ x / (x @ x), index=table.index)
-
-
-def decide(found: Interval, margin: float) -> str:
-    """The rule for one effect: supported, not supported, or undecided."""
-    if found.low > 0 and found.value >= margin:
-        return SUPPORTED
-    return NOT_SUPPORTED if found.high < margin else UNDECIDED
 
 
 def estimate(claim: int, name: str, by_seed: pd.Series, margin: float | None = None) -> Estimate:

@@ -1,4 +1,4 @@
-"""The one error that a user of this project meets, and how a command prints it."""
+"""The exception behind every error that a user sees, and how a command prints it."""
 
 import sys
 from collections.abc import Callable

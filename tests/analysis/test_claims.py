@@ -56,12 +56,12 @@ def test_the_rule_is_the_one_stated():
     ],
 )
 def test_one_effect_is_decided_by_interval_and_margin(effect, verdict):
-    assert claims.decide(effect) == verdict
+    assert claims.decide(effect, claims.MARGIN) == verdict
 
 
 @given(st.floats(-1, 1), st.floats(0, 0.5), st.floats(0, 0.5))
 def test_every_effect_gets_exactly_one_verdict(value, below, above):
-    assert claims.decide(Interval(value, value - below, value + above)) in claims.VERDICTS
+    assert claims.decide(Interval(value, value - below, value + above), claims.MARGIN) in claims.VERDICTS
 
 
 @pytest.mark.parametrize(
