@@ -97,7 +97,11 @@ def load_published_exam(exam: str, folder: Path, years: Sequence[int] = (), lang
     """Every question of a published exam, from the data folder; years and language matter to IgakuQA alone."""
     if exam in RECENT:
         return RECENT[exam](folder, corrections)
-    return load_igakuqa(folder, years, language) if exam == "igakuqa" else load_jjsimqa(folder)
+    if exam == "igakuqa":
+        return load_igakuqa(folder, years, language)
+    if exam == "jjsimqa":
+        return load_jjsimqa(folder)
+    raise JmedloraError(f"no published exam {exam!r}; known: igakuqa, jjsimqa, {', '.join(RECENT)}")
 
 
 def write_collected(workspace: paths.Workspace, found: Collected) -> list[Path]:

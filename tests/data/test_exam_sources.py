@@ -172,3 +172,8 @@ def test_worked_examples_are_no_test_questions(language):
 def test_every_published_exam_fits_the_schema_on_disk(tmp_path):
     for questions in (load_igakuqa(data_dir(), YEARS), load_jjsimqa(data_dir())):
         assert read_exam(write_exam(tmp_path / "exam.jsonl", questions)) == questions
+
+
+def test_an_exam_that_no_loader_reads_is_refused_by_name(tmp_path):
+    with pytest.raises(JmedloraError, match="no published exam 'igakuqa118'; known: igakuqa, jjsimqa, igakuqa119"):
+        exam_files.load_published_exam("igakuqa118", tmp_path)
