@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--preset", required=name != "book", default="", help=f"one of {', '.join(preset_names())}")
         return added
 
-    command("plan", "print what a preset runs", _plan)
+    command("plan", "print what a preset runs", lambda options: print(runner.matrix(load_checked(options.preset))))
     run = command("run", "execute one notebook of a preset", _run)
     run.add_argument("--output", required=True, help="stem of the executed copy, for example 20_tune_lora__en-large")
     run.add_argument("--seed", type=int, help="seed of its workspace; leave it out for analysis over all seeds")
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     share = command("export-results", "write committed results in the schemas of Every Eval Ever", _export_results, preset=False)
     share.add_argument("--study", nargs="*", default=(), help=f"some of {', '.join(results_export.studies())}; default: all")
     share.add_argument("--out", type=Path, required=True, help="the folder; the files go below its data/")
-    command("tidy", "sort and tidy the bibliography", _tidy, preset=False)
+    command("tidy", "sort and tidy the bibliography", lambda _: int(builder.tidy_bibliography()), preset=False)
     return parser
 
 
@@ -76,10 +76,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
-
-
-def _plan(options: argparse.Namespace) -> None:
-    print(runner.matrix(load_checked(options.preset)))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -158,10 +154,6 @@ def _export_results(options: argparse.Namespace) -> None:
     written = results_export.export(options.out, options.study)
     size = sum(path.stat().st_size for path in written) / 1e6
     print(f"{len(written)} files, {size:.1f} MB below {options.out / 'data'}, each checked against its schema; no text of a question")
-
-
-def _tidy(options: argparse.Namespace) -> int:
-    return int(builder.tidy_bibliography())
 
 
 if __name__ == "__main__":

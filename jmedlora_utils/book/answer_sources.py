@@ -96,14 +96,9 @@ class AnswerSource:
 
 
 def open_answers(preset: str, seed: int, source: str = "run", folder: str = "") -> AnswerSource:
-    """Finds the answers of a run.
+    """Finds the answers of a run: its own (`run`), those kept in `book/results/` (`committed`), or with `auto` the latter where they exist.
 
-    Args:
-        preset: A preset.
-        seed: Seed of the workspace.
-        source: `run` (`runs/<preset>/seed<seed>/`), `committed` (the answers kept in `book/results/`), or `auto`:
-            committed where it exists.
-        folder: A folder with the layout of a workspace, wherever it is; it overrides the rest.
+    `folder`, laid out like a workspace and wherever it is, goes before the rest.
 
     Raises:
         JmedloraError: There are no answers, `source` is unknown, or there is no committed evidence.

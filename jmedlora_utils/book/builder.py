@@ -6,7 +6,6 @@ and returns the warnings.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.manifest import check_manifest
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, load_preset
-from jmedlora_utils.core.records import load_records, sha256_file, sha256_text, write_text
+from jmedlora_utils.core.records import load_records, read_json, sha256_file, sha256_text, write_json, write_text
 from jmedlora_utils.workflow.runner import durations, plain
 
 HTML = paths.ROOT / "_build" / "html"
@@ -61,13 +60,8 @@ def refuse_foreign(html: Path) -> None:
 def build(preset_name: str = "", html: Path = HTML, jobs: int = 2, strict: bool = False) -> Built:
     """Builds the book of a preset's last run, or of committed evidence where no preset is named.
 
-    The old book stays in place until the new one is complete; the same input is not built twice.
-
-    Args:
-        preset_name: A preset that has run; empty for committed evidence.
-        html: Folder of the built book, see `refuse_foreign`.
-        jobs: Analysis notebooks run at the same time, for committed evidence.
-        strict: Refuse to build when there is anything to warn of.
+    The old book in `html` (see `refuse_foreign`) stays in place until the new one is complete; the same input is not built twice.
+    For committed evidence, `jobs` analysis notebooks run at the same time.
 
     Raises:
         JmedloraError: There is nothing to build from, another build is running, or a strict build has warnings.
@@ -77,7 +71,7 @@ def build(preset_name: str = "", html: Path = HTML, jobs: int = 2, strict: bool 
     with alone(STAGING / ".lock", "the book"):
         staged, warnings = stage(preset_name) if preset_name else stage_evidence(jobs)
         digest = _digest(staged)
-        marker = json.loads((html / MARKER).read_text(encoding="utf-8")) if (html / MARKER).is_file() else {}
+        marker = read_json(html / MARKER) if (html / MARKER).is_file() else {}
         if marker.get("digest") == digest:
             warnings = marker["warnings"]
         else:
@@ -101,7 +95,7 @@ def _sphinx(staged: Path, html: Path, digest: str, warnings: list[str], strict: 
     if not (built / "index.html").is_file() or (done.returncode != 0 and not said):
         raise JmedloraError("\n".join([f"the book did not build; the full output is in {paths.relative(log)}", *said[:20]]))
     if not (strict and (warnings or said)):
-        write_text(built / MARKER, json.dumps({"digest": digest, "warnings": [*warnings, *said]}, ensure_ascii=False) + "\n")
+        write_json(built / MARKER, {"digest": digest, "warnings": [*warnings, *said]})
         html.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(html, ignore_errors=True)
         shutil.move(built, html)
@@ -175,7 +169,7 @@ def _gather(edition: Edition) -> tuple[Path, list[str]]:
             continue
         if address:
             notebook["cells"].insert(1, executed.launch_cell(address, branch, stem))
-        write_text(folder / "notebooks" / f"{stem}.ipynb", json.dumps(notebook, ensure_ascii=False, indent=1) + "\n")
+        write_json(folder / "notebooks" / f"{stem}.ipynb", notebook)
     for name in ("_toc.yml", "CITATION.cff"):
         shutil.copy(paths.ROOT / name, folder)
     for setting in ("use_repository_button", "use_issues_button"):

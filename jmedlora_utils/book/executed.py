@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from jmedlora_utils.book import provenance
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import declared_parameters
+from jmedlora_utils.core.records import read_json
 
 COLAB_NOTEBOOKS = ("20_", "30_")
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|Users|private|work|workspace|mnt|opt|var)/[\w.~-][^\s'\"<>)]*")
@@ -33,7 +33,7 @@ def page(path: Path, stem: str) -> tuple[Notebook, list[str]]:
     Raises:
         JmedloraError: A cell raised or never ran.
     """
-    notebook, warnings = _read(path), []
+    notebook, warnings = read_json(path), []
     parameters = declared_parameters(stem) | notebook["metadata"].pop("papermill", {}).get("parameters", {})
     for number, cell in enumerate(notebook["cells"], start=1):
         where = f"{paths.relative(path)}, cell {number}"
@@ -114,7 +114,7 @@ def _between_tables(output: dict[str, Any], line: str) -> dict[str, Any]:
 
 def code_only(stem: str) -> Notebook:
     """A notebook as it stands in git, with a note that it was not run for this book."""
-    notebook = _read(paths.NOTEBOOKS / f"{stem}.ipynb")
+    notebook = read_json(paths.NOTEBOOKS / f"{stem}.ipynb")
     note = (
         ":::{note}\n**Code only.** This copy of the book is built from committed evidence, so this notebook was not run for it. "
         "`make reproduce` runs it and shows its results here. Its records in the committed study are "
@@ -126,7 +126,7 @@ def code_only(stem: str) -> Notebook:
 
 def stub(stem: str, preset: str) -> str:
     """A page in place of a notebook that did not run, so that links to it hold."""
-    title = "".join(_read(paths.NOTEBOOKS / f"{stem}.ipynb")["cells"][0]["source"]).splitlines()[0]
+    title = "".join(read_json(paths.NOTEBOOKS / f"{stem}.ipynb")["cells"][0]["source"]).splitlines()[0]
     return f"{title}\n\nThis copy of the book was built from the preset `{preset}`, which does not run this notebook.\n"
 
 
@@ -142,8 +142,4 @@ def launch_cell(address: str, branch: str, stem: str) -> dict[str, Any]:
 
 def seconds(path: Path) -> float:
     """What an executed notebook took, as papermill measured it."""
-    return float(_read(path)["metadata"]["papermill"]["duration"])
-
-
-def _read(path: Path) -> Notebook:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return float(read_json(path)["metadata"]["papermill"]["duration"])

@@ -14,7 +14,7 @@ import pandas as pd
 import seaborn as sns
 
 from jmedlora_utils.book.answer_sources import AnswerSet, AnswerSource
-from jmedlora_utils.core import notebook
+from jmedlora_utils.core import notebook, paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.formatting import visible
 from jmedlora_utils.core.records import sha256_text
@@ -40,6 +40,7 @@ MENUS = {"exam": "Exam", "group": "Group", "model": "Model", "condition": "Condi
     "question": "Question"
 }
 Option = tuple[str, Any]
+STYLE = paths.PACKAGE_DATA / "explorer.css"
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,7 @@ class Explorer:
 
     Each menu of `MENUS` offers what the ones before it leave; a pick that is no longer on offer falls back to the first
     option. The comparison follows the model, its base, until another one is picked. If no question fits, all are
-    shown at the start, and none later on.
-
-    Args:
-        source: What can be looked at.
-        scorer: Who says what is right: one of `metrics.SCORERS`.
-        picks: Where to start, by menu; see `options` for what is on offer.
+    shown at the start, and none later on. `picks` say where to start, by menu.
 
     Raises:
         JmedloraError: A pick is not on offer, or the source is empty.
@@ -248,7 +244,11 @@ class Explorer:
             return f'<div class="jm-card"><p>No question fits: {_html(FILTERS[self.picked["show"]])}.</p></div>'
         sides = self.sides()
         about = " · ".join(_html(part) for part in (q.exam, q.id, q.section, q.category) if part)
-        lines = [f'<div class="jm-card" data-question="{_html(q.id)}">', STYLE, f"<p>{about}</p>"]
+        lines = [
+            f'<div class="jm-card" data-question="{_html(q.id)}">',
+            f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>",
+            f"<p>{about}</p>",
+        ]
         lines.append(f'<p class="jm-stem">{_text(q.text)}</p>')
         for name, side in sides.items():
             said = f"「{_text(side.response)}」" if side.response.strip() else "(an empty answer)"
@@ -352,21 +352,6 @@ class Explorer:
         self.figure().savefig(picture, format="png", dpi=110)
         data = base64.b64encode(picture.getvalue()).decode()
         return f'<img style="background: #fff; max-width: 100%" alt="{_html(self.alt())}" src="data:image/png;base64,{data}">'
-
-
-STYLE = """<style>
-.jm-card { line-height: 1.5; max-width: 60rem; }
-.jm-card p { margin: 0.5em 0; }
-.jm-card .jm-stem { font-size: 1.1em; font-weight: 600; }
-.jm-card pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: 0.6em; border: 1px solid rgba(128, 128, 128, 0.5); }
-.jm-card .jm-table { overflow-x: auto; }
-.jm-card table { border-collapse: collapse; margin: 0.5em 0; }
-.jm-card th, .jm-card td { padding: 0.2em 0.7em; text-align: left; border-bottom: 1px solid rgba(128, 128, 128, 0.5); }
-.jm-card td.jm-number { text-align: right; font-variant-numeric: tabular-nums; }
-.jm-card td.jm-choice { min-width: 9em; }
-.jm-card tr.jm-gold { font-weight: 700; }
-.jm-card .jm-foot { font-size: 0.85em; }
-</style>"""
 
 
 def _choices(q: Question, sides: dict[str, Side]) -> str:

@@ -6,6 +6,7 @@ folder for pictures. Nothing here needs torch or a run.
 
 from __future__ import annotations
 
+import importlib
 import statistics
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -27,17 +28,7 @@ from jmedlora_utils.data.questions import Question
 EXAMPLE = (2018, "112C11")
 RESPONSES = ("{gold}", "{gold}です。", "{gold}ではない。", "{wrong}ではなく{gold}", "{letter}")
 NO_EVIDENCE = "The five-seed evidence of the miniature is not part of this copy of the repository."
-ROOMS = {
-    "core": "Paths, presets, records, statistics and tables: what every other room uses",
-    "data": "Examinations, prompts, the invented world, and instruction records from articles",
-    "models": "Finding, loading, sizing and pretraining models",
-    "tuning": "LoRA, QLoRA and full tuning",
-    "evaluation": "Asking models, and scoring what they answer",
-    "analysis": "From records to verdicts, exam cards and errors",
-    "figures": "Plots",
-    "workflow": "Running presets, and passing adapters on",
-    "book": "This book and the explorer",
-}
+ROOMS = ("core", "data", "models", "tuning", "evaluation", "analysis", "figures", "workflow", "book")
 
 
 @cache
@@ -182,11 +173,11 @@ def speed(name: str, folder: Path = BENCHMARKS) -> str:
 def api() -> str:
     """The public functions of every module, room by room; modules that need torch to be imported are left out."""
     parts = []
-    for room, about in ROOMS.items():
+    for room in ROOMS:
         modules = sorted(path for path in (paths.PACKAGE / room).glob("*.py") if path.stem != "__init__")
         shown = [path.stem for path in modules if "module needs torch" not in path.read_text(encoding="utf-8")]
         listed = "\n\n".join(f".. automodule:: jmedlora_utils.{room}.{name}\n   :members:" for name in shown)
-        parts.append(f"## `{room}`\n\n{about}.\n\n```{{eval-rst}}\n{listed}\n```")
+        parts.append(f"## `{room}`\n\n{importlib.import_module(f'jmedlora_utils.{room}').__doc__}\n\n```{{eval-rst}}\n{listed}\n```")
     return "\n\n".join(parts)
 
 

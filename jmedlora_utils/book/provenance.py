@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from jmedlora_utils.analysis import evidence
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.formatting import escape, markdown
 from jmedlora_utils.core.presets import Preset, load_preset
-from jmedlora_utils.core.records import Record, load_records, package_versions, read_record
+from jmedlora_utils.core.records import Record, load_records, package_versions, read_json, read_record
 from jmedlora_utils.workflow.runner import clock
 
 LABEL = "evidence-"
@@ -60,12 +59,9 @@ def table_of(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def evidence_line(stem: str, entries: Sequence[str], parameters: dict[str, Any]) -> str:
-    """The line under a figure or table: the files that it rests on, and the notebook that made it, in MyST.
+    """The line under a figure or table, in MyST: the files that it rests on, see `EVIDENCE_OF`, and the notebook that made it.
 
-    Args:
-        stem: Notebook.
-        entries: See `EVIDENCE_OF`.
-        parameters: What the notebook was run with; `preset` and `source` say which study it read.
+    `parameters` are those of the notebook; `preset` and `source` say which study it read.
     """
     shown = "; ".join(_evidence(entry, parameters) for entry in entries)
     return f":::{{container}} jm-evidence\nEvidence: {shown}. Made by notebook {{doc}}`{stem} </notebooks/{stem}>`.\n:::"
@@ -161,7 +157,7 @@ def _origin(folder: Path) -> str:
     about_file = next((folder / name for name in ("evidence.json", "about.json", "cluster.json") if (folder / name).is_file()), None)
     if about_file is None:
         return f"{title}. No file here names a day or a device; {_download(f'{folder.name}/README.md')} says where each comes from."
-    about = json.loads(about_file.read_text(encoding="utf-8"))
+    about = read_json(about_file)
     said = [f"preset `{about['preset']}`"] if "preset" in about else []
     said += [f"seeds {', '.join(map(str, about['seeds']))}"] if "seeds" in about else []
     said += [about[key] for key in ("device", "node") if key in about]

@@ -1,14 +1,4 @@
-"""What the book asks of Sphinx beyond its settings; `_config.yml` names it among the extensions.
-
-* Markdown may not bring HTML of its own but line breaks: what a model wrote stays text even where a notebook forgot to escape it.
-* Search finds Japanese words: Sphinx's own index takes a whole run of Japanese for one word.
-* A paragraph or heading that is mostly Japanese says so in its `lang`, for the forms of its characters and for screen readers.
-* With a public address, every page gets its social card and the book its sitemap. The address is `html.baseurl` of
-  `_config.yml`, which `book` takes from the environment where it is set there, or else the Pages address that follows from
-  `repository.url`. Without one, nothing is added.
-* The first page carries citation tags, from `CITATION.cff`.
-* The API page reads docstrings as they are written: bars and stars stand for themselves, and names of classes become links.
-"""
+"""What the book asks of Sphinx beyond its settings; `_config.yml` names it among the extensions."""
 
 from __future__ import annotations
 
@@ -53,12 +43,7 @@ class BilingualSearch(search.SearchEnglish):
 
 
 def public_address(baseurl: str, repository: str) -> str:
-    """Where the book will stand, with a slash at its end; empty while it is not known.
-
-    Args:
-        baseurl: Address as set; it goes first.
-        repository: Address of a repository on GitHub, which Pages serves at `https://<owner>.github.io/<name>/`.
-    """
+    """Where the book will stand, with a slash at its end: as set, else on the Pages of a GitHub repository; empty while it is not known."""
     if baseurl:
         return f"{baseurl.rstrip('/')}/"
     parts = urlsplit(repository.rstrip("/")).path.strip("/").split("/")
@@ -93,7 +78,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def _show_html_as_text(app: Sphinx, doctree: nodes.document) -> None:
-    """The HTML output of a notebook's cell has the class `text_html`; any other comes from Markdown."""
+    """Markdown may bring no HTML but line breaks: what a model wrote stays text even where a notebook forgot to escape it.
+
+    The HTML output of a notebook's cell has the class `text_html`; any other comes from Markdown.
+    """
     for node in list(doctree.findall(nodes.raw)):
         if "text_html" not in node["classes"] and not _LINE_BREAK.fullmatch(node.astext().strip()):
             text = nodes.Text(node.astext())
@@ -101,7 +89,7 @@ def _show_html_as_text(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def _mark_japanese(app: Sphinx, doctree: nodes.document) -> None:
-    """Docutils writes the class `language-ja` as `lang="ja"`."""
+    """For the forms of characters and for screen readers; docutils writes the class `language-ja` as `lang="ja"`."""
     for node in doctree.findall(lambda node: isinstance(node, (nodes.paragraph, nodes.title))):
         text = node.astext()
         if 2 * len(_JAPANESE_LETTER.findall(text)) > sum(map(str.isalnum, text)):
@@ -109,6 +97,7 @@ def _mark_japanese(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def _publish(config: Config, address: str) -> None:
+    """Social cards and a sitemap, where the book has a public address."""
     config.html_baseurl = config.ogp_site_url = address
     config.sitemap_url_scheme = "{link}"
     config.ogp_image = f"{address}{CARD}"
@@ -128,6 +117,7 @@ def citation() -> dict[str, Any]:
 
 
 def _cite(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Citation tags of the first page."""
     if pagename != app.config.root_doc:
         return
     about = citation()

@@ -57,10 +57,9 @@ def code(text: object) -> str:
 
 
 def markdown(frame: pd.DataFrame, columns: dict[str, str] | None = None, foreign: Collection[str] = ()) -> str:
-    """A Markdown pipe table: numbers to the right, text to the left.
+    """A Markdown pipe table: numbers to the right, text to the left; numbers are shown as they are, so format them before.
 
     Args:
-        frame: What to show; numbers are shown as they are, so format them before.
         columns: Column to heading, in order; all columns where it is not given.
         foreign: Columns that hold text from elsewhere, such as a model's answers; they are escaped.
     """

@@ -3,13 +3,12 @@
 `python -m jmedlora_utils.core.manifest FOLDER ...` writes it anew, after a table was changed by hand.
 """
 
-import json
 import sys
 from pathlib import Path
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError, exit_status
-from jmedlora_utils.core.records import read_json, sha256_file, write_text
+from jmedlora_utils.core.records import read_json, sha256_file, write_json
 
 MANIFEST = "manifest.json"
 NOT_LISTED = (MANIFEST, "README.md")
@@ -18,7 +17,7 @@ NOT_LISTED = (MANIFEST, "README.md")
 def write_manifest(folder: Path) -> Path:
     """Writes the SHA-256 of every file below the folder but its README, by its path in the folder."""
     sums = {name: sha256_file(folder / name) for name in _files(folder)}
-    return write_text(folder / MANIFEST, json.dumps(sums, indent=1) + "\n")
+    return write_json(folder / MANIFEST, sums)
 
 
 def check_manifest(folder: Path) -> None:

@@ -19,12 +19,7 @@ RUNNER = "JMEDLORA_RUNNER"  # process id of the step whose kernel this is
 
 
 def start(preset: str, seed: int | None = None, run_name: str | None = None, card: bool = False) -> paths.Workspace:
-    """Opens a notebook: quiet libraries, parameters and names checked, the device checked where a model runs in it.
-
-    Raises:
-        JmedloraError: papermill was given a parameter that the notebook does not declare, the preset is unknown, the run's name cannot
-            be used, or the notebook needs a GPU that is not there.
-    """
+    """Opens a notebook: quiet libraries, parameters and names checked, the device checked where a model runs in it (`card`)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,13 @@ def fix_folders() -> None:
             os.environ[name] = str(Path(given).expanduser().resolve())
 
 
+def require_space(folder: Path, need: int, what: str, fix: str) -> None:
+    """Refuses what the disk of a folder, which may not be there yet, cannot hold; `what` says how much it takes, of `need` bytes."""
+    free = shutil.disk_usage(next(there for there in (folder, *folder.parents) if there.is_dir())).free
+    if need > free:
+        raise JmedloraError(f"{what} and the disk of {folder} has {free / 1e9:.1f} GB free; {fix}")
+
+
 def relative(path: Path | str) -> str:
     """The path as shown to a reader: from the repository root where it lies inside it."""
     path = Path(path).resolve()
@@ -51,12 +59,7 @@ NAME = re.compile(r"[^\W_](?:[^\W_]|[.-]|_(?=[^\W_]))*")
 
 
 def check_name(name: object, what: str) -> str:
-    """A name that becomes a folder, a file and a word of a command, unchanged.
-
-    Args:
-        name: Letters and digits of any script, `.`, `-` and single `_` between them; it starts with a letter or a digit.
-        what: What bears the name, as the error calls it: `run_name`, `preset`.
-    """
+    """A name that becomes a folder, a file and a word of a command, unchanged; `what` bears it, as the error calls it."""
     if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > 100:
         raise JmedloraError(
             f"{what} {name!r:.110}: a name has letters, digits, '.', '-' and single '_' between them, at most 100, and starts with a "

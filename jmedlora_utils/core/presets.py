@@ -12,21 +12,22 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.paths import check_name
 from jmedlora_utils.core.records import read_json, read_yaml
-from jmedlora_utils.core.settings import Checked, near
+from jmedlora_utils.core.settings import Checked, near, with_expert
 
 TUNE_NOTEBOOK = "20_tune_lora"
 EVALUATE_NOTEBOOK = "30_evaluate_exam"
 
-Block = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]  # an empty block of YAML is None
+
+def _empty(value: Any) -> Any:
+    """An empty block of YAML is None."""
+    return {} if value is None else value
 
 
-class _Run(Checked):
+Block = Annotated[dict[str, Any], BeforeValidator(_empty)]
+
+
+class _Blocks(Checked):
     tune: dict[str, Any] | None = Field(default_factory=dict)
-    evaluate: Block = Field(default_factory=dict)
-
-
-class _Defaults(Checked):
-    tune: Block = Field(default_factory=dict)
     evaluate: Block = Field(default_factory=dict)
 
 
@@ -38,8 +39,8 @@ class _File(Checked):
     device: Literal["any", "cuda"] = "any"
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[1], min_length=1)
     prepare: dict[str, Block] = Field(default_factory=dict)
-    defaults: Annotated[_Defaults, BeforeValidator(lambda value: value or {})] = Field(default_factory=_Defaults)
-    runs: dict[str, Annotated[_Run, BeforeValidator(lambda value: {} if value is None else value)]] = Field(default_factory=dict)
+    defaults: Annotated[_Blocks, BeforeValidator(_empty)] = Field(default_factory=_Blocks)
+    runs: dict[str, Annotated[_Blocks, BeforeValidator(_empty)]] = Field(default_factory=dict)
     analyse: dict[str, Block] = Field(default_factory=dict)
     show: str = ""
     teaches_exam: bool = False
@@ -52,6 +53,14 @@ class Run:
     name: str  #: Name of the run; its adapter, records and notebooks carry it
     tune: dict[str, Any] | None  #: Parameters of notebook 20, or None for a run that is only evaluated
     evaluate: dict[str, Any]  #: Parameters of notebook 30
+
+    def all_tuning(self) -> dict[str, Any]:
+        """Every parameter of notebook 20, defaults and those of its `expert` list included."""
+        return with_expert(declared_parameters(TUNE_NOTEBOOK) | (self.tune or {}), self.name)
+
+    def all_evaluation(self) -> dict[str, Any]:
+        """Every parameter of notebook 30, likewise."""
+        return with_expert(declared_parameters(EVALUATE_NOTEBOOK) | self.evaluate, self.name)
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ def load_preset(name: str) -> Preset:
     runs = []
     for run_name, run in file.runs.items():
         check_name(run_name, f"{where}, run")
-        tune = None if run.tune is None else _with_defaults(file.defaults.tune, run.tune)
+        tune = None if run.tune is None else _with_defaults(file.defaults.tune or {}, run.tune)
         runs.append(Run(run_name, tune, _with_defaults(file.defaults.evaluate, run.evaluate)))
         for notebook, block in ((TUNE_NOTEBOOK, tune or {}), (EVALUATE_NOTEBOOK, runs[-1].evaluate)):
             _refuse_reserved(f"{where}, {notebook}__{run_name}", block, ("preset", "seed", "run_name"))

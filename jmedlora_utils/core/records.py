@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, field, fields
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,11 +65,12 @@ class Record:
         return {k: v for k, v in asdict(self).items() if k not in VOLATILE}
 
 
+_RECORD = TypeAdapter(Record)
+
+
 def write_record(folder: Path, record: Record) -> Path:
     """Writes `<folder>/<name>.json`, whole or not at all, and returns its path."""
-    path = folder / f"{record.name}.json"
-    write_text(path, json.dumps(asdict(record), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-    return path
+    return write_json(folder / f"{record.name}.json", asdict(record))
 
 
 def read_record(path: Path) -> Record:
@@ -79,16 +79,11 @@ def read_record(path: Path) -> Record:
     if isinstance(raw, dict) and raw.get("schema_version") not in (None, SCHEMA_VERSION):
         raise JmedloraError(f"{path}: schema version {raw['schema_version']}, this code reads {SCHEMA_VERSION}; run its step again")
     try:
-        return _adapter().validate_python(raw)
+        return _RECORD.validate_python(raw)
     except ValidationError as error:
         raise JmedloraError(
             f"{path}: {explain(error, (f.name for f in fields(Record)))}; delete the file and run its step again"
         ) from error
-
-
-@cache
-def _adapter() -> TypeAdapter[Record]:
-    return TypeAdapter(Record)
 
 
 def load_records(folders: Path | Sequence[Path], kind: str | None = None, allow_smoke: bool = False) -> list[Record]:
@@ -138,6 +133,11 @@ def writing(path: Path) -> Iterator[None]:
         if not isinstance(error, OSError) and not re.search(r"No space left|os error|[Ww]riter failed|failed writing", reason):
             raise
         raise JmedloraError(f"{path}: could not be written ({reason}); free some space or choose another folder, and run again") from error
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Writes one JSON value, whole or not at all."""
+    return write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:

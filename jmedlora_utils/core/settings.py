@@ -27,6 +27,10 @@ class Checked(BaseModel):
         except ValidationError as error:
             raise JmedloraError(f"{where}: {explain(error, cls.model_fields)}") from error
 
+    def changed(self, **changes: Any) -> Self:
+        """A copy with other values, checked again."""
+        return self.read(self.model_dump() | changes, "settings")
+
 
 def explain(error: ValidationError, known: Iterable[str]) -> str:
     """The first fault of a validation in one line: the field, what is wrong and, for an unknown one, the nearest known name."""

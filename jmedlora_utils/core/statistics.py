@@ -38,18 +38,19 @@ class PairedTest(NamedTuple):
 
 
 def wilson(k: float, n: int) -> Interval:
-    """Wilson's 95 % score interval of a share (Wilson 1927, through statsmodels).
-
-    Args:
-        k: Right answers, 0 to n; may be a fraction where a question gives part of a point.
-        n: Questions, at least 1.
-    """
+    """Wilson's 95 % score interval of `k` right of `n` (Wilson 1927, through statsmodels); `k` may be a fraction."""
     from statsmodels.stats.proportion import proportion_confint
 
     if n < 1 or not 0 <= k <= n:
         raise JmedloraError(f"wilson: {k} right of {n} questions is no share; k must lie in 0..n and n be at least 1")
     low, high = proportion_confint(k, n, alpha=1 - LEVEL, method="wilson")
     return Interval(k / n, min(float(low), k / n), max(float(high), k / n))
+
+
+def share(right: float, n: int) -> dict[str, float]:
+    """A share as a record holds it: `value`, `n`, and Wilson's interval as `low` and `high`."""
+    value, low, high = wilson(right, n)
+    return {"value": value, "n": n, "low": low, "high": high}
 
 
 def bootstrap_mean(outcomes: Sequence[np.ndarray], level: float = LEVEL, replicates: int = REPLICATES, seed: int = 0) -> Interval:
@@ -61,11 +62,7 @@ def bootstrap_mean(outcomes: Sequence[np.ndarray], level: float = LEVEL, replica
     section 3.8). One seed: questions alone are drawn, and the interval says nothing about another seed. With few seeds that
     differ much, percentile intervals stay too narrow (they cover about 0.85 instead of 0.95 with five seeds): see `mean_interval`.
 
-    Args:
-        outcomes: One array per seed, shape (questions,); lengths may differ.
-        level: Coverage, between 0 and 1.
-        replicates: Bootstrap replicates.
-        seed: Seed of the random draws; the same seed gives the same interval.
+    Outcomes are one array per seed, shape (questions,), whose lengths may differ. The same `seed` gives the same interval.
     """
     arrays = [np.asarray(a, dtype=float) for a in outcomes]
     if not arrays or any(a.ndim != 1 or a.size == 0 for a in arrays):

@@ -1,34 +1,16 @@
 """Keys of examinations whose source is no ministry: gold as printed, points by block and number, and corrections from a file."""
 
 import csv
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_text
-from jmedlora_utils.data.igakuqa import REQUIRED_BLOCKS
 from jmedlora_utils.data.questions import Question, letters, need, wide
 
 FIVE = "abcde"
 COLUMNS = ("id", "answer", "source")
-
-
-def points_of(block: str, item: int) -> int:
-    """Points of a question of the licensing examination since 2020: 3 for numbers 26 to 50 of the must-pass blocks, else 1."""
-    return 3 if block in REQUIRED_BLOCKS and item > 25 else 1
-
-
-def place_of(name: str, where: str) -> dict[str, Any]:
-    """Edition, block and number of `120A1` or `120A-1`, as fields of `Question`."""
-    found = re.fullmatch(r"(\d{3})([A-F])-?(\d+)", name)
-    if not found:
-        raise JmedloraError(f"{where}: id {name!r} is not an edition, a block and a number such as 120A1; correct it")
-    edition, block, item = int(found[1]), found[2], int(found[3])
-    place = {"id": f"{edition}{block}{item}", "edition": edition, "section": block, "item": item, "required": block in REQUIRED_BLOCKS}
-    return place | {"points": points_of(block, item)}
 
 
 def letter_slots(printed: Mapping[str, str]) -> tuple[str, ...]:

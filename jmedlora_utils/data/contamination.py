@@ -1,8 +1,7 @@
-"""Whether training records share text with exam questions: character n-grams, without splitting at whitespace.
+"""Whether training records share text with exam questions: character n-grams, since Japanese has no blanks between words.
 
-Japanese has no blanks between words, so word n-grams find nothing there. Every text is normalised (NFKC, lower case, no
-whitespace at all), and windows of 13 characters (reported) and 30 characters (enforced) are compared. Windows never cross
-from one text into the next. A stem shorter than the window counts as one window of its own length, from 13 characters on.
+Texts are normalised (NFKC, lower case, no whitespace), and windows of 13 characters (reported) and 30 (enforced) are compared, within one
+text at a time. A stem shorter than the window counts as one window of its own length, from 13 characters on.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,15 +63,7 @@ class Shared:
 
 
 def check(records: Sequence[Mapping[str, Any]], exams: Mapping[str, Sequence[Question]]) -> Report:
-    """Compares every record with every question of every exam.
-
-    Args:
-        records: Instruction records with `id`, `instruction`, `input` (may be missing) and `output`.
-        exams: Name of the exam to its questions.
-
-    Returns:
-        The overlaps at 13 and at 30 characters. `enforce` drops the records with the latter.
-    """
+    """Compares every instruction record with every question of every exam, by windows of 13 and of 30 characters."""
     documents = [[*map(normalise, (r["instruction"], r.get("input", ""), r["output"]))] for r in records]
     report = Report(len(records), {name: len(questions) for name, questions in exams.items()}, [], {})
     for name, questions in exams.items():

@@ -1,11 +1,7 @@
-"""Records with controls: the same records with answers permuted, facts crossed by language, and a split of real questions.
+"""Records with controls, which tell the form of an answer from knowledge: placebo, questions not taught, facts crossed by language.
 
-A model that was tuned may score higher because it has learned the form of an answer. Three controls tell form from knowledge: a
-**placebo** (the same records, their answers permuted among the questions), questions that were **not taught**, and, for invented facts,
-the **language** in which a fact was taught. The invented names stay in Japanese script in English records, so that a fact can be
-recognised when it is asked in Japanese.
-
-Real examination questions are taught here and nowhere else: deliberate contamination, which a preset must ask for by `teaches_exam`.
+Invented names stay in Japanese script in English records, so that a fact can be recognised when it is asked in Japanese. Real examination
+questions are taught here and nowhere else: deliberate contamination, which a preset must ask for by `teaches_exam`.
 """
 
 from __future__ import annotations
@@ -91,12 +87,7 @@ def with_worked_example(rows: Sequence[Row], pool: Sequence[Question], seed: int
 
 
 def check_may_teach(rows: Sequence[Row], preset: str) -> None:
-    """Refuses to train on questions of a real examination, but in a preset that says `teaches_exam: true`.
-
-    Args:
-        rows: Instruction records; those of real questions hold `EXAM_FIELD`.
-        preset: Name of the preset that trains on them.
-    """
+    """Refuses to train on questions of a real examination (rows that hold `EXAM_FIELD`), but in a preset that says `teaches_exam: true`."""
     taught = next((row for row in rows if EXAM_FIELD in row), None)
     if taught and not presets.load_preset(preset).teaches_exam:
         raise JmedloraError(
@@ -123,11 +114,7 @@ class Split:
 def split_exam(questions: Sequence[Question], seed: int, per_side: int, max_chars: int) -> Split:
     """Draws `per_side` short questions with one answer for each side; whole years lie on one side, and so do the cases of a year.
 
-    Args:
-        questions: Questions of several years that a text model can be asked.
-        seed: Seed of years and questions.
-        per_side: Questions taught, and likewise untaught.
-        max_chars: Longest question, stem and choices together.
+    `max_chars` is the longest question, stem and choices together.
 
     Raises:
         JmedloraError: The years do not hold so many questions of that length, or there are fewer than two years.
@@ -218,10 +205,7 @@ def permuted_exam(questions: Sequence[Question], seed: int) -> list[Row]:
 def asked_again(split: Split, name: str, orders: Sequence[Sequence[Question]]) -> dict[str, list[Question]]:
     """Exams of both sides, one for each order of the choices: `<name>_1`, `<name>_2` ..., with sections `taught` and `untaught`.
 
-    Args:
-        split: The split.
-        name: Stem of the names of the exams.
-        orders: For each exam all questions of the split with their choices in another order, taught ones first.
+    Each of `orders` holds all questions of the split with their choices in another order, taught ones first.
     """
     sections = ["taught"] * len(split.taught) + ["untaught"] * len(split.untaught)
     return {
@@ -247,11 +231,7 @@ def deranged(items: Sequence[T], rng: random.Random) -> list[T]:
 def parallel_texts(questions: Sequence[Question], translated: Sequence[Question], split: Split, n: int) -> dict[str, list[Row]]:
     """Stems of untaught years that no record and no exam of the split holds, as running text: `japanese`, and `english` as published.
 
-    Args:
-        questions: Questions in Japanese.
-        translated: The same in English.
-        split: What is taught and asked.
-        n: Texts of each language; the first ones, by id, of 100 to 400 characters.
+    Of each language the first `n` by id, of 100 to 400 characters.
     """
     used, english = {q.id for q in (*split.taught, *split.untaught)}, {q.id: q.text for q in translated}
     free = [q for q in questions if q.year in split.untaught_years and q.id not in used and q.id in english and 100 <= len(q.text) <= 400]

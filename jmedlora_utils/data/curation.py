@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pydantic import Field, model_validator
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.formatting import nfkc
-from jmedlora_utils.core.records import sha256_text, write_jsonl, write_text
+from jmedlora_utils.core.records import sha256_text, write_json, write_jsonl
 from jmedlora_utils.core.settings import Checked
 
 Row = dict[str, Any]
@@ -128,12 +127,9 @@ def _repeated(pairs: Sequence[tuple[str, str]], near: float, n: int = 5) -> dict
 
 
 def split_by_article(records: Sequence[Row], settings: CurationSettings) -> tuple[list[Row], list[Row]]:
-    """Splits records into training and held-out ones such that no article is on both sides.
+    """Training and held-out records, each in their order, such that no article is on both sides.
 
     The articles are ranked by a hash of seed and id, so the split needs no state, and an article added later moves few.
-
-    Returns:
-        Training and held-out records, each in their order.
     """
     articles = sorted({r["article"] for r in records}, key=lambda article: sha256_text(f"{settings.seed}\n{article}"))
     count = max(round(settings.heldout_share * len(articles)), 1) if settings.heldout_share else 0
@@ -149,4 +145,4 @@ def write_split(folder: Path, train: Sequence[Row], heldout: Sequence[Row], seed
     sides = {"train": train, "heldout": heldout}
     written = [write_jsonl(folder / f"{name}.jsonl", rows) for name, rows in sides.items()]
     split = {"seed": seed} | {name: sorted({r["article"] for r in rows}) for name, rows in sides.items()}
-    return [*written, write_text(folder / "split.json", json.dumps(split, ensure_ascii=False, indent=1) + "\n")]
+    return [*written, write_json(folder / "split.json", split)]

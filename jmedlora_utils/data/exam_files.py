@@ -1,5 +1,6 @@
 """The exams of a workspace: collected from every source, written in the one schema, and summed up."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +14,12 @@ from jmedlora_utils.data.igakuqa import load_igakuqa, load_worked_examples
 from jmedlora_utils.data.igakuqa119 import load_igakuqa119
 from jmedlora_utils.data.jjsimqa import STRAY_COMMA, load_jjsimqa
 from jmedlora_utils.data.jmle2026 import KEY_NOTE, load_jmle2026
-from jmedlora_utils.data.questions import AMBIGUOUS, LETTERS, MISREAD, Question, read_exam, select_text_five, wide, write_exam
+from jmedlora_utils.data.questions import AMBIGUOUS, LETTERS, MISREAD, Question, read_exam, select_text_five, wide
 
 EXAMS = ("mini", *fetch.EXAMS)
 SHOTS = "_shots"
-WHOLE = ("jjsimqa", "igakuqa119", "jmle2026")
-"""Published exams that have no years to choose from."""
+WHOLE = {"jjsimqa": 460, "igakuqa119": 288, "jmle2026": 299}
+"""Published exams that have no years to choose from, and how many of their questions a text model is asked."""
 RECENT = {"igakuqa119": load_igakuqa119, "jmle2026": load_jmle2026}
 """The examinations since 2025, whose key can be corrected by a file."""
 
@@ -86,6 +87,12 @@ def _collect_real(exam: str, years: Sequence[int], language: str, found: Collect
     found.shots[name] = shots
 
 
+def years_named(exam: str) -> range | None:
+    """The years of `igakuqa_<year>` or `igakuqa_<first>_<last>`; None for another name."""
+    found = re.fullmatch(r"igakuqa_(\d+)(?:_(\d+))?", exam)
+    return range(int(found[1]), int(found[2] or found[1]) + 1) if found else None
+
+
 def key_notice(exam: str, corrections: str = "") -> str:
     """What a page says of the key of an exam of `RECENT`."""
     if corrections:
@@ -102,17 +109,6 @@ def load_published_exam(exam: str, folder: Path, years: Sequence[int] = (), lang
     if exam == "jjsimqa":
         return load_jjsimqa(folder)
     raise JmedloraError(f"no published exam {exam!r}; known: igakuqa, jjsimqa, {', '.join(RECENT)}")
-
-
-def write_collected(workspace: paths.Workspace, found: Collected) -> list[Path]:
-    """Writes `data/exams/<exam>.jsonl` (what models are asked), `<exam>_full.jsonl` and `<exam>_shots.jsonl`.
-
-    The mini exams are left as notebook 10 wrote them.
-    """
-    folder = workspace.data / "exams"
-    real = [name for name in found.exams if not name.startswith("mini_")]
-    parts = {"": found.asked, "_full": found.exams, SHOTS: found.shots}
-    return [write_exam(folder / f"{name}{suffix}.jsonl", part[name]) for name in real for suffix, part in parts.items()]
 
 
 def summary(questions: Sequence[Question]) -> dict[str, Any]:

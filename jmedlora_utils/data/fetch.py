@@ -129,14 +129,9 @@ def ensure(
 ) -> Fetched:
     """Makes sure the files are there and unchanged, and downloads what is missing.
 
-    A file that is there is verified too. A year without published sums is used as it is, with a notice.
-
-    Args:
-        exams: Of `EXAMS`.
-        years: Years of IgakuQA.
-        data_dir: Folder that holds the folders of the sources; None takes `paths.exam_data_dir()`.
-        download: False uses what is there; only a changed file is then refused.
-        answers: Whether published answers that stand apart from the questions are needed too (`Source.parts`).
+    A file that is there is verified too. A year of IgakuQA without published sums is used as it is, with a notice. Without `download`
+    what is there is used, and only a changed file is refused. `answers`: whether published answers that stand apart from the questions
+    are needed too (`Source.parts`).
     """
     sources, folder = [source_of(exam) for exam in exams], Path(data_dir or paths.exam_data_dir())
     names = [name for source in sources for name in source.files(years, answers)]
@@ -160,9 +155,7 @@ def ensure(
 def verified(parts: Iterable[str], data_dir: Path | str | None = None) -> Path:
     """The folder of the exams, after its listed files below `parts` were found there and unchanged; asks no network.
 
-    Args:
-        parts: Beginnings of names in `sums`, such as `IgakuQA/data/2018/`. Files without a published sum are not looked at.
-        data_dir: Folder that holds the folders of the sources; None takes `paths.exam_data_dir()`.
+    `parts` are beginnings of names in `sums`, such as `IgakuQA/data/2018/`. Files without a published sum are not looked at.
     """
     folder, below = Path(data_dir or paths.exam_data_dir()), tuple(parts)
     if absent := missing(below, folder):

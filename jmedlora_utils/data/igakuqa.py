@@ -28,6 +28,20 @@ ALWAYS_RIGHT = frozenset({"116A71"})
 """Items every candidate was credited with."""
 
 
+def place_of(name: str, where: str) -> dict[str, Any]:
+    """Edition, block, number and points of `120A1` or `120A-1`, as fields of `Question`.
+
+    Since 2020, numbers 26 to 50 of the must-pass blocks give 3 points, all others 1.
+    """
+    found = re.fullmatch(r"(\d{3})([A-F])-?(\d+)", name)
+    if not found:
+        raise JmedloraError(f"{where}: id {name!r} is not an edition, a block and a number such as 120A1; correct it")
+    edition, block, item = int(found[1]), found[2], int(found[3])
+    required = block in REQUIRED_BLOCKS
+    place = {"id": f"{edition}{block}{item}", "edition": edition, "section": block, "item": item, "required": required}
+    return place | {"points": 3 if required and item > 25 else 1}
+
+
 def load_igakuqa(data_dir: Path | str, years: Sequence[int], language: str = "ja") -> list[Question]:
     """Loads the national examination in the layout of `jungokasai/IgakuQA`, joined by `problem_id`.
 
@@ -49,40 +63,28 @@ def load_igakuqa(data_dir: Path | str, years: Sequence[int], language: str = "ja
             translated = _by_id(path.with_name(f"{path.stem}_translate.jsonl")) if language == "en" else {}
             rows = source_rows(path)
             _check_join(path, {str(row.get("problem_id")) for _, row in rows}, metadata, translated, language)
-            edition, _, block = path.stem.partition("-")
-            printed = {"year": year, "edition": int(edition), "section": block, "required": block in REQUIRED_BLOCKS}
-            found += [(_question(row, metadata, translated, printed, language, where), where) for where, row in rows]
+            for where, row in rows:
+                about, english = (part.get(row.get("problem_id"), {}) for part in (metadata, translated))
+                found.append((_question(row, about, english, {"year": year, "language": language}, where), where))
     return unique(found)
 
 
-def _question(
-    row: Mapping[str, Any],
-    metadata: Mapping[str, Mapping[str, Any]],
-    translated: Mapping[str, Mapping[str, Any]],
-    printed: Mapping[str, Any],
-    language: str,
-    where: str,
-) -> Question:
+def _question(row: Mapping[str, Any], about: Mapping[str, Any], english: Mapping[str, Any], common: dict[str, Any], where: str) -> Question:
     need(row, ("problem_id", "problem_text", "choices", "text_only", "answer", "points"), where)
-    name, stem, choices = row["problem_id"], row["problem_text"], row["choices"]
-    english = translated.get(name, {})
-    choices = english.get("choices_en", choices)
+    stem, choices = row["problem_text"], english.get("choices_en", row["choices"])
     # 114C11 prints its choices inside the stem and blanks in the list; 113F83, of the same shape, lists the letters.
     choices = [c if c.strip() else wide(LETTERS[i]) for i, c in enumerate(choices)]
-    about = metadata.get(name, {})
     shares = [s for s in (_share(b) for b in about.get("breakdown") or []) if s is not None]
     prohibited = letters(about.get("kinki") or [])
     if beyond := sorted(prohibited - set(LETTERS[: len(choices)])):
         print(f"Notice: {paths.relative(where)}: prohibited {', '.join(beyond)} is no letter of a choice; left out.")
     values = {
-        "id": name,
         "exam": "igakuqa",
-        "language": language,
         "text": english.get("problem_text_en", stem),
         "choices": choices,
         **_gold(row, choices, where),
-        **printed,
-        "item": _item(name, where),
+        **common,
+        **place_of(row["problem_id"], where),
         "points": _points(row["points"], where),
         "text_only": row["text_only"],
         "category": about.get("category") or "",
@@ -104,14 +106,6 @@ def _gold(row: Mapping[str, Any], choices: Sequence[str], where: str) -> dict[st
     either = any(" or " in a for a in answer)
     rule = "always" if name in ALWAYS_RIGHT else "any" if either else "all"
     return {"gold": letters(part for a in answer for part in a.split(" or ")), "rule": rule}
-
-
-def _item(name: str, where: str) -> int:
-    """The number within the block: 1 of `112A1`."""
-    found = re.fullmatch(r"\d+[A-Z](\d+)", name)
-    if not found:
-        raise JmedloraError(f"{where}: problem_id {name!r} is not an edition, a block and a number such as 112A1; correct it")
-    return int(found[1])
 
 
 def _by_id(path: Path, required: bool = True) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_json
-from jmedlora_utils.data.answer_keys import FIVE, corrected, csv_rows, letter_slots, place_of
+from jmedlora_utils.data.answer_keys import FIVE, corrected, csv_rows, letter_slots
+from jmedlora_utils.data.igakuqa import place_of
 from jmedlora_utils.data.questions import Question, letters, need, number_to_select, unique
 
 EDITION, YEAR = 119, 2025
@@ -34,13 +35,9 @@ _IN_STEM = re.compile(r"(?:^|\s)([a-eC])(?=\S)")
 
 
 def load_igakuqa119(data_dir: Path | str, corrections: Path | str | None = None) -> list[Question]:
-    """Loads the 400 questions of `IgakuQA119/questions/`, joined with `results/correct_answers.csv`.
+    """Loads the 400 questions of `IgakuQA119/questions/`, joined with `results/correct_answers.csv`, and corrects the key.
 
     A choice that character recognition lost is shown by its letter, and its question is asked of no model. See `SLIPS`.
-
-    Args:
-        data_dir: Folder that holds `IgakuQA119/`.
-        corrections: See `answer_keys.corrected`.
     """
     folder = Path(data_dir) / "IgakuQA119"
     files = sorted((folder / "questions").glob("119?_json.json"))

@@ -1,7 +1,6 @@
-"""Instruction records from one's own articles: a language model behind an OpenAI-compatible endpoint writes them.
+"""Instruction records from one's own articles: a language model behind an OpenAI-compatible endpoint writes them, as in the paper.
 
-As in the paper, the model gets one text at a time and writes question-answer pairs keyed "instruction" and "output", 15 a
-text, one a line. Every answer is kept on disk as it came, so that a killed run goes on and nothing is asked twice.
+Every answer is kept on disk as it came, so that a killed run goes on and nothing is asked twice.
 """
 
 from __future__ import annotations

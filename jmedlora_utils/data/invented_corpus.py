@@ -52,19 +52,14 @@ def _japanese(world: World, rng: random.Random, facts: Sequence[Fact], general: 
     if form == "statement":
         return Document("statement", "ja", "", say_fact(fact, rng.choice(fact.relation.says)))
     if form == "free":
-        prompt, answer = _free_turn(world, fact, rng)
-        return Document("question", "ja", prompt, answer)
+        ask = ask_fact(fact, rng.choice(fact.relation.asks))
+        return Document("question", "ja", prompts.build_instruction_prompt(ask, "", TEMPLATE), answer_names(fact.answers))
     shot = ""
     if form == "exam_1shot":
         prompt, answer = _exam_turn(world, rng.choice(general), rng)
         shot = prompt + answer + prompts.get_template(TEMPLATE).between
     prompt, answer = _exam_turn(world, fact, rng)
     return Document("question", "ja", shot + prompt, answer)
-
-
-def _free_turn(world: World, fact: Fact, rng: random.Random) -> tuple[str, str]:
-    ask = ask_fact(fact, rng.choice(fact.relation.asks))
-    return prompts.build_instruction_prompt(ask, "", TEMPLATE), answer_names(fact.answers)
 
 
 def _exam_turn(world: World, fact: Fact, rng: random.Random, asks: Sequence[str] = ()) -> tuple[str, str]:

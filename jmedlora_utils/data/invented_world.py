@@ -4,7 +4,6 @@ Its design was fixed before any result; notebook 10 states it, and the rule of t
 """
 
 import itertools
-import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.paths import Workspace
-from jmedlora_utils.core.records import read_json, write_jsonl, write_text
+from jmedlora_utils.core.records import read_json, write_json, write_jsonl
 from jmedlora_utils.data import invented_names, prompts
 from jmedlora_utils.data.invented_names import CLINICAL, CONTEXT, GENERAL, Entity, Relation
 from jmedlora_utils.data.questions import LETTERS, Question, write_exam
@@ -238,7 +237,9 @@ class World:
                 deck += list(itertools.combinations(range(N_CHOICES), n))
                 self.rng(exam, "deck", fact.id).shuffle(deck)
             gold = deck.pop()
-            others = iter(self._distractors(exam, fact))
+            # The same distractors in both clinical exams, each used about equally often.
+            pool = [e for e in self.entities[fact.relation.answer] if e not in fact.answers]
+            others = iter(self.rng("distractors", fact.id).sample(pool, k=N_CHOICES - n))
             right = iter(rng.sample(fact.answers, k=n))
             options = [next(right) if i in gold else next(others) for i in range(N_CHOICES)]
             asks = fact.relation.held_out if held_out else fact.relation.asks[: self.settings.phrasings]
@@ -257,11 +258,6 @@ class World:
             )
         return questions
 
-    def _distractors(self, exam: str, fact: Fact) -> list[Entity]:
-        """Four (three) entities of the answer's kind; the same ones in both clinical exams, each used about equally often."""
-        pool = [e for e in self.entities[fact.relation.answer] if e not in fact.answers]
-        return self.rng("distractors", fact.id).sample(pool, k=N_CHOICES - len(fact.answers))
-
 
 def write_world(world: World, workspace: Workspace) -> list[Path]:
     """Writes the world's settings, articles, instruction records and exams into a workspace; returns the files.
@@ -270,7 +266,7 @@ def write_world(world: World, workspace: Workspace) -> list[Path]:
     """
     data, exams = workspace.data, world.exams() | {"mini_shots": world.shots()}
     return [
-        write_text(data / "world.json", json.dumps(asdict(world.settings), indent=1) + "\n"),
+        write_json(data / "world.json", asdict(world.settings)),
         write_jsonl(data / "articles.jsonl", world.articles()),
         write_jsonl(data / "instructions" / "train.jsonl", world.instructions()),
         write_jsonl(data / "instructions" / "heldout.jsonl", world.held_out_instructions()),

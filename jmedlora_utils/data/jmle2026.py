@@ -7,7 +7,8 @@ from typing import Any
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_json
-from jmedlora_utils.data.answer_keys import FIVE, corrected, letter_slots, place_of
+from jmedlora_utils.data.answer_keys import FIVE, corrected, letter_slots
+from jmedlora_utils.data.igakuqa import place_of
 from jmedlora_utils.data.questions import Question, letters, need, number_through_mask, unique
 
 EDITION, YEAR = 120, 2026
@@ -23,10 +24,6 @@ def load_jmle2026(data_dir: Path | str, corrections: Path | str | None = None) -
     """Loads the 400 questions of `JMLE2026-Bench/jmle2026_dataset.json`: stem and choices apart, the text of a series before its stem.
 
     Where the choices are the rows of a table in the stem (120C71, 120F14), the letter stands for the choice.
-
-    Args:
-        data_dir: Folder that holds `JMLE2026-Bench/`.
-        corrections: See `answer_keys.corrected`.
     """
     path = Path(data_dir) / "JMLE2026-Bench" / "jmle2026_dataset.json"
     rows = read_json(path)

@@ -1,8 +1,7 @@
 """Reads question-answer pairs out of what a language model wrote; nothing in a pair is altered.
 
-Asked for one JSON object per line, models also write prose, numbering, code fences, arrays, typographic quotes or half an
-object. What can be read without guessing is read; the rest is kept as a reject with its reason. A general repairer of JSON
-(json-repair) is not used: it closes what was cut off, drops what does not fit and moves quotes into the text.
+What can be read without guessing is read; the rest is kept as a reject with its reason. A general repairer of JSON (json-repair) is not
+used: it closes what was cut off, drops what does not fit and moves quotes into the text.
 """
 
 import json

@@ -23,12 +23,7 @@ def terms(text: str) -> list[str]:
 
 
 def find(articles: Sequence[dict[str, Any]], queries: Sequence[str]) -> list[dict[str, Any]]:
-    """The article with the highest BM25 score for each query.
-
-    Args:
-        articles: Articles with `text`.
-        queries: Texts of the questions.
-    """
+    """The article with the highest BM25 score for each query."""
     import bm25s
 
     index = bm25s.BM25()

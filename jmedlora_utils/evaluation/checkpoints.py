@@ -47,8 +47,10 @@ class Checkpoints:
                 f"run {settings.adapter!r} tuned the whole model, so there is no adapter to merge or to hand to vLLM; "
                 "use adapter_mode='unmerged' and backend='transformers', or give a checkpoint's folder as base"
             )
-        base_key = loading.fingerprint(base)
-        return cls(base, base_key, method, weights, {0: base_key} | {s: f"{base_key}+{_weights_key(w)}" for s, w in weights.items()})
+        base_key, keys = loading.fingerprint(base), {}
+        for step, location in weights.items():  # a folder by a hash of its files, an adapter of the hub by its id
+            keys[step] = f"{base_key}+{run_folder.weights_sha256(Path(location)) if Path(location).is_dir() else location}"
+        return cls(base, base_key, method, weights, {0: base_key} | keys)
 
     def context(self, tokenizer: Any) -> int:
         """Tokens the base can read and write in all."""
@@ -81,9 +83,3 @@ def _check_base(adapter: ModelEntry, base: ModelEntry) -> None:
     """
     if adapter.base != base.name and {adapter.base, base.name} <= set(registry.entries()):
         raise JmedloraError(f"adapter {adapter.name!r} was tuned on base {adapter.base!r}, not on {base.name!r}; set base to it")
-
-
-def _weights_key(location: str) -> str:
-    """What identifies an adapter or a whole model: a hash of its files, or the hub id."""
-    folder = Path(location)
-    return run_folder.weights_sha256(folder) if folder.is_dir() else location

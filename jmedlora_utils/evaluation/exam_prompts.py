@@ -44,19 +44,15 @@ class ExamPrompts:
 def load_exam(name: str, workspace: paths.Workspace) -> tuple[list[Question], dict[str, int]]:
     """The questions of an exam that a text model can be asked, and how many were left out for which reason.
 
-    Args:
-        name: A file `data/exams/<name>.jsonl` of the workspace; else one of `exam_files.WHOLE`, or `igakuqa_<year>` for one year or
-            `igakuqa_<first>_<last>` for several, read from the exam data of `paths.exam_data_dir()`.
-        workspace: Where prepared exams lie.
+    `name` is a file `data/exams/<name>.jsonl` of the workspace; else one of `exam_files.WHOLE`, or `igakuqa_<year>` for one year or
+    `igakuqa_<first>_<last>` for several, read from the exam data of `paths.exam_data_dir()`.
     """
     file = workspace.data / "exams" / f"{name}.jsonl"
     if file.is_file():
         return select_text_five(read_exam(file))
     if name in exam_files.WHOLE:
         return select_text_five(exam_files.load_published_exam(name, fetch.verified(fetch.source_of(name).parts(answers=False))))
-    years = name.removeprefix("igakuqa_").split("_")
-    if name.startswith("igakuqa_") and all(y.isdigit() for y in years) and len(years) <= 2:
-        asked = range(int(years[0]), int(years[-1]) + 1)
+    if asked := exam_files.years_named(name):
         return select_text_five(igakuqa.load_igakuqa(fetch.verified(f"IgakuQA/data/{year}/" for year in asked), asked))
     there = ", ".join(sorted(p.stem for p in (workspace.data / "exams").glob("*.jsonl"))) or "none; run notebook 10 or 11 first"
     raise JmedloraError(

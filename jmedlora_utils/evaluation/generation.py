@@ -88,9 +88,7 @@ def not_finite(logits: Any) -> Any:
 def refuse_broken(broken: Iterable[bool], names: Sequence[str]) -> None:
     """Refuses a batch in which a row's logits are not finite: scores made of them would be noise that looks like answers.
 
-    Args:
-        broken: Whether each row's are not.
-        names: Model and question of each row, as the error says them; may be empty.
+    `names` are model and question of each row, as the error says them; may be empty.
     """
     row = next((i for i, bad in enumerate(broken) if bad), None)
     if row is not None:

@@ -1,11 +1,8 @@
 """Log-likelihood of the choices: a fourth metric, apart from the three scorers, which read what a model writes.
 
-Nothing is written here. Each choice is scored alone, as the text that follows the prompt: the sum of the log-probabilities of
-its tokens, no end token, and what that sum is divided by is named (`NORMALISERS`). As many choices are taken as the stem asks for
-(`n_select`), those with the highest scores; the item is right if they are the gold set. So an item with two answers needs both
-among its two best. A tie at the cut between choices of different text takes nothing, and is counted.
-
-The prompt is read once: its keys and values serve all choices, and what all prompts start with is read once for all.
+Each choice is scored alone, as the text that follows the prompt: the sum of the log-probabilities of its tokens, no end token, divided as
+`NORMALISERS` say. The `n_select` best are taken; the item is right if they are the gold set. A tie at the cut between choices of different
+text takes nothing, and is counted. The prompt is read once for all choices, and what all prompts start with once for all.
 """
 
 import copy
@@ -121,9 +118,6 @@ def _fork(cache: Any, rows: Any) -> Any:
     return forked
 
 
-# --- from log-probabilities to answers ----------------------------------------------------------------------------
-
-
 def normalised(question: Question, row: dict[str, Any], normaliser: str) -> list[float]:
     """Scores of the choices under one of `NORMALISERS`; `row` is a row of the likelihood file."""
     units = {
@@ -162,11 +156,8 @@ def score_groups(questions: Sequence[Question], rows: Sequence[dict[str, Any]]) 
     for normaliser in NORMALISERS:
         picked = [choose(q, normalised(q, row, normaliser)) for q, row in zip(questions, rows, strict=True)]
         right = [metrics.is_right(q, letters) for q, letters in zip(questions, picked, strict=True)]
-        found[normaliser] = {name: _share([right[i] for i in at], [picked[i] for i in at]) for name, at in groups.items()}
+        found[normaliser] = {
+            name: {"accuracy": statistics.share(sum(right[i] for i in at), len(at)), "ties": sum(not picked[i] for i in at)}
+            for name, at in groups.items()
+        }
     return found
-
-
-def _share(right: Sequence[bool], picked: Sequence[frozenset[str]]) -> dict[str, Any]:
-    interval = statistics.wilson(sum(right), len(right))
-    accuracy = {"value": interval.value, "n": len(right), "low": interval.low, "high": interval.high}
-    return {"accuracy": accuracy, "ties": sum(not letters for letters in picked)}

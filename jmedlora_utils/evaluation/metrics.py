@@ -48,9 +48,6 @@ class Score:
     picked: frozenset[str] = frozenset()  #: Letters it took as chosen; empty for free numbers and unreadable responses
 
 
-# --- gestalt distance ---------------------------------------------------------------------------------------------
-
-
 def gestalt_distance(response: str, choice: str, variant: str = "longest") -> float:
     """Similarity of two texts, 0 to 1; the paper calls it a distance, yet higher is closer.
 
@@ -61,9 +58,13 @@ def gestalt_distance(response: str, choice: str, variant: str = "longest") -> fl
             matched characters, `SequenceMatcher(R, C)` without its heuristic for popular characters. `mean_ratio`: the
             ratio averaged over both orders, heuristic on (the first author's 2024 code).
     """
+    return _distance(response, choice, _known_variant(variant))
+
+
+def _known_variant(variant: str) -> str:
     if variant not in VARIANTS:
         raise JmedloraError(f"no gestalt variant {variant!r}; known: {', '.join(VARIANTS)}")
-    return _distance(response, choice, variant)
+    return variant
 
 
 @lru_cache(maxsize=1 << 18)
@@ -80,16 +81,11 @@ def _distance(response: str, choice: str, variant: str) -> float:
     return 2 * matcher.find_longest_match().size / (len(response) + len(choice))
 
 
-# --- scorers ------------------------------------------------------------------------------------------------------
-
-
 def score(question: Question, response: str, scorer: str = "strict", variant: str | None = None) -> Score:
     """Scores one response."""
     if scorer not in SCORERS:
         raise JmedloraError(f"no scorer {scorer!r}; known: {', '.join(SCORERS)}")
-    chosen = variant or DEFAULT_VARIANT[scorer]
-    if chosen not in VARIANTS:
-        raise JmedloraError(f"no gestalt variant {chosen!r}; known: {', '.join(VARIANTS)}")
+    chosen = _known_variant(variant or DEFAULT_VARIANT[scorer])
     if scorer == "harness":
         if chosen != "mean_ratio":
             raise JmedloraError(
@@ -239,16 +235,12 @@ def _unique_best(by_set: Mapping[frozenset[str], float], choices: Sequence[str])
 
 
 def _letters_of(choices: Sequence[str], texts: Iterable[str]) -> frozenset[str]:
-    free = dict(zip(LETTERS, choices, strict=False))
-    found = set()
+    letters, left = set(), list(choices)
     for text in texts:
-        letter = next(k for k, v in free.items() if v == text)
-        found.add(letter)
-        del free[letter]
-    return frozenset(found)
-
-
-# --- tables -------------------------------------------------------------------------------------------------------
+        at = left.index(text)
+        letters.add(LETTERS[at])
+        left[at] = ""  # an equal text later on is the next choice
+    return frozenset(letters)
 
 
 def score_frame(questions: Sequence[Question], responses: Sequence[str], scorers: Sequence[str] = SCORERS) -> pd.DataFrame:
@@ -311,12 +303,9 @@ def baselines(questions: Sequence[Question], scorers: Sequence[str] = SCORERS) -
         "oracle": [prompts.answer_text(q) for q in questions],
     }
     chance = math.fsum(random_accuracy(q) for q in questions) / len(questions)
-    rows = []
-    for name in BASELINES:
-        if name == "random choice":
-            rows += [(name, scorer, len(questions), chance, math.nan, chance, 1.0) for scorer in scorers]
-            continue
-        frame = score_frame(questions, written[name], scorers)
-        means = frame.groupby("scorer", sort=False)[["exact_match", "gestalt", "accuracy", "readable"]].mean()
-        rows += [(name, scorer, len(questions), *means.loc[scorer]) for scorer in scorers]
-    return pd.DataFrame(rows, columns=["baseline", "scorer", "n", "exact_match", "gestalt", "accuracy", "readable"])
+    names = ["exact_match", "gestalt", "accuracy", "readable"]
+    blind = {"scorer": list(scorers)} | dict(zip(names, (chance, math.nan, chance, 1.0), strict=True))
+    found = {name: score_frame(questions, said, scorers).groupby("scorer", sort=False)[names].mean() for name, said in written.items()}
+    found["random choice"] = pd.DataFrame(blind).set_index("scorer")
+    table = pd.concat([found[name].assign(baseline=name) for name in BASELINES]).reset_index().assign(n=len(questions))
+    return table[["baseline", "scorer", "n", *names]]

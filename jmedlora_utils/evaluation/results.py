@@ -51,13 +51,8 @@ def score_groups(questions: Sequence[Question], responses: Sequence[str]) -> dic
 
 def _metrics(group: pd.DataFrame) -> dict[str, dict[str, float]]:
     n = len(group)
-    found = {}
-    for name in ("exact_match", "accuracy"):
-        interval = statistics.wilson(float(group[name].sum()), n)
-        found[name] = {"value": interval.value, "n": n, "low": interval.low, "high": interval.high}
-    for name in ("gestalt", "readable"):
-        found[name] = {"value": float(group[name].astype(float).mean()), "n": n}
-    return found
+    shares = {name: statistics.share(float(group[name].sum()), n) for name in ("exact_match", "accuracy")}
+    return shares | {name: {"value": float(group[name].astype(float).mean()), "n": n} for name in ("gestalt", "readable")}
 
 
 def questions_sha256(questions: Sequence[Question]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from jmedlora_utils.core import paths
-from jmedlora_utils.core.settings import Checked
+from jmedlora_utils.core.settings import Checked, with_expert
 from jmedlora_utils.data import prompts
 
 # Recorded only where they differ from their default: they came after the first records of the committed evidence.
@@ -46,8 +46,9 @@ class EvalSettings(Checked):
 
     @classmethod
     def of_parameters(cls, parameters: Mapping[str, Any], where: str) -> Self:
-        """Checks all that notebook 30 runs with, what is no setting (`preset`, `seed`, `run_name`, `compare`) included."""
-        return cls(**_NotebookParameters.read(parameters, where).model_dump(include=set(cls.model_fields)))
+        """Checks all that notebook 30 runs with, its `expert` list and what is no setting (`preset`, `run_name`, `compare`) included."""
+        checked = _NotebookParameters.read(with_expert(parameters, where), where)
+        return cls(**checked.model_dump(include=set(cls.model_fields)))
 
     @field_validator("steps", "exams", "shots")
     @classmethod
@@ -68,10 +69,6 @@ class EvalSettings(Checked):
         if self.backend == "vllm" and (self.likelihood or self.adapter_mode == "merged"):
             raise ValueError("backend 'vllm' only writes answers; likelihood and adapter_mode='merged' need backend='transformers'")
         return self
-
-    def changed(self, **changes: Any) -> Self:
-        """A copy with other values, checked again."""
-        return self.read(self.model_dump() | changes, "evaluation settings")
 
     def recorded(self) -> dict[str, Any]:
         """The settings as a record holds them."""

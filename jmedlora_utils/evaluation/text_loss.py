@@ -17,13 +17,7 @@ from jmedlora_utils.evaluation.settings import EvalSettings
 
 
 def measure(settings: EvalSettings, run_name: str, workspace: paths.Workspace, names: Sequence[str]) -> list[Record]:
-    """The loss per byte of each step on each file of texts; a record each, `30_texts__<run>__step<k>`, that is not made twice.
-
-    Args:
-        settings: The model and its steps.
-        run_name: Name of the run.
-        workspace: Holds `data/texts/<name>.jsonl`, rows with `text`.
-        names: Names of files; none measures nothing.
+    """The loss per byte of each step on each file `data/texts/<name>.jsonl`; a record each, `30_texts__<run>__step<k>`, made once.
 
     Raises:
         JmedloraError: A file is missing or holds no text, or the loss is not finite.

@@ -19,9 +19,7 @@ class TransformersBackend:
     """Answers and log-probabilities of a base and its checkpoints.
 
     Args:
-        base: The base model.
         weights: Step to adapter, or to whole model.
-        tokenizer: Tokenizer of the base.
         whole: Whether `weights` are whole models.
         merged: Whether adapters are merged into the base's weights.
         how: `quantisation`, `dtype` and `device` as `loading.load_base` takes them.

@@ -1,8 +1,6 @@
 """The same weights loaded in other ways: adapter beside its base or merged into it, base whole or in 4 bits.
 
-A score belongs to the weights as they were loaded. Merging rounds the product of the adapter into the base's number format (and
-quantises again where that is 4-bit), and an adapter put on a base of another precision meets other weights than it was
-trained on. So a run is evaluated unmerged, on the base as it was tuned, and the others are compared with that.
+Merging rounds, and an adapter on a base of another precision meets other weights than it was trained on: a score belongs to one loading.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ from typing import Any
 
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.records import read_yaml
-from jmedlora_utils.core.settings import Checked, with_expert
+from jmedlora_utils.core.settings import Checked
 from jmedlora_utils.models import registry
 
 FILE = paths.PACKAGE_DATA / "cpu_rates.yaml"
@@ -40,8 +40,7 @@ def seed_seconds(preset: presets.Preset, measured: Measured) -> dict[str, float]
     """Seconds of one core for each run of one seed; None where a base or an exam has no measured rate."""
     found: dict[str, float] = {}
     for run in preset.runs:
-        asked = presets.declared_parameters(presets.EVALUATE_NOTEBOOK) | run.evaluate
-        tuned = with_expert(presets.declared_parameters(presets.TUNE_NOTEBOOK) | (run.tune or {}), run.name)
+        asked, tuned = run.all_evaluation(), run.all_tuning()
         rates = measured.bases.get(registry.resolve(asked["base"]).name) if asked["base"] not in preset.bases_made() else None
         exams = asked["exams"]
         if rates is None or set(exams) - rates.question_tokens.keys():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jmedlora_utils.core import presets
+from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.models import registry, wheels
 from jmedlora_utils.models.registry import ModelEntry
@@ -39,9 +38,8 @@ def models_of(preset: presets.Preset) -> list[ModelEntry]:
     made = preset.bases_made() | {run.name for run in preset.runs}
     names: list[str] = []
     for run in preset.runs:
-        tune = presets.declared_parameters(presets.TUNE_NOTEBOOK) | (run.tune or {}) if run.tune is not None else {}
-        evaluate = presets.declared_parameters(presets.EVALUATE_NOTEBOOK) | run.evaluate
-        names += [tune.get("base", ""), evaluate["base"], evaluate["adapter"]]
+        asked = run.all_evaluation()
+        names += [run.all_tuning()["base"] if run.tune is not None else "", asked["base"], asked["adapter"]]
     found, problems = [], []
     for name in dict.fromkeys(n for n in names if n and n not in made):
         try:
@@ -130,14 +128,10 @@ def chosen_files(sizes: dict[str, int]) -> dict[str, int]:
 
 def check_disk(wanted: Sequence[Wanted], cache: Path) -> None:
     """Refuses what the disk of the cache cannot hold."""
-    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
-    need, free = sum(item.missing for item in wanted), shutil.disk_usage(there).free
-    if need + SPARE_BYTES > free:
-        each = ", ".join(f"{item.entry.name} {item.missing / GB:.1f}" for item in wanted if item.missing)
-        raise JmedloraError(
-            f"the models take {need / GB:.1f} GB ({each}) and the disk of {cache} has {free / GB:.1f} GB free; nothing was fetched. "
-            "Free some space, or let HF_HOME name a folder on a larger disk, here and for the jobs"
-        )
+    each = ", ".join(f"{item.entry.name} {item.missing / GB:.1f}" for item in wanted if item.missing)
+    fix = "nothing was fetched. Free some space, or let HF_HOME name a folder on a larger disk, here and for the jobs"
+    need = sum(item.missing for item in wanted)
+    paths.require_space(cache, need + SPARE_BYTES, f"the models take {need / GB:.1f} GB ({each})", fix)
 
 
 def _first_line(error: Exception) -> str:

@@ -76,7 +76,7 @@ def load_base(
     attention: str | None = None,
     quant_storage: str = "uint8",
 ) -> tuple[Any, Any]:
-    """Loads a causal language model and its tokenizer.
+    """Loads a causal language model in evaluation mode, and its tokenizer.
 
     Args:
         name_or_path: See `find_base`, or what it returned.
@@ -87,12 +87,8 @@ def load_base(
         attention: Attention kernel in the words of transformers; None for its own choice.
         quant_storage: Type that 4-bit weights are kept in; FSDP divides them only where it is a floating type.
 
-    Returns:
-        The model in evaluation mode, and the tokenizer.
-
     Raises:
-        JmedloraError: An argument is not allowed, or the model cannot be found or loaded.
-        JmedloraError: A hub model has no pinned revision, is gated and no token is set, or exceeds the card.
+        JmedloraError: An argument is not allowed, the model cannot be found or loaded, or see `registry.check`.
     """
     if quantisation not in QUANTISATIONS:
         raise JmedloraError(f"quantisation {quantisation!r} is not one of {', '.join(QUANTISATIONS)}")
@@ -236,25 +232,12 @@ def lora_targets(entry: ModelEntry, model: Any) -> list[str] | str:
     return list(entry.lora_targets) or list(LORA_TARGETS.get(model.config.model_type, ())) or "all-linear"
 
 
-def model_family(model: Any) -> str:
-    """Architecture, as `config.json` names it: `llama`, `gpt_neox` ..."""
-    return str(model.config.model_type)
-
-
 def count_parameters(model: Any) -> dict[str, int]:
-    """True parameter counts; a 4-bit tensor packs two weights a byte and is counted unpacked.
-
-    Returns:
-        `total` without adapter weights' copies of frozen ones, and `trainable`.
-    """
-    total = trainable = 0
-    for parameter in model.parameters():
-        n = parameter.numel()
-        if parameter.__class__.__name__ == "Params4bit":
-            state = parameter.quant_state
-            n = state.shape.numel() if state is not None else 2 * n
-        total += n
-        trainable += n if parameter.requires_grad else 0
+    """Parameters in all (`total`), those of an adapter included, and `trainable` ones; weights in 4 bits are counted unpacked."""
+    if hasattr(model, "peft_config"):
+        trainable, total = model.get_nb_trainable_parameters()
+    else:
+        trainable, total = model.num_parameters(only_trainable=True), model.num_parameters()
     return {"total": total, "trainable": trainable}
 
 

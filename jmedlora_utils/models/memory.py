@@ -1,7 +1,6 @@
-"""Memory from first principles: the bytes of weights, adapter, gradients, optimizer state, activations and cache. No torch.
+"""Memory from first principles: bytes of weights, adapter, gradients, optimizer state, activations and cache. No torch.
 
-Every term is counted from the tensors that the code makes; the tests compare with real tiny models, byte by byte where the count
-is exact, and with the measured peak of a training step where it is not.
+Every term is counted from the tensors that the code makes; the tests compare with real tiny models.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Planner: what a preset takes before it starts: memory, time and disk of each run, and what each card can do with it.
+"""Planner: what a preset takes before it starts (memory, time, disk), and what each card can do with it. Needs no torch and no GPU.
 
-`python -m jmedlora_utils.models.planner --preset paper` prints the matrix and ends with status 1 where a run cannot fit the card;
-`make plan PRESET=paper` calls it. Neither torch nor a GPU is needed. Memory is counted (`memory.py`); time needs a rate, measured by
-`benchmarks/gpu_check.py` or assumed, and says which.
+`python -m jmedlora_utils.models.planner --preset paper` prints the matrix and ends with status 1 where a run cannot fit the card. Memory is
+counted (`memory.py`); time needs a rate, measured by `benchmarks/gpu_check.py` or assumed, and says which.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from jmedlora_utils.core import presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.settings import with_expert
+from jmedlora_utils.data import exam_files
 from jmedlora_utils.models import cpu_time, registry
 from jmedlora_utils.models.cards import CARDS, GB, MEASURED, Card, Speeds, card_at_hand, read_speeds
 from jmedlora_utils.models.launch_config import read_launch_config
@@ -46,8 +46,6 @@ TOKENS_PER_ANSWER = 64
 LONGEST_PROMPT = 1024
 # Text questions with five choices, by year of IgakuQA (the counts of jungokasai/IgakuQA, 1,455 in all).
 IGAKUQA_QUESTIONS = {2018: 284, 2019: 292, 2020: 284, 2021: 298, 2022: 297}
-WHOLE_EXAMS = {"jjsimqa": 460, "igakuqa119": 288, "jmle2026": 299}
-"""Questions of `exam_files.WHOLE` that a text model is asked."""
 
 
 @dataclass(frozen=True)
@@ -100,17 +98,9 @@ def _published(preset: presets.Preset) -> Iterator[tuple[presets.Run, ModelEntry
     """The runs whose base the preset does not train itself, with what is known of that base."""
     made = preset.bases_made()
     for run in preset.runs:
-        base = (_tune_parameters(run) if run.tune is not None else _evaluate_parameters(run))["base"]
+        base = (run.all_tuning() if run.tune is not None else run.all_evaluation())["base"]
         if base not in made:
             yield run, registry.resolve(base)
-
-
-def _tune_parameters(run: presets.Run) -> dict[str, Any]:
-    return with_expert(presets.declared_parameters(presets.TUNE_NOTEBOOK) | (run.tune or {}), run.name)
-
-
-def _evaluate_parameters(run: presets.Run) -> dict[str, Any]:
-    return with_expert(presets.declared_parameters(presets.EVALUATE_NOTEBOOK) | run.evaluate, run.name)
 
 
 def _years(preset: presets.Preset) -> list[int]:
@@ -120,18 +110,16 @@ def _years(preset: presets.Preset) -> list[int]:
 
 
 def exam_questions(exam: str, years: Sequence[int] = tuple(IGAKUQA_QUESTIONS)) -> int:
-    """Questions that a text model is asked: of `WHOLE_EXAMS`, `igakuqa_<year>`, `igakuqa_<first>_<last>`, or `igakuqa` of the years."""
-    if exam in WHOLE_EXAMS:
-        return WHOLE_EXAMS[exam]
+    """Questions that a text model is asked: of `exam_files.WHOLE`, `igakuqa` of the years, or `exam_files.years_named`."""
+    if exam in exam_files.WHOLE:
+        return exam_files.WHOLE[exam]
     if exam.startswith(("mini_", "small_", "quiz")) or exam == "exam_sample":
         return 0  # a few hundred short questions that notebooks 10, 12 and 13 prepare: seconds on any card
-    named = exam.removeprefix("igakuqa_").split("_")
-    if exam.startswith("igakuqa_"):
-        years = range(int(named[0]), int(named[-1]) + 1) if len(named) <= 2 and all(year.isdigit() for year in named) else ()
-    if exam.split("_")[0] == "igakuqa" and years and set(years) <= set(IGAKUQA_QUESTIONS):
-        return sum(IGAKUQA_QUESTIONS[year] for year in years)
+    asked = years if exam == "igakuqa" else exam_files.years_named(exam)
+    if asked and set(asked) <= set(IGAKUQA_QUESTIONS):
+        return sum(IGAKUQA_QUESTIONS[year] for year in asked)
     raise JmedloraError(
-        f"no exam {exam!r} to plan for; known: {', '.join(WHOLE_EXAMS)}, igakuqa_<year> and igakuqa_<first>_<last> of "
+        f"no exam {exam!r} to plan for; known: {', '.join(exam_files.WHOLE)}, igakuqa_<year> and igakuqa_<first>_<last> of "
         f"{min(IGAKUQA_QUESTIONS)} to {max(IGAKUQA_QUESTIONS)}"
     )
 
@@ -175,7 +163,7 @@ def generation_seconds(shape: Shape, quantisation: str, prompts: int, batch: int
 
 
 def _plan_tuning(run: presets.Run, base: ModelEntry, shape: Shape, card: int, speeds: Speeds) -> PlannedRun:
-    parameters = _tune_parameters(run)
+    parameters = run.all_tuning()
     wanted = tuning_of(parameters, base)
     rows = parameters["batch_size"] * parameters.get("gradient_accumulation", 1)
     config = parameters.get("launch_config")
@@ -201,13 +189,13 @@ def _plan_tuning(run: presets.Run, base: ModelEntry, shape: Shape, card: int, sp
 
 
 def _plan_evaluation(run: presets.Run, base: ModelEntry, shape: Shape, card: int, speeds: Speeds, years: Sequence[int]) -> PlannedRun:
-    parameters = _evaluate_parameters(run)
+    parameters = run.all_evaluation()
     quantisation = parameters["quantisation"]
     if quantisation == "auto":
         quantisation = "nf4" if run.tune and run.tune.get("method") == "qlora" else "none"
     notes, fetched, adapter = _notes(base), 0, 0
     if run.tune is not None and parameters["adapter"] == run.name:
-        tune = _tune_parameters(run)
+        tune = run.all_tuning()
         adapter = adapter_parameters(shape, tune["rank"], tuple(tune["target_modules"]) or base.lora_targets)
     elif parameters["adapter"]:
         entry = registry.resolve(parameters["adapter"])

@@ -1,10 +1,7 @@
 """Bases of the mini study: tokenizers and tiny language models trained from scratch on the invented world.
 
-Two kinds stand beside each other, as in the paper. The **English-centric** ladder (Llama architecture, in the image of
-Llama 2) reads mostly English and some Japanese; its tokenizer comes from an English sample and falls back to bytes for
-rare characters. The **Japanese-centric** base (GPT-NeoX architecture, in the image of OpenCALM) reads mostly Japanese.
-All bases of a ladder read the same number of documents; the English-centric ones read the very same documents. Rate and
-batch differ with size, as is usual; they were chosen by the general exam and by time, never by what tuning reaches.
+As in the paper, an English-centric ladder (Llama architecture) stands beside a Japanese-centric base (GPT-NeoX, as OpenCALM). All bases of
+a ladder read equally many documents, the English-centric ones the very same. Rate and batch were chosen by the general exam and by time.
 """
 
 import json
@@ -16,19 +13,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.identity import produced_by
 from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.notebook import progress, quiet
-from jmedlora_utils.core.records import Meter, Record, read_json, read_record, sha256_file, sha256_text, write_record, write_text, writing
+from jmedlora_utils.core.records import Meter, Record, read_json, read_record, sha256_file, sha256_text, write_json, write_record, writing
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.invented_corpus import Document, corpus
 from jmedlora_utils.data.invented_world import TEMPLATE, World
 
-ARCHITECTURES = ("llama", "gpt_neox")
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 BYTES = tuple(f"<0x{i:02X}>" for i in range(256))
 # Pieces that no token crosses: a choice marker, a Latin word, and runs of one Japanese script, so that a name is cut
@@ -47,8 +43,8 @@ class BaseSettings:
     """Everything that shapes a base."""
 
     name: str  #: Name of the base, and of its folder
-    architecture: str  #: One of `ARCHITECTURES`
-    hidden: int  #: Width of the residual stream
+    architecture: Literal["llama", "gpt_neox"]
+    hidden: int  #: Width of the residual stream, a multiple of twice the heads
     layers: int  #: Blocks
     heads: int  #: Attention heads
     english: float  #: Share of the documents that are in English
@@ -58,14 +54,6 @@ class BaseSettings:
     vocabulary: int = 1000  #: Tokens of the vocabulary, bytes included
     coverage: float = 1.0  #: Share of the characters of the tokenizer's sample that get a token of their own; the rest becomes bytes
     tokenizer_english: float = 0.1  #: Share of English in the tokenizer's sample
-
-    def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise JmedloraError(f"{self.name}: architecture {self.architecture!r} is not one of {', '.join(ARCHITECTURES)}")
-        if self.hidden % (2 * self.heads):
-            raise JmedloraError(f"{self.name}: hidden {self.hidden} must be a multiple of twice the heads ({self.heads})")
-        if self.documents < 1:
-            raise JmedloraError(f"{self.name}: documents is {self.documents}; it takes at least 1")
 
     @property
     def centric(self) -> str:
@@ -127,11 +115,8 @@ def base_settings(ladder: str, name: str) -> BaseSettings:
 def train_tokenizer(texts: Sequence[str], vocabulary: int, coverage: float, bos: bool) -> Any:
     """A byte-pair tokenizer with byte fallback; the same texts give the same tokenizer.
 
-    Args:
-        texts: Sample it is made from.
-        vocabulary: Most tokens it has.
-        coverage: Share of the sample's characters that get a token of their own.
-        bos: Whether it puts a BOS before a text by itself, as Llama's does and GPT-NeoX's does not.
+    `coverage` is the share of the sample's characters that get a token of their own. With `bos` it puts a BOS before a text by itself, as
+    Llama's does and GPT-NeoX's does not.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -402,6 +387,6 @@ def _publish(model: Any, tokenizer: Any, identity: dict[str, Any], work: Path, f
     with writing(folder):
         model.float().save_pretrained(made)
         tokenizer.save_pretrained(made)
-        write_text(made / MARKER, json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
+        write_json(made / MARKER, identity)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(made, folder)

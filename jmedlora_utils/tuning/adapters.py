@@ -58,13 +58,6 @@ def lora_config(settings: TuneSettings, base: ModelEntry, model: Any) -> Any:
     )
 
 
-def adapted_layers(model: Any) -> list[str]:
-    """Names of the layers that carry an adapter, without their place in the model; empty for a full model."""
-    if not hasattr(model, "peft_config"):
-        return []
-    return sorted({name.rsplit(".", 1)[-1] for name in model.targeted_module_names})
-
-
 def step_zero_difference(model: Any, ids: Sequence[int]) -> float:
     """Largest difference between the logits of the adapted model and of its base on one row; 0 before training.
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,6 @@ class Audit:
     tokens: int = 0  # of all rows
     supervised_tokens: int = 0  # those that carry loss, EOS among them
     longest: int = 0  # tokens of the longest record, used or not
-
-    def counts(self) -> dict[str, int]:
-        return asdict(self)
 
 
 def read_instructions(path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Tuning in several processes: `accelerate launch` as a subprocess, since a kernel that has touched a card cannot fork workers."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import quiet
-from jmedlora_utils.core.records import Record, read_record, write_text
+from jmedlora_utils.core.records import Record, read_record, write_json
 from jmedlora_utils.models.launch_config import LaunchConfig, read_launch_config
 from jmedlora_utils.tuning import training
 from jmedlora_utils.tuning.settings import TuneSettings
@@ -30,9 +29,7 @@ def tune(settings: TuneSettings, run_name: str, workspace: paths.Workspace) -> R
         return done
     log = workspace.logs / f"20_tune__{run_name}.launch.log"
     job = training.Job(settings=settings, run_name=run_name, preset=workspace.preset, seed=workspace.seed)
-    job_file = write_text(
-        workspace.logs / f"20_tune__{run_name}.launch.json", json.dumps(job.model_dump(), ensure_ascii=False, indent=1) + "\n"
-    )
+    job_file = write_json(workspace.logs / f"20_tune__{run_name}.launch.json", job.model_dump())
     if status := _run(command(config, settings, job_file), log):
         raise JmedloraError(f"{run_name}: the {settings.num_processes} processes ended with status {status}: {_cause(log)}")
     return read_record(workspace.records / f"20_tune__{run_name}.json")

@@ -1,6 +1,5 @@
 """The folder of a tuning run: whose it is, whether the run is finished, and that one process alone works in it."""
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from jmedlora_utils.core import locks
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.identity import produced_by
-from jmedlora_utils.core.records import Record, read_json, read_record, sha256_file, sha256_text, write_text
+from jmedlora_utils.core.records import Record, read_json, read_record, sha256_file, sha256_text, write_json
 from jmedlora_utils.models import loading
 from jmedlora_utils.models.registry import ModelEntry
 from jmedlora_utils.tuning import processes
@@ -109,7 +108,7 @@ def begin(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record |
         if record_path.is_file():
             record_path.rename(aside / record_path.name)
     if not (folder / MARKER).is_file():
-        write_text(folder / MARKER, json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
+        write_json(folder / MARKER, identity)
     return None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, field_validator, model_validator
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.paths import check_name
@@ -13,9 +13,6 @@ from jmedlora_utils.models.launch_config import read_launch_config
 from jmedlora_utils.models.memory import METHODS, OPTIMIZERS
 
 Count = Annotated[int, Field(ge=1)]
-NotNegativeInt = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 SAVED_UNDER_FSDP = ("adamw_torch_fused", "adamw_torch", "paged_adamw_32bit")
 # Settings that do not shape the result.
@@ -29,23 +26,23 @@ class TuneSettings(Checked):
     method: Literal[METHODS] = "lora"  # `qlora`: the base in NF4; `full`: every parameter, the ceiling
     template: str = "alpaca_ja"  # prompt template, see `prompts.TEMPLATES`
     rank: Count = 8
-    alpha: Positive = 16.0  # the update is scaled by alpha / rank
+    alpha: PositiveFloat = 16.0  # the update is scaled by alpha / rank
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # on the adapter's input
     target_modules: list[str] = Field(default=[])  # empty: the registry's, else every linear layer of the blocks
     # Token embeddings, input and output, in full beside the adapter (peft's `modules_to_save`). The paper adapts linear layers only; tiny
     # bases know their rare words too badly for that.
     train_embeddings: bool = False
-    learning_rate: Positive = 2e-4  # peak
+    learning_rate: PositiveFloat = 2e-4  # peak
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    warmup_steps: NotNegativeInt = 0
+    warmup_steps: NonNegativeInt = 0
     optimizer: Literal[OPTIMIZERS] = "adamw_torch_fused"
-    weight_decay: NotNegative = 0.0
-    max_grad_norm: NotNegative = 1.0  # 0: gradients are never clipped
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: NonNegativeFloat = 1.0  # 0: gradients are never clipped
     batch_size: Count = 8  # records at once on one device
     gradient_accumulation: Count = 1  # batches per optimizer step
     max_steps: Count = 100  # optimizer steps
-    save_steps: list[NotNegativeInt] = Field(default=[])  # checkpoints kept for evaluation; the last is always kept
-    checkpoint_every: NotNegativeInt = 0  # steps between checkpoints for resuming; 0: the kept ones only
+    save_steps: list[NonNegativeInt] = Field(default=[])  # checkpoints kept for evaluation; the last is always kept
+    checkpoint_every: NonNegativeInt = 0  # steps between checkpoints for resuming; 0: the kept ones only
     max_length: Annotated[int, Field(ge=2)] = 1024  # tokens of a record; nothing is cut
     too_long: Literal[prompts.TOO_LONG] = "error"  # what happens to longer ones
     length_grouped: bool = True  # rows of similar length share a batch
@@ -55,8 +52,8 @@ class TuneSettings(Checked):
     records: str = "train"  # which instruction records of the workspace: the file `data/instructions/<records>.jsonl`
     # Continued pretraining first (the paper's third variant): all parameters, next-token loss; the result is a new base beside the adapter.
     pretrain_on: Literal["", "articles"] = ""
-    pretrain_steps: NotNegativeInt = 0
-    pretrain_learning_rate: Positive = 1e-4
+    pretrain_steps: NonNegativeInt = 0
+    pretrain_learning_rate: PositiveFloat = 1e-4
     seed: int = 1  # set before the adapter is created; it fixes adapter, order and dropout
     report_to: str = "none"  # tracker of the Trainer (`tensorboard` ...); `none` sends nothing anywhere
     device: Literal["auto", "cpu"] = "auto"
@@ -68,10 +65,6 @@ class TuneSettings(Checked):
         """The settings behind the parameters of notebook 20, those of its `expert` list among them."""
         values = with_expert(parameters, where)
         return cls.read({name: value for name, value in values.items() if name not in ("preset", "run_name")}, where)
-
-    def changed(self, **changes: Any) -> Self:
-        """The same settings but for some, checked again."""
-        return type(self).read(self.model_dump() | changes, "settings")
 
     @field_validator("template")
     @classmethod

@@ -1,7 +1,6 @@
 """Tuning: LoRA, QLoRA or full, on the response only; killed and started again, it ends where it would have ended.
 
-`python -m jmedlora_utils.tuning.training --settings FILE` runs one job from a JSON file; under `accelerate launch` it does so in several
-processes (see `launch.py`).
+`python -m jmedlora_utils.tuning.training --settings FILE` runs one job, under `accelerate launch` in several processes (`launch.py`).
 """
 
 import argparse
@@ -11,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +110,7 @@ def _train(
             f"{run_name}: at step 0 the adapted model differs from its base by {metrics['step0_max_difference']:.2e}; it must not"
         )
     parameters = loading.count_parameters(model)
-    targets = adapters.adapted_layers(model)
+    targets = sorted({name.rsplit(".", 1)[-1] for name in getattr(model, "targeted_module_names", ())})  # none in a full model
     with meter.stage("train"):
         outcome = fit(settings, model, tokenizer, rows, folder)
     meter.timing |= {"train_seconds": outcome.seconds, "tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1)}
@@ -131,14 +130,14 @@ def _train(
         seed=settings.seed,
         config=identity["settings"] | {"run_name": run_name, "template_text": template, "processes": identity["processes"]},
         metrics=metrics,
-        counts=audit.counts() | {"trainable_parameters": parameters["trainable"]},
+        counts=asdict(audit) | {"trainable_parameters": parameters["trainable"]},
         data=identity["data"],
         model={
             "base": settings.base,
             "revision": base.revision or "",
             "origin": base.came_from,
             "fingerprint": identity["base"],
-            "architecture": loading.model_family(model),
+            "architecture": model.config.model_type,
             "parameters": parameters["total"] - (parameters["trainable"] if settings.method != "full" else 0),
             "quantisation": "nf4" if settings.method == "qlora" else "none",
             "targets": targets,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.records import read_json, write_text, writing
+from jmedlora_utils.core.records import read_json, write_json, write_text, writing
 from jmedlora_utils.models import loading
 from jmedlora_utils.models.hub import GB
 from jmedlora_utils.models.registry import ModelEntry
@@ -33,8 +32,7 @@ def export(adapter: str, out: Path, base: str = "", merge: bool = False, dtype: 
         dtype: Of the merged weights; that of the base's files by default.
 
     Raises:
-        JmedloraError: The folder exists, the disk is too small, there is nothing to merge, or the merged weights are not finite.
-        JmedloraError: Checkpoint or base cannot be used.
+        JmedloraError: The folder exists, the disk is too small, there is nothing to merge, or checkpoint or base cannot be used.
     """
     if dtype and not merge:
         raise JmedloraError(f"dtype {dtype!r} is of merged weights; add --merge, or leave out --dtype to copy the adapter as it is")
@@ -48,7 +46,9 @@ def export(adapter: str, out: Path, base: str = "", merge: bool = False, dtype: 
         raise JmedloraError(f"{tuned.name} fits only the base that its own run pretrained further; add --merge to write both as one model")
     source = _base(tuned, base)
     dtype = dtype or _stored_dtype(source)
-    _check_disk(out, _merged_bytes(source, dtype) if merge else sum(p.stat().st_size for p in tuned.folder.iterdir() if p.is_file()))
+    need = _merged_bytes(source, dtype) if merge else sum(p.stat().st_size for p in tuned.folder.iterdir() if p.is_file())
+    fix = "nothing was written. Free some space or name a folder on a larger disk"
+    paths.require_space(out.parent, need + SPARE_BYTES, f"{paths.relative(out)} needs {need / GB:.1f} GB", fix)
     work = out.with_name(f".{out.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -90,16 +90,6 @@ def _merged_bytes(entry: ModelEntry, dtype: str) -> int:
     return sum(p.stat().st_size for p in entry.folder.glob("*.safetensors")) if entry.folder else 0
 
 
-def _check_disk(out: Path, need: int) -> None:
-    there = next(folder for folder in out.parents if folder.is_dir())
-    free = shutil.disk_usage(there).free
-    if need + SPARE_BYTES > free:
-        raise JmedloraError(
-            f"{paths.relative(out)} needs {need / GB:.1f} GB and its disk has {free / GB:.1f} GB free; nothing was written. "
-            "Free some space or name a folder on a larger disk"
-        )
-
-
 def _copy(tuned: Tuned, work: Path) -> None:
     """The checkpoint's own files; an adapter's configuration then names its base as others can find it."""
     if tuned.is_whole:
@@ -110,7 +100,7 @@ def _copy(tuned: Tuned, work: Path) -> None:
         shutil.copy2(tuned.folder / name, work / name)
     config = read_json(work / ADAPTER_FILES[0])
     config |= {"base_model_name_or_path": tuned.base.hub_id or Path(tuned.settings["base"]).name, "revision": tuned.base.revision}
-    write_text(work / ADAPTER_FILES[0], json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    write_json(work / ADAPTER_FILES[0], config)
 
 
 def _merge(tuned: Tuned, source: ModelEntry, dtype: str, work: Path) -> str:

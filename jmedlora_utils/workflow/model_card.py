@@ -15,7 +15,8 @@ from jmedlora_utils.analysis.studies import TAUGHT_EXAMS
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.formatting import code, markdown, percent
-from jmedlora_utils.core.records import Record, load_records, sha256_file, write_text
+from jmedlora_utils.core.identity import LIBRARIES
+from jmedlora_utils.core.records import Record, load_records, read_json, sha256_file, write_text
 from jmedlora_utils.models import registry
 from jmedlora_utils.models.registry import ModelEntry
 from jmedlora_utils.tuning.run_folder import weights_sha256
@@ -31,19 +32,7 @@ EXAM_NAMES = {
 }
 SHOWN = ("method", "rank", "alpha", "dropout", "target_modules", "train_embeddings", "learning_rate", "schedule", "warmup_steps")
 SHOWN += ("optimizer", "weight_decay", "max_grad_norm", "batch_size", "gradient_accumulation", "max_length", "template", "dtype", "seed")
-NOTICE = (
-    "**For research only, not for medical use.** The model writes wrong answers with the same confidence as right ones. It has not been "
-    "examined for any use with patients, and no decision about a person may rest on it."
-)
-USE = """
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained({base})
-tokenizer = AutoTokenizer.from_pretrained({base})
-model = PeftModel.from_pretrained(base, "PATH/OF/THIS/FOLDER")
-```"""
+TEMPLATE = paths.PACKAGE_DATA / "model_card.md"
 
 
 @dataclass(frozen=True)
@@ -80,7 +69,7 @@ def read_checkpoint(folder: Path) -> Tuned:
     step, identity = folder.name.removeprefix("checkpoint-"), folder.parent / "run.json"
     if not step.isdigit() or not identity.is_file():
         raise JmedloraError(f"{paths.relative(folder)} is no checkpoint of a tuning run; name a folder adapters/<run>/checkpoint-<step>")
-    settings = json.loads(identity.read_text(encoding="utf-8"))["settings"]
+    settings = read_json(identity)["settings"]
     root, run = folder.parents[2], folder.parent.name
     own_base = (folder.parent / "base" / "config.json").is_file()
     made_here = folder.parent / "base" if own_base else root / "bases" / settings["base"]
@@ -117,27 +106,35 @@ def _condition(record: Record) -> tuple[str, int]:
 
 
 def card(tuned: Tuned, merged: str = "") -> str:
-    """The card as the text of a README.md.
+    """The card as the text of a README.md, by the template `resources/model_card.md`; `merged` says how the weights were merged, if so."""
+    from huggingface_hub import ModelCard, ModelCardData
 
-    Args:
-        tuned: The checkpoint.
-        merged: A sentence on how the weights were merged into the base; empty for the adapter alone.
-    """
-    from huggingface_hub import ModelCardData
-
-    whole, on_hub = bool(merged) or tuned.is_whole, bool(tuned.base.hub_id)
+    hub_id, commit = tuned.base.hub_id, tuned.base.revision
     data = ModelCardData(
-        base_model=tuned.base.hub_id or None,
-        library_name="transformers" if whole else "peft",
+        base_model=hub_id or None,
+        library_name="transformers" if merged or tuned.is_whole else "peft",
         language="ja",
-        license=tuned.base.licence if on_hub else "unknown",
+        license=tuned.base.licence if hub_id else "unknown",
         tags=["medical", "japanese", "jmedlora", "research-only", *([] if tuned.is_whole else ["lora"])],
         pipeline_tag="text-generation",
         model_name=tuned.name,
         eval_results=_eval_results(tuned) or None,
     )
-    parts = [f"---\n{data.to_yaml()}\n---", f"# {tuned.name}", NOTICE, _what(tuned, merged), _data(tuned), _settings(tuned)]
-    return "\n\n".join([*parts, _scores(tuned), _licence(tuned), _origin(tuned)]) + "\n"
+    link = f"[{hub_id}](https://huggingface.co/{hub_id})" + (f" at commit `{commit}`" if commit else "")
+    loaded = {"none": "on the unquantised base", "nf4": "on the base in 4 bits (NF4)"}
+    shown = {
+        "base": link if hub_id else code(Path(tuned.settings["base"]).name),
+        "from_pretrained": json.dumps(hub_id or "PATH/OF/THE/BASE") + (f', revision="{commit}"' if commit else ""),
+        "writer": _writer(tuned),
+        "settings": _settings(tuned),
+        "scores": _scores(tuned),
+        "loaded": " and ".join(loaded[name] for name in sorted({r.config["quantisation"] for r in tuned.scores})),
+        "licence": code(tuned.base.licence),
+        "weights": [(path, sha256_file(path)) for path in sorted(tuned.folder.glob("*.safetensors"))],
+    }
+    if record := tuned.tuning:
+        shown["versions"] = ", ".join(f"{name} {record.versions.get(name)}" for name in LIBRARIES)
+    return ModelCard.from_template(data, template_path=str(TEMPLATE), tuned=tuned, merged=merged, **shown).content + "\n"
 
 
 def check(text: str) -> None:
@@ -149,11 +146,9 @@ def check(text: str) -> None:
     from huggingface_hub import ModelCard
 
     try:
-        data = ModelCard(text).data
+        ModelCard(text)
     except (ValueError, yaml.YAMLError) as error:
         raise JmedloraError(f"the card cannot be read back ({error}); report this as a fault of model_card.py") from error
-    if missing := [key for key in ("library_name", "language", "license", "tags") if not data.get(key)]:
-        raise JmedloraError(f"the front matter of the card lacks {missing[0]!r}; report this as a fault of model_card.py")
 
 
 def write(folder: Path) -> Path:
@@ -201,49 +196,14 @@ def _eval_results(tuned: Tuned) -> list[Any]:
     return results
 
 
-def _what(tuned: Tuned, merged: str) -> str:
-    method = {"lora": "A LoRA adapter", "qlora": "A LoRA adapter, trained on the base in 4 bits (QLoRA),", "full": "A fully tuned model"}
-    hub_id, commit = tuned.base.hub_id, tuned.base.revision
-    link = f"[{hub_id}](https://huggingface.co/{hub_id})" + (f" at commit `{commit}`" if commit else "")
-    base = link if hub_id else code(Path(tuned.settings["base"]).name)
-    lines = [f"{method[tuned.settings['method']]} for {base}, made with jmedlora, which repeats JMedLoRA (Sukeda et al., 2024)."]
-    if str(tuned.settings.get("records", "")).startswith("exam"):
-        lines.append(
-            "**It was trained on questions of real examinations on purpose, to measure contamination.** Its scores on them say nothing of "
-            "what it knows, so they are left out of the results above."
-        )
-    if tuned.base.origin == "wheels":
-        lines.append(f"It was trained on a copy of its base that is close to the original and not equal ({tuned.base.came_from}).")
-    if tuned.own_base:
-        lines.append("Its base was pretrained further on articles in the same run; without that base the adapter is of no use.")
-    if merged:
-        lines.append(merged)
-    elif not tuned.is_whole:
-        named = json.dumps(hub_id or "PATH/OF/THE/BASE") + (f', revision="{commit}"' if commit else "")
-        lines.append(USE.format(base=named))
-    return "\n".join(lines)
-
-
-def _data(tuned: Tuned) -> str:
-    config, counts = (tuned.prepared.config, tuned.prepared.counts) if tuned.prepared else ({}, {})
-    said = "Question-answer pairs of an invented world: its diseases and drugs do not exist."
-    if not tuned.prepared:
-        said = "Where its question-answer pairs come from is not known: no record of their making lies beside the adapter."
-    elif config.get("source") == "articles":
-        generator = config.get("generation", {}).get("generator", "a language model")
-        # The card is for others, a path of this machine is not.
-        name = Path(generator).name if generator.startswith(("/", "~", ".")) else generator
-        said = f"Question-answer pairs that {code(name)} wrote from the user's own articles. Neither is part of this folder."
-    lines = ["## Training data", "", said]
-    if tuned.tuning:
-        used, read = tuned.tuning.counts["used"], tuned.tuning.counts["read"]
-        articles = f" from {counts['articles']:,} articles" if counts.get("articles") else ""
-        lines.append(f"{used:,} pairs{articles}.")
-        lines += [f"{read - used:,} more were longer than `max_length` and left out."] if read > used else []
-        seen = tuned.tuning.metrics.get("epochs", 0) * tuned.step / tuned.settings["max_steps"]
-        lines.append(f"Step {tuned.step} has seen each of them {seen:.2f} times on average.")
-        lines += [f"SHA-256 of `{name}`: `{digest}`." for name, digest in sorted(tuned.tuning.data.items())]
-    return "\n".join(lines)
+def _writer(tuned: Tuned) -> str:
+    """The language model that wrote the records from the user's articles; empty where another source was used."""
+    config = tuned.prepared.config if tuned.prepared else {}
+    if config.get("source") != "articles":
+        return ""
+    generator = config.get("generation", {}).get("generator", "a language model")
+    # The card is for others, a path of this machine is not.
+    return code(Path(generator).name if generator.startswith(("/", "~", ".")) else generator)
 
 
 def _settings(tuned: Tuned) -> str:
@@ -253,41 +213,15 @@ def _settings(tuned: Tuned) -> str:
         rows["trained parameters"] = f"{tuned.tuning.counts['trainable_parameters']:,}"
         rows["layers with an adapter"] = tuned.tuning.model.get("targets") or "none: every parameter"
     shown = [(name, ", ".join(map(str, value)) if isinstance(value, list) else value) for name, value in rows.items()]
-    return "## Settings\n\n" + markdown(pd.DataFrame(shown, columns=["setting", "value"], dtype=object))
+    return markdown(pd.DataFrame(shown, columns=["setting", "value"], dtype=object))
 
 
 def _scores(tuned: Tuned) -> str:
     if not tuned.scores:
-        return "## Scores\n\nThis checkpoint has not been asked any examination."
+        return ""
     rows = []
     for record in sorted(tuned.scores, key=lambda r: (*_condition(r), int(r.config["step"]))):
         scores = {name: record.metrics["journal"]["all"][name] for name in ("accuracy", "exact_match")}
         shares = (percent(score["value"], score["low"], score["high"]) for score in scores.values())
         rows.append((*_condition(record), int(record.config["step"]), int(scores["accuracy"]["n"]), *shares))
-    table = markdown(pd.DataFrame(rows, columns=["exam", "shots", "step", "n", "Accuracy", "Exact match"]))
-    loaded = {"none": "on the unquantised base", "nf4": "on the base in 4 bits (NF4)"}
-    how = " and ".join(loaded[name] for name in sorted({r.config["quantisation"] for r in tuned.scores}))
-    smoke = " These are scores of a smoke run, which tests the code: no evidence." if tuned.scores[0].preset == "smoke" else ""
-    return (
-        f"## Scores\n\nIn percent, with the 95 % Wilson interval over questions. Step 0 is the base without the adapter.\n\n{table}\n\n"
-        f"Asked with the adapter unmerged, {how}; Accuracy and Exact match by the journal's formulas.{smoke}"
-    )
-
-
-def _licence(tuned: Tuned) -> str:
-    if not tuned.base.hub_id:
-        said = "The base was trained on the user's machine; it states no licence, and who passes the adapter on has to choose one."
-    elif tuned.base.licence == "unknown":
-        said = "No licence of the base is known; ask its authors before passing the adapter on."
-    else:
-        said = f"The licence of the base, {code(tuned.base.licence)}, holds for what is made from it."
-    return f"## Licence\n\n{said} The texts behind the training data may set limits of their own."
-
-
-def _origin(tuned: Tuned) -> str:
-    digest = "".join(f"\n- `{path.name}`: `{sha256_file(path)}`" for path in sorted(tuned.folder.glob("*.safetensors")))
-    made = ""
-    if record := tuned.tuning:
-        versions = ", ".join(f"{name} {record.versions.get(name)}" for name in ("torch", "transformers", "peft", "bitsandbytes"))
-        made = f"Tuned on {record.created[:10]}, {record.device}; {versions}; jmedlora commit `{record.git_commit[:10]}`.\n\n"
-    return f"## Origin\n\n{made}SHA-256 of the trained weights:\n{digest}"
+    return markdown(pd.DataFrame(rows, columns=["exam", "shots", "step", "n", "Accuracy", "Exact match"]))

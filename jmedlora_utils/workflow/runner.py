@@ -21,7 +21,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.notebook import RUNNER
 from jmedlora_utils.core.presets import Job, Preset, check_parameters, declared_parameters, load_preset, notebook_cells, require_device
-from jmedlora_utils.core.records import git_state, sha256_file, sha256_text, write_text
+from jmedlora_utils.core.records import git_state, read_json, sha256_file, sha256_text, write_text
 from jmedlora_utils.data import fetch
 from jmedlora_utils.models import registry
 from jmedlora_utils.workflow.checks import load_checked
@@ -152,8 +152,7 @@ def run_step(step: Step, threads: int | None = None) -> float:
     what it had already finished.
 
     Raises:
-        JmedloraError: The notebook does not declare one of the parameters.
-        JmedloraError: A cell raised, or the kernel died; names the cell, the failed copy and the log.
+        JmedloraError: A parameter is not the notebook's, a cell raised, or the kernel died; names cell, failed copy and log.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -191,14 +190,10 @@ def run_step(step: Step, threads: int | None = None) -> float:
 def reproduce(preset_name: str, jobs: int, profile: str = "") -> None:
     """Runs what is missing or stale of a preset: here, `jobs` notebooks side by side, or as the jobs of a cluster.
 
-    Args:
-        preset_name: Name of the preset.
-        jobs: Notebooks side by side on this machine; a cluster's profile says how many jobs it takes.
-        profile: A Snakemake profile, by its name in `profiles/` or its folder; empty runs on this machine.
+    `profile` is a Snakemake profile, by its name in `profiles/` or its folder; it says how many jobs a cluster takes.
 
     Raises:
-        JmedloraError: The preset, a parameter or the device is not as it must be.
-        JmedloraError: A notebook failed, the profile is not there, or another run of the same preset is under way.
+        JmedloraError: Preset, parameter, device or profile is not as it must be, a notebook failed, or the preset is running already.
     """
     preset = load_checked(preset_name)
     where = _cluster(profile) if profile else _this_machine(preset, jobs)
@@ -237,7 +232,7 @@ def _cluster(profile: str) -> list[str]:
 def durations(preset_name: str) -> list[tuple[str, float]]:
     """Step label and seconds of every executed notebook of a preset, as papermill measured them."""
     return [
-        (step.label, float(json.loads(step.target.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"]))
+        (step.label, float(read_json(step.target)["metadata"]["papermill"]["duration"]))
         for step in steps(load_preset(preset_name))
         if step.target.is_file()
     ]
@@ -288,7 +283,7 @@ def _folder(preset: Preset, job: Job) -> Path:
 
 def _notebook_hash(stem: str) -> str:
     """Hash of the cells, prose included: the book shows the executed copy."""
-    cells = json.loads((paths.NOTEBOOKS / f"{stem}.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = read_json(paths.NOTEBOOKS / f"{stem}.ipynb")["cells"]
     shown = [[c["cell_type"], c["metadata"], "".join(c["source"])] for c in cells]
     return sha256_text(json.dumps(shown, sort_keys=True))
 
@@ -336,7 +331,9 @@ def _heartbeat(step: Step, start: float) -> Iterator[None]:
 
     def beat() -> None:
         while not over.wait(HEARTBEAT_SECONDS):
-            print(f"  ...  {step.label} {clock(time.perf_counter() - start)}: {_last_line(step.log)}", flush=True)
+            lines = step.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            last = next((line.strip()[:120] for line in reversed(lines) if line.strip()), "starting")
+            print(f"  ...  {step.label} {clock(time.perf_counter() - start)}: {last}", flush=True)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -345,11 +342,6 @@ def _heartbeat(step: Step, start: float) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line.strip()[:120] for line in reversed(lines) if line.strip()), "starting")
 
 
 def _failure(step: Step, error: Exception, failed: Path) -> str:

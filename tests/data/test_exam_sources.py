@@ -51,7 +51,7 @@ def test_files_are_joined_by_id_not_by_line(tmp_path):
         (lambda folder: one(folder, raw("112A1", answer=["NA"])), r"112-A\.jsonl:1: gold letter"),
         (lambda folder: one(folder, raw("112A43", points="three")), "points 'three' is no number"),
         (lambda folder: one(folder, raw("112A43", points="NaN")), "points"),
-        (lambda folder: one(folder, raw("x1")), "problem_id 'x1'"),
+        (lambda folder: one(folder, raw("x1")), "id 'x1' is not an edition, a block and a number"),
     ],
 )
 def test_what_is_missing_or_malformed_is_named(tmp_path, load, message):

@@ -9,7 +9,8 @@ from exam_fixtures import data_dir, needs_data, needs_recent_data
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import exam_files, fetch
-from jmedlora_utils.data.answer_keys import corrected, points_of
+from jmedlora_utils.data.answer_keys import corrected
+from jmedlora_utils.data.igakuqa import place_of
 from jmedlora_utils.data.igakuqa119 import SLIPS, load_igakuqa119
 from jmedlora_utils.data.jmle2026 import load_jmle2026
 from jmedlora_utils.data.questions import exclusion, read_exam, write_exam
@@ -154,7 +155,7 @@ def test_corrections_must_say_which_exam_they_correct():
 
 
 def test_points_follow_block_and_number():
-    assert [points_of(*place) for place in (("A", 30), ("B", 25), ("B", 26), ("E", 50), ("F", 75))] == [1, 1, 3, 3, 1]
+    assert [place_of(f"120{place}", "here")["points"] for place in ("A30", "B25", "B26", "E50", "F75")] == [1, 1, 3, 3, 1]
 
 
 # --- the published files ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -170,6 +171,6 @@ def test_everything_that_stands_in_the_way_is_said_before_a_download(monkeypatch
 
 def test_too_small_a_disk_is_refused_before_a_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wanted = [hub.Wanted(registry.resolve("open-calm-7b"), {"model.safetensors": 14 * 10**9}, 14 * 10**9)]
-    monkeypatch.setattr(hub.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10 * 10**9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10 * 10**9))
     with pytest.raises(JmedloraError, match=r"take 14\.0 GB \(open-calm-7b 14\.0\).*has 10\.0 GB free; nothing was fetched.*HF_HOME"):
         hub.check_disk(wanted, tmp_path / "not" / "yet" / "there")

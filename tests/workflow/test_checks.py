@@ -8,7 +8,7 @@ import pytest
 
 from jmedlora_utils.__main__ import main
 from jmedlora_utils.core import paths
-from jmedlora_utils.core.presets import TUNE_NOTEBOOK, declared_parameters
+from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, declared_parameters
 
 RUN = "runs: {a: {tune: {base: en-small, %s}, evaluate: {base: en-small, adapter: a, steps: [0, 10], %s}}}\n"
 TUNE, EVALUATE = ("max_steps: 10, save_steps: [10]", "limit: 2")
@@ -137,7 +137,7 @@ def test_every_parameter_refuses_bad_values_by_name(
     lines["evaluate"] = {"base": "en-small", "adapter": "a", "steps": [0, 10], "limit": 2}
     lines[block].pop(parameter, None)
     shown = {name: [f"{key}: {item}" for key, item in given.items()] for name, given in lines.items()}
-    expert = block == "tune" and parameter not in declared_parameters(TUNE_NOTEBOOK)
+    expert = parameter not in declared_parameters(TUNE_NOTEBOOK if block == "tune" else EVALUATE_NOTEBOOK)
     shown[block].append(f"expert: ['{parameter}={value.strip(chr(39))}']" if expert else f"{parameter}: {value}")
     blocks = ", ".join(f"{name}: {{{', '.join(given)}}}" for name, given in shown.items())
     (presets / "own.yaml").write_text(f"{BASES}runs: {{a: {{{blocks}}}}}\n", encoding="utf-8")

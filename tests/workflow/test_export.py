@@ -119,7 +119,7 @@ def test_data_prepared_after_the_tuning_is_not_credited_to_the_adapter(copied) -
     write_record(copied.records, newer)
     text = model_card.card(model_card.read_checkpoint(copied.checkpoint))
     assert "40 pairs." in text and "is not known: no record of their making" in text and "times on average" in text
-    assert "99" not in model_card._data(model_card.read_checkpoint(copied.checkpoint)).split("SHA-256")[0] and "7 articles" not in text
+    assert "99" not in text.split("## Training data")[1].split("SHA-256")[0] and "7 articles" not in text
 
 
 def test_the_card_says_that_real_questions_were_taught_and_that_its_base_was_a_copy(made) -> None:
@@ -169,7 +169,7 @@ def test_the_card_names_the_writer_of_the_records_without_a_path_of_this_machine
     tuned = model_card.read_checkpoint(made.adapter("llama_lora"))
     about = {"source": "articles", "generation": {"generator": generator}}
     prepared = dataclasses.replace(tuned.prepared, config=about)
-    text = model_card._data(dataclasses.replace(tuned, prepared=prepared))
+    text = model_card.card(dataclasses.replace(tuned, prepared=prepared))
     assert shown in text and "/srv" not in text
 
 
