@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import seaborn as sns
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
 
 from jmedlora_utils.book.answer_sources import AnswerSet, AnswerSource
 from jmedlora_utils.core import notebook, paths
@@ -40,7 +42,6 @@ MENUS = {"exam": "Exam", "group": "Group", "model": "Model", "condition": "Condi
     "question": "Question"
 }
 Option = tuple[str, Any]
-STYLE = paths.PACKAGE_DATA / "explorer.css"
 
 
 @dataclass(frozen=True)
@@ -241,30 +242,10 @@ class Explorer:
     def card(self) -> str:
         """The picked question as HTML that needs no script: both answers, the choices with their distances, and the prompt, folded."""
         if (q := self.question()) is None:
-            return f'<div class="jm-card"><p>No question fits: {_html(FILTERS[self.picked["show"]])}.</p></div>'
-        sides = self.sides()
-        about = " · ".join(_html(part) for part in (q.exam, q.id, q.section, q.category) if part)
-        lines = [
-            f'<div class="jm-card" data-question="{_html(q.id)}">',
-            f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>",
-            f"<p>{about}</p>",
-        ]
-        lines.append(f'<p class="jm-stem">{_text(q.text)}</p>')
-        for name, side in sides.items():
-            said = f"「{_text(side.response)}」" if side.response.strip() else "(an empty answer)"
-            cut = " (cut at the token limit)" if side.cut else ""
-            lines.append(f"<p>{name.capitalize()} ({_html(side.label)}): {said}{cut}: <strong>{side.verdict}</strong></p>")
-        lines.append(f'<div class="jm-table">{_choices(q, sides)}</div>')
-        if q.student_accuracy is not None:
-            lines.append(f"<p>{q.student_accuracy:.0%} of the students were right.</p>")
+            return f'<div class="jm-card"><p>No question fits: {escape(FILTERS[self.picked["show"]])}.</p></div>'
         prompt, same = self.prompt()
-        if prompt:
-            lines.append(f"<details><summary>What the model read</summary><pre>{_html(prompt)}</pre></details>")
-        foot = [f"Scorer {self.scorer}, distance {metrics.DEFAULT_VARIANT[self.scorer]!r}: 0 to 1, higher is closer."]
-        if same is not None:
-            foot.append(f"This prompt {'has' if same else 'does not have'} the SHA-256 that is stored with the answer.")
-        foot.append("Records: " + ", ".join(dict.fromkeys(side.source for side in sides.values())) + ".")
-        return "\n".join([*lines, f'<p class="jm-foot">{_html(" ".join(foot))}</p></div>'])
+        about = {"prompt": prompt, "same": same, "scorer": self.scorer, "variant": metrics.DEFAULT_VARIANT[self.scorer]}
+        return _template().render(q=q, sides=self.sides(), notes=_notes, **about)
 
     def figure(self) -> Figure:
         """Distance of every choice to both answers; the students' shares where published.
@@ -351,33 +332,21 @@ class Explorer:
         picture = io.BytesIO()
         self.figure().savefig(picture, format="png", dpi=110)
         data = base64.b64encode(picture.getvalue()).decode()
-        return f'<img style="background: #fff; max-width: 100%" alt="{_html(self.alt())}" src="data:image/png;base64,{data}">'
+        return f'<img style="background: #fff; max-width: 100%" alt="{escape(visible(self.alt()))}" src="data:image/png;base64,{data}">'
 
 
-def _choices(q: Question, sides: dict[str, Side]) -> str:
-    heads = ["", "choice", "", *(f"distance {name}" for name in sides)] + (["students"] if q.breakdown else [])
-    rows = ["<tr>" + "".join(f'<th scope="col">{_html(head)}</th>' for head in heads) + "</tr>"]
-    for rank, (letter, choice) in enumerate(zip(q.letters, q.choices, strict=True)):
-        cells = [f'<td>{letter}</td><td class="jm-choice">{_text(choice)}</td><td>{", ".join(_notes(q, letter))}</td>']
-        for side in sides.values():
-            taken = " (taken)" if letter in side.taken else ""
-            cells.append(f'<td class="jm-number">{side.distances[rank]:.2f}{taken}</td>')
-        if q.breakdown:
-            cells.append(f'<td class="jm-number">{q.breakdown[rank]:.1%}</td>')
-        rows.append(f'<tr class="{"jm-gold" if letter in q.gold else "jm-other"}">{"".join(cells)}</tr>')
-    return f"<table>{''.join(rows)}</table>"
+@cache
+def _template() -> Template:
+    """`resources/explorer.html`, which escapes every text, and marks what would be unseen."""
+    environment = Environment(
+        autoescape=True, trim_blocks=True, finalize=lambda value: visible(value) if type(value) is str else value, undefined=StrictUndefined
+    )
+    environment.filters["lines"] = lambda text: Markup("<br>").join(visible(text).split("\n"))
+    return environment.from_string((paths.PACKAGE_DATA / "explorer.html").read_text(encoding="utf-8"))
 
 
 def _notes(q: Question, letter: str) -> list[str]:
     return [note for note, letters in (("gold", q.gold), ("prohibited", q.prohibited)) if letter in letters]
-
-
-def _html(text: str) -> str:
-    return html.escape(visible(text))
-
-
-def _text(text: str) -> str:
-    return _html(text).replace("\n", "<br>")
 
 
 def _tick(q: Question, letter: str) -> str:

@@ -66,17 +66,6 @@ class TuneSettings(Checked):
         values = with_expert(parameters, where)
         return cls.read({name: value for name, value in values.items() if name not in ("preset", "run_name")}, where)
 
-    @field_validator("template")
-    @classmethod
-    def _known_template(cls, name: str) -> str:
-        prompts.get_template(name)
-        return name
-
-    @field_validator("records")
-    @classmethod
-    def _can_be_a_file(cls, name: str) -> str:
-        return check_name(name, "records")
-
     @field_validator("save_steps")
     @classmethod
     def _sorted_steps(cls, steps: list[int]) -> list[int]:
@@ -84,6 +73,8 @@ class TuneSettings(Checked):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        prompts.get_template(self.template)
+        check_name(self.records, "records")
         if self.save_steps and self.save_steps[-1] > self.max_steps:
             raise JmedloraError(f"save_steps {self.save_steps} go beyond max_steps ({self.max_steps}); leave the later ones out")
         if self.schedule == "constant" and self.warmup_steps:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html import escape
 
 import pytest
+from markupsafe import escape
 
 from jmedlora_utils.book import answer_sources
 from jmedlora_utils.book.answer_sources import AnswerSet, AnswerSource
