@@ -60,6 +60,14 @@ def quiet() -> bool:
     return os.environ.get("JMEDLORA_PROGRESS", "1") == "0"
 
 
+def quiet_transformers() -> None:
+    """Turns off the bars with which transformers loads and saves weights, where `quiet()` holds."""
+    if quiet():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+
+
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
     """Wraps an iterable in a tqdm bar; silent where `quiet()` holds."""
     from tqdm.auto import tqdm

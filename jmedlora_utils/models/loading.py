@@ -12,7 +12,7 @@ from typing import Any
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.notebook import quiet
+from jmedlora_utils.core.notebook import quiet_transformers
 from jmedlora_utils.core.records import sha256_file
 from jmedlora_utils.models import hub, registry, wheels
 from jmedlora_utils.models.registry import ModelEntry
@@ -98,7 +98,6 @@ def load_base(
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     target = ("cuda:0" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     _check(entry, quantisation, torch.cuda.mem_get_info()[1] if target.startswith("cuda") else 0)
@@ -109,8 +108,7 @@ def load_base(
         options["quantization_config"] = nf4_config(quant_storage)
     if attention is not None:
         options["attn_implementation"] = attention
-    if quiet():
-        logging.disable_progress_bar()
+    quiet_transformers()
     tokenizer = load_tokenizer(entry)
     try:
         model = AutoModelForCausalLM.from_pretrained(entry.location, **options)

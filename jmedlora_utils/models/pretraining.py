@@ -19,7 +19,7 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.identity import produced_by
 from jmedlora_utils.core.locks import alone
-from jmedlora_utils.core.notebook import progress, quiet
+from jmedlora_utils.core.notebook import progress, quiet_transformers
 from jmedlora_utils.core.records import Meter, Record, read_json, read_record, sha256_file, sha256_text, write_json, write_record, writing
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.invented_corpus import Document, corpus
@@ -378,10 +378,7 @@ def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Recor
 
 def _publish(model: Any, tokenizer: Any, identity: dict[str, Any], work: Path, folder: Path) -> None:
     """Saves the base whole or not at all: beside its place, then renamed."""
-    from transformers.utils import logging
-
-    if quiet():
-        logging.disable_progress_bar()
+    quiet_transformers()
     made = work / "base"
     shutil.rmtree(made, ignore_errors=True)
     with writing(folder):

@@ -21,7 +21,7 @@ from typing import Any
 
 from jmedlora_utils.core import locks, paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.notebook import progress, quiet
+from jmedlora_utils.core.notebook import progress, quiet, quiet_transformers
 from jmedlora_utils.core.records import read_json, sha256_file, write_json, write_text, writing
 from jmedlora_utils.models.registry import ModelEntry, WheelFile, Wheels
 
@@ -109,10 +109,8 @@ def dequantise(gguf: Path, folder: Path) -> None:
         raise JmedloraError("the package gguf is not installed; run `pip install -e .[gguf] -c constraints.txt`, once, for this step alone")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    if quiet():
-        logging.disable_progress_bar()
+    quiet_transformers()
     try:
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
