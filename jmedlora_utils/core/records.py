@@ -70,7 +70,7 @@ _RECORD = TypeAdapter(Record)
 
 def write_record(folder: Path, record: Record) -> Path:
     """Writes `<folder>/<name>.json`, whole or not at all, and returns its path."""
-    return write_json(folder / f"{record.name}.json", asdict(record))
+    return write_json(folder / f"{record.name}.json", asdict(record), allow_nan=False)
 
 
 def read_record(path: Path) -> Record:
@@ -135,9 +135,9 @@ def writing(path: Path) -> Iterator[None]:
         raise JmedloraError(f"{path}: could not be written ({reason}); free some space or choose another folder, and run again") from error
 
 
-def write_json(path: Path, value: Any) -> Path:
+def write_json(path: Path, value: Any, allow_nan: bool = True) -> Path:
     """Writes one JSON value, whole or not at all."""
-    return write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    return write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=allow_nan) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
