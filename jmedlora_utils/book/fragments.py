@@ -181,12 +181,19 @@ def api() -> str:
     return "\n\n".join(parts)
 
 
+def yaml_file(path: Path) -> str:
+    """A file of the repository as it is, for a page that prints what the code reads."""
+    return f"```yaml\n{path.read_text(encoding='utf-8')}```"
+
+
 FRAGMENTS: dict[str, Callable[[Edition, Path], str]] = {
     "rungs": lambda _, folder: three_rungs(folder),
     "literature": lambda *_: literature(),
     "story": lambda _, folder: story(folder),
     "verdicts": lambda *_: verdicts(),
     "verdicts_ja": lambda *_: verdicts_ja(),
+    "registration": lambda *_: yaml_file(paths.PACKAGE_DATA / "registration.yaml"),
+    "registered_preset": lambda *_: yaml_file(paths.PRESETS / "registered.yaml"),
     "studies": lambda _, folder: history.studies(folder),
     "log": lambda *_: history.log(),
     "models": lambda *_: paper_settings(("method", "fine-tuning steps", "r", "target parameters")),
