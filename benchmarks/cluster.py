@@ -50,7 +50,7 @@ def main() -> int:
             command = [sys.executable, "-m", "jmedlora_utils", "reproduce", "--preset", options.preset, "--profile", str(profile)]
             done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=False)
             seconds.append(round(time.perf_counter() - start, 1))
-            states.append(slurm.jobs(os.environ | environment))
+            states.append(_jobs(os.environ | environment))
             if done.returncode != 0:
                 print(
                     f"error: the preset did not finish; logs of the jobs in {paths.relative(paths.runs_root() / 'slurm')}", file=sys.stderr
@@ -84,6 +84,20 @@ def _profile(folder: Path) -> Path:
     text = (folder / "config.yaml").read_text(encoding="utf-8").replace("latency-wait: 60", f"latency-wait: {HERE['latency-wait']}")
     (folder / "config.yaml").write_text(text, encoding="utf-8")
     return folder
+
+
+def _jobs(environment: dict[str, str]) -> list[dict[str, str | int]]:
+    """Every job that the controller remembers: rule, state, what it asked for, and the seconds it took."""
+    done = subprocess.run(["scontrol", "show", "job", "-o"], env=environment, capture_output=True, text=True, check=False)
+    found = []
+    for line in done.stdout.splitlines():
+        said = dict(part.split("=", 1) for part in line.split() if "=" in part)
+        if "JobState" in said:
+            hours, minutes, seconds = (int(n) for n in said["RunTime"].split("-")[-1].split(":"))
+            row = {"job": int(said["JobId"]), "rule": said.get("Comment", "").removeprefix("rule_"), "state": said["JobState"]}
+            row |= {"exit": said["ExitCode"], "asked": said.get("TRES", ""), "time limit": said["TimeLimit"]}
+            found.append(row | {"seconds": 3600 * hours + 60 * minutes + seconds})
+    return found
 
 
 def _shown(record: dict) -> str:

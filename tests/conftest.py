@@ -1,12 +1,9 @@
 """Fixtures of all tests: where the project is, and a small project of dummy notebooks."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from hypothesis import settings
 
 from jmedlora_utils.book import builder, provenance
 from jmedlora_utils.core import paths, presets
+from tests.servers import run_python
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("loaded", deadline=None)  # a busy machine is no failure
@@ -66,9 +64,7 @@ class Project:
 
     def run(self, *arguments: str, runs: str = "") -> subprocess.CompletedProcess[str]:
         """Runs `python -m <arguments>` in the project, with its own copy of the package; `runs` is its `JMEDLORA_RUNS`."""
-        environment = os.environ | {"PYTHONPATH": str(self.root), "JMEDLORA_RUNS": runs}
-        command = [sys.executable, "-m", *arguments]
-        return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        return run_python("-m", *arguments, cwd=self.root, JMEDLORA_RUNS=runs)
 
 
 @pytest.fixture

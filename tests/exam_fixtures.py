@@ -1,7 +1,5 @@
 """Invented questions in the shapes of the published files; real-data tests take `real_data`."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -4,32 +4,20 @@ It knows the arguments that `LLM`, `SamplingParams`, `LLM.generate` and `LoRAReq
 that the real ones would refuse fails here too. What it cannot show is that the real ones do as documented.
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 ENGINE_ARGUMENTS = {
-    "model",
-    "tokenizer",
-    "tokenizer_mode",
-    "trust_remote_code",
-    "tensor_parallel_size",
-    "dtype",
-    "quantization",
-    "revision",
-    "tokenizer_revision",
-    "seed",
-    "gpu_memory_utilization",
-    "max_model_len",
-    "enable_lora",
-    "max_loras",
-    "max_lora_rank",
-    "enable_prefix_caching",
-    "generation_config",
-}
+    "model", "tokenizer", "tokenizer_mode", "trust_remote_code", "tensor_parallel_size", "dtype", "quantization", "revision",
+    "tokenizer_revision", "seed", "gpu_memory_utilization", "max_model_len", "enable_lora", "max_loras", "max_lora_rank",
+    "enable_prefix_caching", "generation_config",
+}  # fmt: skip
 
 
 @dataclass
@@ -84,66 +72,47 @@ def install(monkeypatch: Any) -> Calls:
         def __init__(self, **options: Any) -> None:
             assert set(options) <= ENGINE_ARGUMENTS, f"vLLM's LLM has no argument {set(options) - ENGINE_ARGUMENTS}"
             assert not options.get("enable_lora") or options["max_lora_rank"] in (1, 8, 16, 32, 64, 128, 256, 320, 512)
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-
             calls.engines.append(options)
             self.options = options
             self.tokenizer = AutoTokenizer.from_pretrained(options["model"])
-            self.load = lambda: AutoModelForCausalLM.from_pretrained(options["model"]).eval()
-            self.models: dict[int, Any] = {0: self.load()}
+            self.models: dict[str, Any] = {"": self.load()}
 
-        def model(self, request: LoRARequest | None) -> Any:
-            assert request is None or self.options.get("enable_lora"), "vLLM: LoRA is not enabled"
-            if request is None or calls.adapter_ignored:
-                return self.models[0]
-            if request.lora_int_id not in self.models:
-                from peft import PeftModel
+        def load(self) -> Any:
+            return AutoModelForCausalLM.from_pretrained(self.options["model"]).eval()
 
-                self.models[request.lora_int_id] = PeftModel.from_pretrained(self.load(), request.lora_path).eval()
-            return self.models[request.lora_int_id]
-
-        def generate(
-            self, prompts: list[dict[str, Any]], sampling_params: SamplingParams, *, use_tqdm: bool = True, lora_request: Any = None
-        ) -> list[Any]:
+        def generate(self, prompts: list, sampling_params: SamplingParams, *, use_tqdm: bool = True, lora_request: Any = None) -> list:
             assert all(set(p) == {"prompt_token_ids"} for p in prompts)
             assert sampling_params.temperature == 0.0, "not greedy"
+            assert lora_request is None or self.options.get("enable_lora"), "vLLM: LoRA is not enabled"
             calls.generated.append(SimpleNamespace(prompts=prompts, sampling=sampling_params, lora=lora_request))
-            model = self.model(lora_request)
-            return [self.one(model, p["prompt_token_ids"], sampling_params) for p in prompts]
+            path = "" if lora_request is None or calls.adapter_ignored else lora_request.lora_path
+            if path not in self.models:
+                self.models[path] = PeftModel.from_pretrained(self.load(), path).eval()
+            return [self.one(self.models[path], p["prompt_token_ids"], sampling_params) for p in prompts]
 
+        @torch.inference_mode()
         def one(self, model: Any, ids: list[int], sampling: SamplingParams) -> Any:
-            import torch
-
-            row, new, reason, stop = list(ids), [], "length", None
+            new, text, reason, stop = [], "", "length", None
             ends = {self.tokenizer.eos_token_id, *(sampling.stop_token_ids or [])}
-            text = ""
-            with torch.inference_mode():
-                while len(new) < sampling.max_tokens:
-                    logits = model(input_ids=torch.tensor([row])).logits[0]
-                    token = int(logits[-1].argmax())
-                    row.append(token)
-                    new.append(token)
-                    if token in ends:
-                        reason = "stop"
-                        break
-                    text = self.tokenizer.decode(new, skip_special_tokens=sampling.skip_special_tokens)
-                    if stop := next((s for s in sampling.stop or [] if s in text), None):
-                        reason = "stop"
-                        at = text.index(stop) + (len(stop) if sampling.include_stop_str_in_output else 0)
-                        text = text[:at]
-                        break
-                said = None
-                if sampling.prompt_logprobs is not None:
-                    logprobs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-                    drift = calls.noise * len(calls.generated)
-                    said = [None] + [{t: SimpleNamespace(logprob=float(logprobs[i, t]) + drift)} for i, t in enumerate(ids[1:])]
-            kept = [t for t in new if not (calls.without_eos and t in ends)]
-            out = SimpleNamespace(text=text, token_ids=tuple(kept), finish_reason=reason, stop_reason=stop)
+            while reason == "length" and len(new) < sampling.max_tokens:
+                new.append(int(model(input_ids=torch.tensor([[*ids, *new]])).logits[0, -1].argmax()))
+                if new[-1] in ends:
+                    reason = "stop"
+                    break
+                text = self.tokenizer.decode(new, skip_special_tokens=sampling.skip_special_tokens)
+                if stop := next((s for s in sampling.stop or [] if s in text), None):
+                    reason = "stop"
+                    text = text[: text.index(stop) + (len(stop) if sampling.include_stop_str_in_output else 0)]
+            said = None
+            if sampling.prompt_logprobs is not None:
+                logprobs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1) + calls.noise * len(calls.generated)
+                said = [None] + [{t: SimpleNamespace(logprob=float(logprobs[i, t]))} for i, t in enumerate(ids[1:])]
+            kept = tuple(t for t in new if not (calls.without_eos and t in ends))
+            out = SimpleNamespace(text=text, token_ids=kept, finish_reason=reason, stop_reason=stop)
             return SimpleNamespace(outputs=[out], prompt_logprobs=said, prompt_token_ids=ids)
 
     package, lora, request = ModuleType("vllm"), ModuleType("vllm.lora"), ModuleType("vllm.lora.request")
-    package.LLM, package.SamplingParams = LLM, SamplingParams
-    request.LoRARequest = LoRARequest
-    for name, module in (("vllm", package), ("vllm.lora", lora), ("vllm.lora.request", request)):
-        monkeypatch.setitem(sys.modules, name, module)
+    package.LLM, package.SamplingParams, request.LoRARequest = LLM, SamplingParams, LoRARequest
+    for module in (package, lora, request):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     return calls

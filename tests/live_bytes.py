@@ -10,20 +10,13 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of every tensor made inside the `with` block while it lives, the backward pass included.
+    """Bytes alive `now` and at the `peak`, of every tensor made inside the `with` block, the backward pass included.
 
-    The counterpart of `torch.cuda.max_memory_allocated`. Memory that a kernel takes and returns within one call is not seen, on a
-    GPU it is.
-
-    Attributes:
-        now: Bytes alive.
-        peak: Most bytes alive at once.
+    The counterpart of `torch.cuda.max_memory_allocated`, but blind to memory that a kernel takes and returns within one call. Tensors
+    that are `known` (weights, quantisation constants) and their views are not counted.
     """
 
     def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
-        """Args:
-        known: Tensors that exist already (weights, quantisation constants); they and their views are not counted.
-        """
         super().__init__()
         self.now = self.peak = 0
         self._known = {t.untyped_storage()._cdata for t in known}

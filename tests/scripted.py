@@ -6,16 +6,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from jmedlora_utils.data.articles import Article
+from tests.servers import serve
 
 ARTICLES = [Article(f"a{i}", f"第{i}の架空の疾患は夜間のしびれで始まります。") for i in range(6)]
 PAIRS = '{"instruction": "初期症状は何ですか?", "output": "夜間のしびれです。"}\n{"instruction": "何時に'
 
 
 class Scripted:
-    """A chat completions server that follows a script and remembers what it was asked.
+    """What the server does, and what it was asked.
 
     Attributes:
         script: Called with the user's message and how often it came; returns (status, body, headers, delay in seconds).
@@ -48,7 +49,6 @@ def completion(content, finish="stop", usage=(100, 20)) -> str:
 
 @contextmanager
 def scripted_server() -> Iterator[Scripted]:
-    """A server on a free port of this machine."""
     state = Scripted()
 
     class Handler(BaseHTTPRequestHandler):
@@ -57,17 +57,18 @@ def scripted_server() -> Iterator[Scripted]:
         def log_message(self, *args):
             pass
 
-        def reply(self, status, body, headers=None):
+        def reply(self, status, body, headers):
             data = body.encode()
             self.send_response(status)
-            for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(data))} | (headers or {})).items():
+            for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(data))} | headers).items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
 
         def do_GET(self):
-            listing = {"object": "list", "data": [{"id": "tiny", "object": "model"}, {"id": "other", "object": "model"}]}
-            self.reply(state.models_status, json.dumps(listing))
+            self.reply(
+                state.models_status, json.dumps({"object": "list", "data": [{"id": i, "object": "model"} for i in ("tiny", "other")]}), {}
+            )
 
         def do_POST(self):
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -88,12 +89,6 @@ def scripted_server() -> Iterator[Scripted]:
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads = True
-    threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    state.url = f"http://127.0.0.1:{httpd.server_port}/v1"
-    try:
+    with serve(Handler) as address:
+        state.url = f"{address}/v1"
         yield state
-    finally:
-        httpd.shutdown()
-        httpd.server_close()

@@ -1,7 +1,5 @@
 """SLURM for tests: commands that only write down what they are asked, and a real cluster of one node on this machine."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -12,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.servers import free_port, wait_for
 
 COMMANDS = ("sbatch", "squeue", "sacct", "sacctmgr", "sshare", "sinfo", "scontrol", "scancel")
 DAEMONS = {"munged": "munge", "slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm", "srun": "slurm-wlm"}
@@ -75,14 +75,7 @@ def _find(name: str) -> str | None:
 
 @contextmanager
 def one_node_slurm(folder: Path, gpus: int = 1, cores: int = 8, memory_mb: int = 200_000) -> Iterator[dict[str, str]]:
-    """A SLURM of one node: munged, slurmctld and slurmd of this machine, all state below `folder`. Yields the environment of its commands.
-
-    Args:
-        folder: For configuration, state, sockets and logs.
-        gpus: Cards that the node claims to have; there need be none.
-        cores: Cores that it claims to have.
-        memory_mb: Memory that it claims to have.
-    """
+    """A SLURM of one node, all state below `folder`, that claims cards, cores and memory. Yields the environment of its commands."""
     folder.mkdir(parents=True, exist_ok=True)
     host = socket.gethostname().split(".")[0]
     key = folder / "munge.key"
@@ -91,8 +84,8 @@ def one_node_slurm(folder: Path, gpus: int = 1, cores: int = 8, memory_mb: int =
     configuration = f"""
 ClusterName=one
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={_free_port()}
-SlurmdPort={_free_port()}
+SlurmctldPort={free_port()}
+SlurmdPort={free_port()}
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
@@ -122,11 +115,10 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
     for card in cards:
         card.touch()
     (folder / "gres.conf").write_text("".join(f"Name=gpu File={card}\n" for card in cards))
-    for name in ("state", "spool"):
-        (folder / name).mkdir(exist_ok=True)
-    # The executor takes SLURM's variables, SLURM_CONF too, from the step that it starts inside a job.
     commands = folder / "commands"
-    commands.mkdir(exist_ok=True)
+    for made in (folder / "state", folder / "spool", commands):
+        made.mkdir(exist_ok=True)
+    # The executor takes SLURM's variables, SLURM_CONF too, from the step that it starts inside a job.
     (commands / "srun").write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {_find("srun")} "$@"\n')
     (commands / "srun").chmod(0o755)
     environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{commands}:{os.environ['PATH']}:/usr/sbin:/sbin"}
@@ -139,7 +131,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             command = [_find(name) or name, *arguments]
             daemons.append(subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log, start_new_session=True))
             time.sleep(0.5)
-        _wait_until_idle(folder, os.environ | environment)
+        wait_for(lambda: _is_idle(os.environ | environment), 60)
         yield environment
     finally:
         for daemon in reversed(daemons):
@@ -151,47 +143,13 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
                 daemon.kill()
 
 
-def _wait_until_idle(folder: Path, environment: dict[str, str]) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        done = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True, check=False)
-        if done.stdout.strip() == "idle":
-            return
-        time.sleep(0.5)
-    said = "\n".join(f"{p.name}: {p.read_text()[-800:]}" for p in sorted(folder.glob("*.out")))
-    raise RuntimeError(f"the one-node SLURM did not come up: {done.stdout} {done.stderr}\n{said}")
+def _is_idle(environment: dict[str, str]) -> bool:
+    return (
+        subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True, check=False).stdout.strip() == "idle"
+    )
 
 
 def completed_jobs(folder: Path) -> list[dict[str, str]]:
     """What the controller wrote of every finished job: `JobState`, `Name`, `TimeLimit` and the like."""
     lines = (folder / "completed.txt").read_text().splitlines() if (folder / "completed.txt").is_file() else []
     return [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in lines]
-
-
-def jobs(environment: dict[str, str]) -> list[dict[str, str | int]]:
-    """Every job that the controller remembers: rule, state, what it asked for, and the seconds it took."""
-    done = subprocess.run(["scontrol", "show", "job", "-o"], env=environment, capture_output=True, text=True, check=False)
-    found = []
-    for line in done.stdout.splitlines():
-        said = dict(part.split("=", 1) for part in line.split() if "=" in part)
-        if "JobState" not in said:
-            continue
-        hours, minutes, seconds = (int(n) for n in said["RunTime"].split("-")[-1].split(":"))
-        found.append(
-            {
-                "job": int(said["JobId"]),
-                "rule": said.get("Comment", "").removeprefix("rule_"),
-                "state": said["JobState"],
-                "exit": said["ExitCode"],
-                "asked": said.get("TRES", ""),
-                "time limit": said["TimeLimit"],
-                "seconds": 3600 * hours + 60 * minutes + seconds,
-            }
-        )
-    return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,7 +1,5 @@
 """A made-up run folder in the real formats: real exams of the toy world, answers drawn with a known skill."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

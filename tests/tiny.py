@@ -20,10 +20,8 @@ WORDS = [a + b + c for a in SYLLABLES[:5] for b in SYLLABLES[5:11] for c in SYLL
 def text_corpus() -> list[str]:
     """Invented text that covers the words and the prompt forms of these tests."""
     lines = [f"{w}病の治療に用いるのはどれか。2つ選べ。{w}薬、{v}薬である。" for w, v in zip(WORDS, reversed(WORDS), strict=True)]
-    return [
-        *lines,
-        "問題:\n答え:\na b c d e 以下は、タスクを説明する指示と、文脈のある入力の組み合わせです。\n### 指示:\n### 入力:\n### 応答:\n",
-    ]
+    forms = "問題:\n答え:\na b c d e 以下は、タスクを説明する指示と、文脈のある入力の組み合わせです。\n### 指示:\n### 入力:\n### 応答:\n"
+    return [*lines, forms]
 
 
 def make_tokenizer(bos: bool, pad: bool = True, vocab_size: int = 500, chatml: bool = False) -> Any:
@@ -38,9 +36,8 @@ def make_tokenizer(bos: bool, pad: bool = True, vocab_size: int = 500, chatml: b
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     start, end, padding = special = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"] if chatml else ["<s>", "</s>", "<pad>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
     core.train_from_iterator(text_corpus(), trainer)
     if bos:
         core.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 0)])
@@ -66,19 +63,9 @@ def make_checkpoint(
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     tokenizer = make_family_tokenizer(family, pad)
-    sizes: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": hidden,
-        "intermediate_size": 2 * hidden,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": context,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "tie_word_embeddings": tie,
-        "initializer_range": 0.1,
-    }
+    sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "hidden_size": hidden, "intermediate_size": 2 * hidden}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": context, "tie_word_embeddings": tie}
+    sizes |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")} | {"initializer_range": 0.1}
     if family == "gemma3_text":
         sizes |= {"num_key_value_heads": 1, "head_dim": hidden // 2, "tie_word_embeddings": True, "sliding_window": 64}
         sizes |= {"layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": hidden // 2}
@@ -132,20 +119,11 @@ def make_questions(n: int, exam: str = "mini_trained", seed: int = 0) -> list[Qu
     questions = []
     for i in range(n):
         words = rng.sample(WORDS, 6)
-        two = i % 4 == 3
-        stem = f"{words[5]}病の治療に用いるのはどれか。" + ("2つ選べ。" if two else "")
-        questions.append(
-            Question(
-                id=f"{exam}-{i}",
-                exam=exam,
-                language="ja",
-                text=stem,
-                choices=tuple(f"{w}薬" for w in words[:5]),
-                gold=frozenset(rng.sample(LETTERS[:5], 2 if two else 1)),
-                section=("taught", "untaught")[i % 2],
-                n_select=2 if two else 1,
-            )
-        )
+        n_select = 2 if i % 4 == 3 else 1
+        stem = f"{words[5]}病の治療に用いるのはどれか。" + "2つ選べ。" * (n_select - 1)
+        gold = frozenset(rng.sample(LETTERS[:5], n_select))
+        choices, section = tuple(f"{w}薬" for w in words[:5]), ("taught", "untaught")[i % 2]
+        questions.append(Question(f"{exam}-{i}", exam, "ja", stem, choices, gold, section=section, n_select=n_select))
     return questions
 
 
@@ -156,14 +134,6 @@ def make_records(n: int, seed: int = 0) -> list[dict[str, Any]]:
     for i in range(n):
         a, b = rng.sample(WORDS, 2)
         extra = "".join(rng.choices(WORDS, k=rng.randrange(4)))
-        rows.append(
-            {
-                "id": f"r{i}",
-                "instruction": f"{a}病の治療に用いるのはどれか。{extra}",
-                "input": "",
-                "output": f"{b}薬",
-                "article": f"x{i}",
-                "facts": [],
-            }
-        )
+        asked = {"instruction": f"{a}病の治療に用いるのはどれか。{extra}", "input": "", "output": f"{b}薬"}
+        rows.append({"id": f"r{i}", **asked, "article": f"x{i}", "facts": []})
     return rows

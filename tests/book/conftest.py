@@ -1,49 +1,25 @@
 """A built book served on this machine only, and a headless Chromium that reaches nothing else."""
 
-from __future__ import annotations
-
+import base64
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from jmedlora_utils.core import paths
+from tests.servers import serve_files
 
 # The smoke preset's book, which `.ci/checks` builds first, or the one that JMEDLORA_BOOK names.
 HTML = paths.ROOT / (os.environ.get("JMEDLORA_BOOK") or "_build/smoke/html")
 PAGES = sorted(str(p.relative_to(HTML)) for folder in ("book", "notebooks") for p in (HTML / folder).glob("*.html"))
 DESKTOP, PHONE = (1280, 900), (390, 844)
 FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--hide-scrollbars"),
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # the pages must stand on their own
 )
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """The server's own log says nothing that a failed check does not."""
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +31,7 @@ def html() -> Path:
 
 @pytest.fixture(scope="session")
 def address(html: Path) -> Iterator[str]:
-    with served(html) as found:
+    with serve_files(html) as found:
         yield found
 
 
@@ -93,8 +69,6 @@ def look(browser) -> Callable[[str, tuple[int, int]], None]:
 @pytest.fixture(scope="session")
 def picture(browser) -> Callable[[str], None]:
     """Saves what the browser shows below _build/screenshots, for a person to look at."""
-    import base64
-
     folder = paths.ROOT / "_build" / "screenshots" / HTML.parent.name
     folder.mkdir(parents=True, exist_ok=True)
 

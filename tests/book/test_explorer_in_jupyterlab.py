@@ -1,14 +1,10 @@
 """The explorer as a researcher meets it: a real JupyterLab, a real kernel, a click on another question."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -17,6 +13,7 @@ import pytest
 
 from jmedlora_utils.core import paths
 from tests import synthetic_study
+from tests.servers import free_port, wait_for
 
 pytestmark = [pytest.mark.book, pytest.mark.slow]
 RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-small_lora", "en-large_lora")]
@@ -35,9 +32,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     quiet = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True)
     quiet.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}), encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     folders = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR", "JMEDLORA_DATA")
     environment = os.environ | {name: str(home / name.lower()) for name in folders}
     environment |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JMEDLORA_RUNS": str(home / "runs"), "JUPYTER_PREFER_ENV_PATH": "1"}
@@ -50,19 +45,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (home / "lab.log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=home)
         try:
-            until = time.monotonic() + SECONDS
-            while not _answers(f"{address}/api"):
-                if server.poll() is not None or time.monotonic() > until:
-                    pytest.fail(f"JupyterLab did not start:\n{(home / 'lab.log').read_text(encoding='utf-8')[-2000:]}")
-                time.sleep(0.5)
+            wait_for(lambda: _answers(f"{address}/api"), SECONDS, lambda: server.poll() is None)
             yield f"{address}/lab/tree/50_explore.ipynb?token=for-the-test"
         finally:
             server.terminate()
-            try:
-                server.wait(60)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            server.wait(60)
 
 
 def _answers(url: str) -> bool:

@@ -1,7 +1,5 @@
 """A book of hostile answers: each is shown as text, runs nothing, and breaks no table, even where a notebook forgot to escape it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +16,9 @@ from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.data.questions import Question
 from jmedlora_utils.workflow import runner
 from tests.hostile import HOSTILE
+from tests.servers import serve_files
 
-from .conftest import DESKTOP, served
+from .conftest import DESKTOP
 from .test_builder import ran  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.book
@@ -50,7 +49,7 @@ def page(ran: Project, tmp_path: Path) -> Iterator[str]:  # noqa: F811
     step.target.write_text(json.dumps(notebook))
     (ran.root / "book" / "status.md").write_text("# Status\n")
     built = builder.build("mini", tmp_path / "html")
-    with served(built.index.parent) as address:
+    with serve_files(built.index.parent) as address:
         yield f"{address}/notebooks/20_tune_lora.html"
 
 

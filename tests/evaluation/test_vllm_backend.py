@@ -1,11 +1,12 @@
 """The vLLM backend against a stand-in that checks its calls (`fake_vllm`); it has not run against vLLM itself."""
 
-import json
+import sys
 
 import pytest
 import torch
 
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.records import read_jsonl
 from jmedlora_utils.evaluation import evaluator, exam_prompts
 from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import loading
@@ -29,7 +30,7 @@ def vllm(monkeypatch) -> fake_vllm.Calls:
 
 
 def rows(workspace, name: str) -> list[dict]:
-    return [json.loads(line) for line in (workspace.answers / f"{name}__mini_trained__0shot.jsonl").open(encoding="utf-8")]
+    return read_jsonl(workspace.answers / f"{name}__mini_trained__0shot.jsonl")
 
 
 def test_vllm_answers_with_the_adapter_as_transformers_does(home, vllm) -> None:
@@ -37,9 +38,8 @@ def test_vllm_answers_with_the_adapter_as_transformers_does(home, vllm) -> None:
     records = evaluator.evaluate(ask.changed(backend="vllm"), "fast", workspace)
     for step in (0, 5):
         ours, theirs = rows(workspace, f"plain__step{step}"), rows(workspace, f"fast__step{step}")
-        assert [(r["id"], r["response"], r["finish"], r["n_new_tokens"]) for r in ours] == [
-            (r["id"], r["response"], r["finish"], r["n_new_tokens"]) for r in theirs
-        ]
+        said = [[(r["id"], r["response"], r["finish"], r["n_new_tokens"]) for r in found] for found in (ours, theirs)]
+        assert said[0] == said[1]
         assert not {r["key"] for r in ours} & {r["key"] for r in theirs}, "the backend is in the key"
     assert [r["response"] for r in rows(workspace, "fast__step0")] != [r["response"] for r in rows(workspace, "fast__step5")]
     assert records[1].config["settings"]["backend"] == "vllm" and records[1].model["differs_from_base"]
@@ -52,19 +52,14 @@ def test_vllm_answers_with_the_adapter_as_transformers_does(home, vllm) -> None:
     assert max(len(c.prompts) for c in answering) == 16
 
 
-def test_vllm_that_ignores_the_adapter_is_refused(home, vllm) -> None:
+def test_vllm_that_ignores_the_adapter_is_refused_and_noise_hides_none(home, vllm) -> None:
     workspace, ask = home
-    vllm.adapter_ignored = True
-    for noise in (0.0, 1e-3):
-        vllm.noise = noise
+    for vllm.noise in (0.0, 1e-3):
+        vllm.adapter_ignored = True
         with pytest.raises(JmedloraError, match="step 5: its outputs equal the base's within the noise of two equal calls"):
-            evaluator.evaluate(ask.changed(steps=[5], backend="vllm"), f"ignored{noise}", workspace)
+            evaluator.evaluate(ask.changed(steps=[5], backend="vllm"), f"ignored{vllm.noise}", workspace)
     assert not list(workspace.answers.glob("ignored*"))
-
-
-def test_noise_does_not_hide_an_adapter(home, vllm) -> None:
-    workspace, ask = home
-    vllm.noise = 1e-3
+    vllm.adapter_ignored = False
     assert evaluator.evaluate(ask.changed(steps=[5], backend="vllm"), "noisy", workspace)[0].model["differs_from_base"]
 
 
@@ -110,8 +105,6 @@ def test_four_bits_and_a_base_alone_are_asked_for_in_vllms_words(home, vllm) -> 
 
 
 def test_without_vllm_the_fix_is_named(home, monkeypatch) -> None:
-    import sys
-
     workspace, ask = home
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(JmedloraError, match="backend 'vllm' is not installed: `pip install vllm`"):

@@ -2,25 +2,23 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlparse
 
 import pytest
-from conftest import Project
+from conftest import Project, write_notebook
 
 from jmedlora_utils.core import presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.models import hub, registry
 from tests import tiny
+from tests.servers import run_python, serve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/tiny"
@@ -37,59 +35,41 @@ def local_hub(files: dict[str, bytes]) -> Iterator[SimpleNamespace]:
         def log_message(self, *args: object) -> None:
             pass
 
-        def answer(self, status: int, body: bytes, headers: dict[str, str], head: bool = False) -> None:
+        def answer(self, status: int, body: bytes, **headers: str) -> None:
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
+                self.send_header(name.replace("_", "-"), value)
             self.end_headers()
-            if not head:
+            if self.command == "GET":
                 self.wfile.write(body)
 
-        def reply(self, head: bool) -> None:
+        def do_GET(self) -> None:
             path = urlparse(self.path).path
             seen.asked.append(f"{self.command} {path}")
-            if path == f"/api/models/{NAME}/revision/{COMMIT}":
-                siblings = [{"rfilename": n, "size": len(b), "blobId": hashlib.sha1(b).hexdigest()} for n, b in files.items()]
-                body = {"_id": "1", "id": NAME, "modelId": NAME, "sha": COMMIT, "private": False, "siblings": siblings, "tags": []}
-                return self.answer(200, json.dumps(body).encode(), {"Content-Type": "application/json"}, head)
-            if path == f"/api/models/{NAME}/tree/{COMMIT}":
-                tree = [{"type": "file", "path": n, "size": len(b), "oid": hashlib.sha1(b).hexdigest()} for n, b in files.items()]
-                return self.answer(200, json.dumps(tree).encode(), {"Content-Type": "application/json"}, head)
+            hashes = {name: hashlib.sha1(content).hexdigest() for name, content in files.items()}
             prefix = f"/{NAME}/resolve/{COMMIT}/"
-            if path.startswith(prefix) and (name := path.removeprefix(prefix)) in files:
-                headers = {"ETag": f'"{hashlib.sha1(files[name]).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-                return self.answer(200, files[name], headers, head)
-            code = "RevisionNotFound" if f"/{NAME}/" in path else "RepoNotFound"
-            return self.answer(404, b"{}", {"X-Error-Code": code, "Content-Type": "application/json"}, head)
+            if path == f"/api/models/{NAME}/revision/{COMMIT}":
+                siblings = [{"rfilename": n, "size": len(b), "blobId": hashes[n]} for n, b in files.items()]
+                body = {"_id": "1", "id": NAME, "modelId": NAME, "sha": COMMIT, "private": False, "siblings": siblings, "tags": []}
+                self.answer(200, json.dumps(body).encode(), Content_Type="application/json")
+            elif path == f"/api/models/{NAME}/tree/{COMMIT}":
+                tree = [{"type": "file", "path": n, "size": len(b), "oid": hashes[n]} for n, b in files.items()]
+                self.answer(200, json.dumps(tree).encode(), Content_Type="application/json")
+            elif path.startswith(prefix) and (name := path.removeprefix(prefix)) in files:
+                self.answer(200, files[name], ETag=f'"{hashes[name]}"', X_Repo_Commit=COMMIT, Accept_Ranges="bytes")
+            else:
+                code = "RevisionNotFound" if f"/{NAME}/" in path else "RepoNotFound"
+                self.answer(404, b"{}", X_Error_Code=code, Content_Type="application/json")
 
-        def do_GET(self) -> None:
-            self.reply(head=False)
+        do_HEAD = do_GET
 
-        def do_HEAD(self) -> None:
-            self.reply(head=True)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    seen.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with serve(Handler) as seen.url:
         yield seen
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
-def run(project: Project, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    inherited = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "HF_HUB_OFFLINE", "JMEDLORA_RUNS", "JMEDLORA_MODELS")}
-    command = [sys.executable, *arguments]
-    return subprocess.run(
-        command,
-        cwd=project.root,
-        env=inherited | environment | {"PYTHONPATH": str(project.root)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+def run(project: Project, environment: dict[str, str], code: str) -> subprocess.CompletedProcess[str]:
+    inherited = dict.fromkeys(("HF_TOKEN", "HF_HUB_OFFLINE", "JMEDLORA_RUNS", "JMEDLORA_MODELS"))
+    return run_python("-c", code, cwd=project.root, **(inherited | environment))
 
 
 LOAD = """
@@ -108,56 +88,45 @@ def test_fetched_models_load_on_a_machine_without_a_network(project: Project, tm
     files = {p.name: p.read_bytes() for p in base.iterdir()} | {"pytorch_model.bin": b"a second copy", "original/model.pth": b"a third"}
     declared = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\nbase = ""  # base\n'
     for stem, more in (("20_tune_lora", ""), ("30_evaluate_exam", 'adapter = ""  # adapter\n')):
-        from conftest import write_notebook
-
         write_notebook(project.notebooks / f"{stem}.ipynb", declared + more)
     name = f"{NAME}@{COMMIT}"
     project.preset.write_text(f"runs: {{a: {{tune: {{base: '{name}'}}, evaluate: {{base: '{name}', adapter: a}}}}}}\n")
     cache = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
     with local_hub(files) as seen:
-        first = run(project, cache | {"HF_ENDPOINT": seen.url}, "-c", FETCH)
+        first = run(project, cache | {"HF_ENDPOINT": seen.url}, FETCH)
         assert first.returncode == 0, first.stderr
         fetched = {line.rsplit("/", 1)[-1] for line in seen.asked if line.startswith("GET") and "/resolve/" in line}
         assert fetched == {n for n in files if n.endswith((".json", ".safetensors", ".jinja"))}
         before = len([line for line in seen.asked if line.startswith("GET") and "/resolve/" in line])
-        again = run(project, cache | {"HF_ENDPOINT": seen.url}, "-c", FETCH)
+        again = run(project, cache | {"HF_ENDPOINT": seen.url}, FETCH)
         assert "0.0 of them to fetch" in again.stdout, again.stderr
         assert len([line for line in seen.asked if line.startswith("GET") and "/resolve/" in line]) == before
-        other = run(project, cache | {"HF_ENDPOINT": seen.url}, "-c", OTHER_COMMIT)
+        other = run(project, cache | {"HF_ENDPOINT": seen.url}, OTHER_COMMIT)
         assert f"the hub has no commit {'a' * 40}; choose one on" in other.stderr
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
-    loaded = run(project, cache | nowhere, "-c", LOAD.format(name=name))
+    loaded = run(project, cache | nowhere, LOAD.format(name=name))
     assert loaded.returncode == 0, loaded.stderr
-    missing = run(project, {"HF_HOME": str(tmp_path / "empty")} | nowhere, "-c", LOAD.format(name=name))
+    missing = run(project, {"HF_HOME": str(tmp_path / "empty")} | nowhere, LOAD.format(name=name))
     assert missing.returncode == 1 and "is not in the local cache: fetch it on a machine with network" in missing.stderr
-    unreached = run(project, cache | {"HF_ENDPOINT": "http://127.0.0.1:9"}, "-c", FETCH)
+    unreached = run(project, cache | {"HF_ENDPOINT": "http://127.0.0.1:9"}, FETCH)
     assert "the hub cannot be reached" in unreached.stderr and "on a machine with a network" in unreached.stderr
 
 
 def test_one_copy_of_the_weights_is_chosen() -> None:
-    both = {
-        "config.json": 1,
-        "model-00001-of-00002.safetensors": 5,
-        "pytorch_model-00001-of-00001.bin": 5,
-        "original/model.pth": 5,
-        "README.md": 1,
-    }
-    assert set(hub.chosen_files(both)) == {"config.json", "model-00001-of-00002.safetensors"}
+    both = {"config.json": 1, "model-00001-of-00002.safetensors": 5, "pytorch_model-00001-of-00001.bin": 5, "original/model.pth": 5}
+    assert set(hub.chosen_files(both | {"README.md": 1})) == {"config.json", "model-00001-of-00002.safetensors"}
     assert set(hub.chosen_files({"adapter_config.json": 1, "adapter_model.bin": 5})) == {"adapter_config.json", "adapter_model.bin"}
     assert hub.chosen_files({"config.json": 1}) == {}
-
-
-def preset(**runs: dict) -> presets.Preset:
-    named = tuple(presets.Run(name, run.get("tune"), run.get("evaluate", {})) for name, run in runs.items())
-    return presets.Preset("made-up", "", "any", (1,), {"19_pretrain_mini_bases": {"bases": ["en-small"]}}, named, {}, "")
 
 
 def test_models_of_a_preset_are_bases_and_adapters_each_once_without_those_made_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "a token")
     found = hub.models_of(presets.load_preset("paper"))
     assert [e.name for e in found] == ["open-calm-7b", "llama-2-70b-chat"]
-    here = preset(a={"tune": {"base": "en-small"}, "evaluate": {"base": "en-small", "adapter": "a"}})
-    assert hub.models_of(here) == []
+    runs = (presets.Run("a", {"base": "en-small"}, {"base": "en-small", "adapter": "a"}),)
+    assert (
+        hub.models_of(presets.Preset("made-up", "", "any", (1,), {"19_pretrain_mini_bases": {"bases": ["en-small"]}}, runs, {}, "")) == []
+    )
 
 
 def test_everything_that_stands_in_the_way_is_said_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:

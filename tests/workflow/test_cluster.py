@@ -1,12 +1,9 @@
 """The SLURM profile: what jobs ask for, what happens to a failed one, and a real cluster of one node."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,15 +12,19 @@ from conftest import Project
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.workflow import runner
 from tests import slurm
+from tests.servers import run_python
 
 PROFILE = paths.ROOT / "profiles" / "slurm"
 QUICK = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
 
 
-def snakemake(folder: Path, preset: str, environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile"), "--directory", str(folder)]
-    command += ["--profile", str(PROFILE), *QUICK, *options, "--config", f"preset={preset}"]
-    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=300)
+def snakemake(
+    folder: Path, preset: str, environment: dict[str, str], *options: str, source: Path = paths.ROOT, profile: str = str(PROFILE)
+) -> subprocess.CompletedProcess[str]:
+    """Runs the Snakefile of `source` in a folder, by the profile of a cluster."""
+    command = ["-m", "snakemake", "--snakefile", str(source / "Snakefile"), "--directory", str(folder), "--profile", profile]
+    given = {"HF_HUB_OFFLINE": None, "PYTHONPATH": str(source)} | environment
+    return run_python(*command, *QUICK, *options, "--config", f"preset={preset}", cwd=folder, seconds=600, **given)
 
 
 def value(arguments: list[str], option: str) -> str:
@@ -55,9 +56,8 @@ def test_the_paper_preset_asks_a_cluster_for_cards_memory_and_time_and_a_second_
 def test_a_failed_job_is_tried_again_with_more_memory(project: Project, tmp_path: Path) -> None:
     shutil.copytree(PROFILE, project.root / "profiles" / "slurm")
     fake = slurm.FakeSlurm(tmp_path / "fake", "mini")
-    environment = os.environ | fake.environment | {"PYTHONPATH": str(project.root), "FAIL_ONCE": "seed1__20_tune_lora__a"}
-    command = [sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", *QUICK, "--config", "preset=mini"]
-    done = subprocess.run(command, cwd=project.root, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    own = {"source": project.root, "profile": "profiles/slurm"}
+    done = snakemake(project.root, "mini", fake.environment | {"FAIL_ONCE": "seed1__20_tune_lora__a"}, **own)
     assert done.returncode == 0, done.stdout + done.stderr
     tried = [row for row in fake.submitted() if row["rule"] == "seed1__20_tune_lora__a"]
     assert [row["fails"] for row in tried] == [True, False]
@@ -106,14 +106,11 @@ def test_a_real_one_node_cluster_runs_a_preset_once(project: Project, tmp_path: 
     project.preset.write_text("device: cuda\nprepare: {10_prepare_instructions: {}}\nruns: {a: {}}\n")
     offline = project.notebooks / "20_tune_lora.ipynb"
     offline.write_text(offline.read_text().replace("print('rank', rank)", "import os; print('offline', os.environ['HF_HUB_OFFLINE'])"))
-    command = [sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", *QUICK, "--slurm-status-command", "squeue"]
-    command += ["--config", "preset=mini"]
     with slurm.one_node_slurm(tmp_path / "slurm") as environment:
-        inherited = os.environ | environment | {"PYTHONPATH": str(project.root)}
-        inherited.pop("HF_HUB_OFFLINE", None)
 
         def run() -> subprocess.CompletedProcess[str]:
-            return subprocess.run(command, cwd=project.root, env=inherited, capture_output=True, text=True, check=False, timeout=600)
+            own = {"source": project.root, "profile": "profiles/slurm"}
+            return snakemake(project.root, "mini", environment, "--slurm-status-command", "squeue", **own)
 
         first = run()
         assert first.returncode == 0, first.stdout + first.stderr
