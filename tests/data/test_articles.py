@@ -72,9 +72,6 @@ def test_what_cannot_be_read_says_so(tmp_path, files, asked, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(JmedloraError, match=f"parameter articles_path: .*{message}"):
         load_articles(tmp_path / asked)
-
-
-def test_a_path_from_nowhere_says_where_it_was_looked_for():
     with pytest.raises(JmedloraError, match=r"missing is neither .*looked for below .*write the whole path"):
         load_articles("missing")
 

@@ -84,11 +84,8 @@ def test_errata_of_the_national_examination_are_corrected(tmp_path, change, meta
 def test_a_prohibited_letter_of_no_choice_is_left_out_with_a_notice(tmp_path, capsys):
     assert one(tmp_path, raw("112A1"), kinki=["e", "h"]).prohibited == frozenset("e")
     assert "112-A.jsonl:1: prohibited h is no letter of a choice" in capsys.readouterr().out
-
-
-def test_full_width_prohibited_letters_are_listed(tmp_path):
     write_year(tmp_path, 2018, 112, {"A": [raw("112A1"), raw("112A2")]}, **{"112A1": {"kinki": ["ｂ"]}, "112A2": {"kinki": ["de"]}})
-    assert igakuqa.misprinted_prohibited(tmp_path, 2018) == {"112A1"}
+    assert igakuqa.misprinted_prohibited(tmp_path, 2018) == {"112A1"}, "full-width letters are listed"
 
 
 def test_errata_of_the_journal_are_corrected_or_left_out(tmp_path):

@@ -1,9 +1,6 @@
 """Download and verification, against a real local HTTP server."""
 
-import functools
 import hashlib
-import http.server
-import threading
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,6 +8,7 @@ import pytest
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import fetch
+from tests.servers import serve_files
 
 FILES = {
     "IgakuQA/data/2018/112-A.jsonl": b'{"problem_id": "112A1"}\n',
@@ -19,11 +17,6 @@ FILES = {
     "JJSIMQA/jjsimqa.jsonl": b'{"problem_id": "107_64-0"}\n',
 }
 QUESTIONS, JOURNAL = "IgakuQA/data/2018/112-A.jsonl", "JJSIMQA/jjsimqa.jsonl"
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
@@ -36,15 +29,12 @@ def public(tmp_path, monkeypatch):
     for name, content in FILES.items():
         place(name).parent.mkdir(parents=True, exist_ok=True)
         place(name).write_bytes(content)
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(tmp_path / "public")))
-    threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    monkeypatch.setattr(fetch, "BASE_URL", f"http://127.0.0.1:{httpd.server_port}")
     monkeypatch.setattr(fetch, "sums", lambda: {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()})
     monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
-    yield place
-    httpd.shutdown()
-    httpd.server_close()
+    with serve_files(tmp_path / "public") as address:
+        monkeypatch.setattr(fetch, "BASE_URL", address)
+        yield place
 
 
 def test_missing_files_are_downloaded_verified_and_kept(public):

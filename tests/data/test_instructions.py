@@ -20,7 +20,9 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import instructions
 from jmedlora_utils.data.articles import Article
 from jmedlora_utils.data.instructions import GenerationSettings, generate
+from tests import tiny
 from tests.scripted import ARTICLES, PAIRS, completion, scripted_server
+from tests.servers import free_port, wait_for
 
 
 @pytest.fixture
@@ -43,13 +45,8 @@ def test_pairs_tokens_and_rejects(server, tmp_path):
     expected = {"instruction": "初期症状は何ですか?", "input": "", "output": "夜間のしびれです。", "article": "a0", "facts": []}
     assert made.records[0] == {"id": "a0#1.1"} | expected
     assert made.rejects[0] == {"article": "a0", "part": 1, "reason": "truncated", "raw": '{"instruction": "何時に'}
-    assert {name: made.counts[name] for name in ("pairs", "rejects", "prompt tokens", "answer tokens", "requests")} == {
-        "pairs": 3,
-        "rejects": 3,
-        "prompt tokens": 300,
-        "answer tokens": 60,
-        "requests": 3,
-    }
+    counts = {"pairs": 3, "rejects": 3, "prompt tokens": 300, "answer tokens": 60, "requests": 3}
+    assert made.counts | counts == made.counts
     again = generate(ARTICLES[:3], ask(server), tmp_path)
     assert (again.records, again.rejects, again.counts["requests"]) == (made.records, made.rejects, 0)
     server.script = lambda message, times: (200, completion(PAIRS, usage=None), {}, 0.0)
@@ -92,14 +89,15 @@ def test_requests_run_side_by_side_but_bounded(server, tmp_path):
     assert [r["article"] for r in made.records] == [a.id for a in ARTICLES]
 
 
-def test_busy_and_failing_servers_are_asked_again(server, tmp_path):
-    def script(message, times):
-        status = (429, 503, 200)[min(times, 3) - 1]
-        return status, completion(PAIRS) if status == 200 else '{"error": {"message": "later"}}', {"retry-after-ms": "10"}, 0.0
+WHOLE = completion(PAIRS)
+CUT_OFF = (200, WHOLE, {"Content-Length": str(len(WHOLE.encode()) + 9), "Connection": "close"}, 0.0)
 
-    server.script = script
-    assert len(generate(ARTICLES[:2], ask(server), tmp_path).records) == 2
-    assert set(server.asked.values()) == {3}
+
+@pytest.mark.parametrize("failures", [[(429, "{}", {"retry-after-ms": "10"}, 0.0), (503, "{}", {"retry-after-ms": "10"}, 0.0)], [CUT_OFF]])
+def test_a_busy_or_failing_server_or_connection_is_asked_again(server, tmp_path, failures):
+    server.script = lambda message, times: [*failures, (200, WHOLE, {}, 0.0)][min(times - 1, len(failures))]
+    assert len(generate(ARTICLES[:2], ask(server, timeout_seconds=1), tmp_path).records) == 2
+    assert set(server.asked.values()) == {len(failures) + 1}
 
 
 def test_a_text_that_always_fails_is_named_and_the_rest_is_kept(server, tmp_path):
@@ -108,21 +106,13 @@ def test_a_text_that_always_fails_is_named_and_the_rest_is_kept(server, tmp_path
         return (400, '{"error": {"message": "context length exceeded"}}', {}, 0.0) if bad else (200, completion(PAIRS), {}, 0.0)
 
     server.script = script
-    with pytest.raises(
-        JmedloraError, match=r"1 of 6 texts have no answer, the first is article 'a2' .*context length exceeded.*allow_failed"
-    ):
+    said = r"1 of 6 texts have no answer, the first is article 'a2' .*context length exceeded.*allow_failed"
+    with pytest.raises(JmedloraError, match=said):
         generate(ARTICLES, ask(server), tmp_path)
     made = generate(ARTICLES, ask(server, allow_failed=True), tmp_path)
     assert made.failed[0]["article"] == "a2"
     assert len(made.records) == 5
     assert server.article_counts() == Counter({a.id: 1 for a in ARTICLES}) + Counter({"a2": 1})
-
-
-def test_an_endpoint_that_fails_on_everything_is_given_up(server, tmp_path):
-    server.script = lambda message, times: (400, '{"error": {"message": "no such parameter"}}', {}, 0.0)
-    with pytest.raises(JmedloraError, match=r"failed on the first 5 texts .*no such parameter"):
-        generate(ARTICLES, ask(server, concurrency=1), tmp_path)
-    assert len(server.requests) == 5
 
 
 def test_a_slow_answer_is_a_failure_of_its_text_only(server, tmp_path):
@@ -132,54 +122,34 @@ def test_a_slow_answer_is_a_failure_of_its_text_only(server, tmp_path):
     assert [r["article"] for r in made.records] == ["a0", "a2"]
 
 
-def test_a_connection_cut_in_the_middle_of_an_answer_is_asked_again(server, tmp_path):
-    whole = completion(PAIRS)
-
-    def script(message, times):
-        return (
-            (200, whole, {"Content-Length": str(len(whole.encode()) + 9), "Connection": "close"}, 0.0)
-            if times == 1
-            else (200, whole, {}, 0.0)
-        )
-
-    server.script = script
-    assert len(generate(ARTICLES[:1], ask(server, timeout_seconds=1), tmp_path).records) == 1
-    assert set(server.asked.values()) == {2}
+NO = '{"error": {"message": "no such parameter"}}'
 
 
 @pytest.mark.parametrize(
-    ("status", "models_status", "message"),
+    ("status", "models_status", "body", "message", "requests"),
     [
-        (404, 200, r"parameter generator: .* knows no model 'tinny' \(404\); it offers: tiny, other"),
-        (404, 404, r"parameter generator: .* check the name, and that the address ends in /v1"),
-        (401, 401, r"parameter endpoint: .* asks for an API key .* api_key_variable"),
-        (403, 200, r"parameter endpoint: .* asks for an API key or refuses the one given \(403\)"),
-        (307, 200, r"parameter endpoint: .* answers with status 307"),
+        (404, 200, NO, r"parameter generator: .* knows no model 'tinny' \(404\); it offers: tiny, other", 1),
+        (404, 404, NO, r"parameter generator: .* check the name, and that the address ends in /v1", 1),
+        (401, 401, NO, r"parameter endpoint: .* asks for an API key .* api_key_variable", 1),
+        (403, 200, NO, r"parameter endpoint: .* asks for an API key or refuses the one given \(403\)", 1),
+        (307, 200, NO, r"parameter endpoint: .* answers with status 307", 1),
+        (400, 200, NO, r"failed on the first 5 texts .*no such parameter", 5),
+        (200, 200, "<html>Welcome</html>", r"sent not a chat completion: '<html>.*does the address end in /v1", 6),
     ],
 )
-def test_endpoint_problems_name_the_parameter_and_the_fix(server, tmp_path, status, models_status, message):
+def test_an_endpoint_that_cannot_serve_names_the_parameter_and_the_fix(server, tmp_path, status, models_status, body, message, requests):
     server.models_status = models_status
-    server.script = lambda *_: (status, '{"error": {"message": "no"}}', {"Location": "http://127.0.0.1:1/v1/chat/completions"}, 0.0)
+    server.script = lambda *_: (status, body, {"Location": "http://127.0.0.1:1/v1/chat/completions"}, 0.0)
     with pytest.raises(JmedloraError, match=message):
         generate(ARTICLES, ask(server, generator="tinny", concurrency=1), tmp_path)
-    assert len(server.requests) <= 1
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_page_instead_of_an_answer_is_refused_and_not_kept(server, tmp_path):
-    server.script = lambda *_: (200, "<html>Welcome</html>", {"Content-Type": "text/html"}, 0.0)
-    with pytest.raises(JmedloraError, match=r"sent not a chat completion: '<html>.*does the address end in /v1"):
-        generate(ARTICLES[:1], ask(server), tmp_path)
+    assert len(server.requests) <= requests
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nobody_listening_is_known_at_once(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     start = time.monotonic()
     with pytest.raises(JmedloraError, match=r"cannot be reached .* start the server"):
-        generate(ARTICLES, settings_of(endpoint=f"http://127.0.0.1:{port}/v1"), tmp_path)
+        generate(ARTICLES, settings_of(endpoint=f"http://127.0.0.1:{free_port()}/v1"), tmp_path)
     assert time.monotonic() - start < 10
 
 
@@ -299,11 +269,10 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(server, tmp_path):
     )
     rows = json.dumps([[a.id, a.text] for a in ARTICLES])
     cache = tmp_path / "cache"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, rows, server.url, str(cache)], cwd=paths.ROOT, env=os.environ | {"JMEDLORA_PROGRESS": "0"}
-    )
+    command, quiet = [sys.executable, "-c", program, rows, server.url, str(cache)], {"JMEDLORA_PROGRESS": "0"}
+    process = subprocess.Popen(command, cwd=paths.ROOT, env=os.environ | quiet)
     try:
-        wait_for(lambda: len(list(cache.glob("*.json"))) == 3 and len(server.requests) == 5, process)
+        wait_for(lambda: len(list(cache.glob("*.json"))) == 3 and len(server.requests) == 5, 60, lambda: process.poll() is None)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -319,59 +288,12 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(server, tmp_path):
     assert not list(cache.glob(".*"))
 
 
-def wait_for(condition, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "the process ended early"
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
-# --- A real local server: `transformers serve` with a tiny Llama ---------------------------------------------------------
-
-LINES = (
-    '{"instruction": "架空の疾患の初期症状は何ですか?", "output": "夜間のしびれです。"}',
-    '{"instruction": "薬は何ですか?", "output": "カ',
-)
-
-
-def save_reciting_llama(folder: Path) -> None:
-    """A tiny Llama whose weights are set so that each token calls the next: it recites LINES after any prompt.
-
-    Its layers add nothing, so the last hidden state is the embedding of the last token, and row t+1 of the head is the
-    embedding of token t.
-    """
-    import torch
-    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    tokens = ["<unk>", "<say>", LINES[0], "\n", LINES[1], "</s>"]
-    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(["<unk>", "<say>", "</s>"])
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens[2:5]])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", pad_token="</s>")
-    fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}<say>"
-    fast.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(tokens), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
-        max_position_embeddings=2048, bos_token_id=None, eos_token_id=5, pad_token_id=5, tie_word_embeddings=False,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        model.model.layers[0].self_attn.o_proj.weight.zero_()
-        model.model.layers[0].mlp.down_proj.weight.zero_()
-        model.model.embed_tokens.weight.copy_(torch.eye(len(tokens), 8))
-        model.lm_head.weight.copy_(torch.roll(torch.eye(len(tokens), 8), 1, dims=0))
-    model.generation_config.eos_token_id = 5
-    model.save_pretrained(folder)
+# --- A real local server: `transformers serve` with a tiny Qwen3 ----------------------------------------------------------
 
 
 @contextmanager
 def transformers_serve(model: Path, log: Path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model), "--port", str(port), "--device", "cpu"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with log.open("wb") as file:
@@ -382,7 +304,7 @@ def transformers_serve(model: Path, log: Path):
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
-        wait_for(listening, process, seconds=600)
+        wait_for(listening, 600, lambda: process.poll() is None)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
@@ -390,19 +312,16 @@ def transformers_serve(model: Path, log: Path):
 
 
 @pytest.mark.slow
-def test_transformers_serve_with_a_tiny_llama(tmp_path):
-    pytest.importorskip("fastapi", reason="transformers serve needs fastapi and uvicorn (the dev extra)")
-    pytest.importorskip("uvicorn", reason="transformers serve needs fastapi and uvicorn (the dev extra)")
-    model = tmp_path / "tiny"
-    save_reciting_llama(model)
+def test_transformers_serve_writes_what_is_kept_and_counted(tmp_path):
+    for needed in ("fastapi", "uvicorn"):
+        pytest.importorskip(needed, reason="transformers serve needs fastapi and uvicorn (the dev extra)")
+    model = tiny.make_checkpoint(tmp_path / "tiny", "qwen3", context=2048)
     with transformers_serve(model, tmp_path / "serve.log") as endpoint:
         settings = settings_of(generator=str(model), endpoint=endpoint, max_tokens=32, concurrency=2)
         made = generate(ARTICLES[:3], settings, tmp_path / "cache")
         with pytest.raises(JmedloraError, match=r"status 400: .*Server is pinned to"):
             generate(ARTICLES, settings_of(generator="another", endpoint=endpoint, concurrency=1), tmp_path / "cache")
-    assert [(r["article"], r["output"]) for r in made.records] == [(a.id, "夜間のしびれです。") for a in ARTICLES[:3]]
-    assert {r["reason"] for r in made.rejects} == {"truncated"}
-    assert made.counts["answer tokens"] == 3 * 4
-    assert made.counts["prompt tokens"] > 0
+    assert made.records == [] and {r["article"] for r in made.rejects} == {"a0", "a1", "a2"}, "a random model writes no pair"
+    assert 0 < made.counts["answer tokens"] <= 3 * 32 < made.counts["prompt tokens"]
     again = generate(ARTICLES[:3], settings, tmp_path / "cache")
-    assert (again.records, again.counts["requests"]) == (made.records, 0)
+    assert (again.rejects, again.counts["requests"]) == (made.rejects, 0)

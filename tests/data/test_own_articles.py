@@ -1,12 +1,8 @@
 """From one's own articles to a workspace, as notebook 10 does it, through a scripted server."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-import yaml
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
@@ -16,6 +12,7 @@ from jmedlora_utils.data.curation import CurationSettings
 from jmedlora_utils.data.instructions import GenerationSettings
 from jmedlora_utils.data.questions import Question, write_exam
 from jmedlora_utils.tuning.encoding import read_articles, read_instructions
+from tests.executed import run_papermill
 from tests.scripted import ARTICLES, completion, scripted_server
 
 LEAK = "架空の疾患の患者が夜間のしびれを訴えて来院した。最初に行うべき検査はどれか。"
@@ -54,69 +51,42 @@ def folder(tmp_path):
     return path
 
 
-def test_every_piece_is_kept_dropped_or_rejected_with_its_reason(server, folder, tmp_path):
-    workspace = paths.Workspace("smoke", 1)
-    prepared = own_articles.prepare(
-        folder,
-        GenerationSettings(generator="tiny", endpoint=server.url),
-        CurationSettings(heldout_share=0.34),
-        {"ward": EXAM},
-        tmp_path / "kept",
-    )
+def prepare(folder, server, **curation):
+    generation = GenerationSettings(generator="tiny", endpoint=server.url)
+    return own_articles.prepare(folder, generation, CurationSettings(**curation), {"ward": EXAM}, folder.parent / "kept")
+
+
+def test_every_piece_is_kept_dropped_or_rejected_with_its_reason(server, folder):
+    prepared = prepare(folder, server, heldout_share=0.34)
+    expected = {"articles read": 7, "articles same text": 1, "texts": 6, "pairs": 15, "rejects": 7, "rejected: truncated": 1}
+    expected |= {"rejected: outside text": 6, "dropped: not ja": 1, "dropped: exact duplicate": 1, "dropped: 30 characters of an exam": 1}
     counts = prepared.counts()
-    assert (counts["articles read"], counts["articles same text"], counts["texts"]) == (7, 1, 6)
-    assert (counts["pairs"], counts["rejects"], counts["rejected: truncated"], counts["rejected: outside text"]) == (15, 7, 1, 6)
-    assert (counts["dropped: not ja"], counts["dropped: exact duplicate"], counts["dropped: 30 characters of an exam"]) == (1, 1, 1)
+    assert counts | expected == counts
     assert counts["records for training"] + counts["records held out"] == 12
     assert {r["article"] for r in prepared.train}.isdisjoint(r["article"] for r in prepared.heldout)
     assert {a.id for a in prepared.pretraining} == {r["article"] for r in prepared.train}
     assert LEAK not in json.dumps([*prepared.train, *prepared.heldout], ensure_ascii=False)
     assert prepared.report.table().set_index("window").loc[30, "records"] == 1
-    assert workspace.root.name == "seed1"
 
 
-def test_articles_that_hold_exam_questions_are_no_pretraining_text(server, folder, tmp_path):
+def test_articles_that_hold_exam_questions_are_no_pretraining_text(server, folder):
     server.script = lambda message, times: answer(ARTICLES[0].text if LEAK in message else message, times)
     (folder / "leak.txt").write_text(f"問題集から。{LEAK}", encoding="utf-8")
-    prepared = own_articles.prepare(
-        folder,
-        GenerationSettings(generator="tiny", endpoint=server.url),
-        CurationSettings(heldout_share=0.0),
-        {"ward": EXAM},
-        tmp_path / "kept",
-    )
+    prepared = prepare(folder, server, heldout_share=0.0)
     assert len(prepared.articles) == 7
     assert [a.id for a in prepared.pretraining] == [f"{a.id}.txt" for a in ARTICLES]
 
 
-def test_nothing_left_is_an_error_that_counts_the_reasons(server, folder, tmp_path):
+def test_nothing_left_is_an_error_that_counts_the_reasons(server, folder):
     server.script = lambda *_: (200, completion("お答えできません。"), {}, 0.0)
     with pytest.raises(JmedloraError, match=r"no record is left of 0 pairs and 6 rejects from 6 articles: \{'outside text': 6\}"):
-        own_articles.prepare(
-            folder, GenerationSettings(generator="tiny", endpoint=server.url), CurationSettings(), {"ward": EXAM}, tmp_path / "kept"
-        )
-
-
-def papermill(tmp_path, **parameters):
-    environment = os.environ | {"JMEDLORA_RUNS": str(tmp_path / "runs"), "JMEDLORA_PROGRESS": "0", "PYTHONPATH": str(paths.ROOT)}
-    source = paths.NOTEBOOKS / "10_prepare_instructions.ipynb"
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "--no-progress-bar",
-        str(source),
-        str(tmp_path / "10.ipynb"),
-        "-y",
-        yaml.safe_dump(parameters),
-    ]
-    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        prepare(folder, server)
 
 
 def test_notebook_10_prepares_from_articles_what_tuning_reads(server, folder, tmp_path, monkeypatch):
     exam = write_exam(tmp_path / "ward.jsonl", EXAM)
     common = {"source": "articles", "articles_path": str(folder), "endpoint": server.url, "check_exams": [str(exam)], "heldout_share": 0.34}
-    done = papermill(tmp_path, generator="tiny", **common)
+    done, _ = run_papermill("10_prepare_instructions", tmp_path, generator="tiny", **common)
     assert done.returncode == 0, done.stderr[-3000:]
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / "runs"))
     workspace = paths.Workspace("smoke", 1)
@@ -124,19 +94,13 @@ def test_notebook_10_prepares_from_articles_what_tuning_reads(server, folder, tm
     heldout = read_instructions(workspace.data / "instructions" / "heldout.jsonl")
     assert len(train) + len(heldout) == 12
     assert len(read_articles(workspace.data / "articles.jsonl")) == 4
-    assert {row["reason"] for row in read_jsonl(workspace.data / "instructions" / "dropped.jsonl")} >= {
-        "30 characters of an exam",
-        "not ja",
-    }
+    dropped = {row["reason"] for row in read_jsonl(workspace.data / "instructions" / "dropped.jsonl")}
+    assert dropped >= {"30 characters of an exam", "not ja"}
     record = read_record(workspace.records / "10_prepare_instructions.json")
-    assert record.config["generation"]["generator"] == "tiny"
-    assert record.counts["instructions"] == len(train)
-    assert str(folder) not in (tmp_path / "runs" / "smoke" / "seed1" / "records" / "10_prepare_instructions.json").read_text(
-        encoding="utf-8"
-    )
-    again = papermill(tmp_path, generator="tiny", **common)
+    assert record.config["generation"]["generator"] == "tiny" and record.counts["instructions"] == len(train)
+    assert str(folder) not in (workspace.records / "10_prepare_instructions.json").read_text(encoding="utf-8")
+    again, _ = run_papermill("10_prepare_instructions", tmp_path, generator="tiny", **common)
     assert again.returncode == 0, again.stderr[-3000:]
     assert sum(server.asked.values()) == 6
-    refused = papermill(tmp_path, **common)
-    assert refused.returncode != 0
-    assert "'generator': it is empty" in refused.stderr
+    refused, _ = run_papermill("10_prepare_instructions", tmp_path, **common)
+    assert refused.returncode != 0 and "'generator': it is empty" in refused.stderr

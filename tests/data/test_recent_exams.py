@@ -147,9 +147,6 @@ def test_a_file_of_corrections_that_does_not_fit_is_refused(tmp_path, text, mess
     (tmp_path / "key.csv").write_text(text, encoding="utf-8")
     with pytest.raises(JmedloraError, match=message):
         corrected(load_jmle2026(tmp_path), tmp_path / "key.csv")
-
-
-def test_corrections_must_say_which_exam_they_correct():
     with pytest.raises(JmedloraError, match="parameter corrections: it corrects one exam"):
         exam_files.collect(paths.Workspace("smoke", 1), ["igakuqa119", "jmle2026"], [], "ja", "error", "key.csv")
 
