@@ -1,7 +1,5 @@
 """Links to elsewhere: well-formed, and where the committed sources say. The workflow `book.yml` asks whether they answer."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from urllib.parse import urlsplit

@@ -1,10 +1,8 @@
 """What the repository as a whole keeps to: pins that agree, presets that hold, nothing in git that must not be there."""
 
-from __future__ import annotations
-
+import os
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -15,8 +13,9 @@ from jmedlora_utils.book.builder import ADDRESS, BIBLIOGRAPHY
 from jmedlora_utils.book.executed import MACHINE_PATH
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import load_preset, preset_names
-from jmedlora_utils.core.records import read_record
+from jmedlora_utils.core.records import read_jsonl, read_record
 from jmedlora_utils.workflow.runner import matrix, steps
+from tests.servers import run_python
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TEXT = {".py", ".md", ".ipynb", ".yml", ".yaml", ".toml", ".txt", ".cff", ".json", ".jsonl", ".csv", ".bib", ".css", ".js", ""}
@@ -73,9 +72,8 @@ def test_every_preset_is_valid_and_can_be_planned(name: str) -> None:
     preset = load_preset(name)
     assert preset.about
     every = steps(preset)
-    assert len({step.target for step in every}) == len(every)
     targets = {step.target for step in every}
-    assert all(set(step.after) <= targets for step in every)
+    assert len(targets) == len(every) and all(set(step.after) <= targets for step in every)
     assert matrix(preset)
 
 
@@ -88,7 +86,7 @@ def test_pages_name_every_preset_and_no_other() -> None:
 
 
 def test_the_package_imports_without_torch() -> None:
-    """Every module that does not say otherwise; the book is built and analysed where torch is not installed."""
+    """Every module that does not say otherwise; the book is built, and models and settings are checked, where torch is not installed."""
     sources = {_module(path): path.read_text(encoding="utf-8") for path in paths.PACKAGE.rglob("*.py")}
     modules = sorted(name for name, source in sources.items() if "Importing this module needs torch" not in source)
     assert sources.keys() - set(modules) == {"tuning.trainer"}
@@ -101,18 +99,19 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 for name in {modules!r}:
     importlib.import_module("jmedlora_utils." + name)
+from jmedlora_utils.models import registry
+from jmedlora_utils.tuning.settings import TuneSettings
+registry.entries(), TuneSettings(base="x")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=paths.ROOT)
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
 
 
 def test_committed_records_are_evidence() -> None:
     for path in sorted(p for p in paths.RESULTS.rglob("*.json") if p.parent.name == "records"):
         record = read_record(path)
-        assert record.name == path.stem, path
-        assert record.preset != "smoke", path
-        assert record.status == "done", path
-        assert record.git_commit, path
+        assert (record.name, record.status) == (path.stem, "done"), path
+        assert record.preset != "smoke" and record.git_commit, path
 
 
 def test_no_path_of_a_machine_no_weights_and_no_large_file_in_git() -> None:
@@ -124,17 +123,10 @@ def test_no_path_of_a_machine_no_weights_and_no_large_file_in_git() -> None:
 
 def test_no_examination_text_in_git() -> None:
     """Stems of the examinations at hand, wherever they would stand."""
-    import os
-
     if not os.environ.get("JMEDLORA_DATA"):
         pytest.skip("JMEDLORA_DATA is not set")
-    from jmedlora_utils.core.records import iter_jsonl
-
-    stems = {
-        row["problem_text"].strip()
-        for path in sorted((paths.exam_data_dir() / "IgakuQA" / "data").glob("*/???-?.jsonl"))
-        for _, row in iter_jsonl(path)
-    }
+    files = sorted((paths.exam_data_dir() / "IgakuQA" / "data").glob("*/???-?.jsonl"))
+    stems = {row["problem_text"].strip() for path in files for row in read_jsonl(path)}
     long = [stem for stem in stems if len(stem) >= 60]
     assert len(long) > 100
     held = "\n".join(path.read_text(encoding="utf-8") for path in tracked() if path.suffix in {".json", ".jsonl", ".csv", ".py"})
@@ -147,12 +139,8 @@ def test_the_bibliography_is_tidy_and_complete() -> None:
     keys = list(parse_file(BIBLIOGRAPHY).entries)
     assert keys == sorted(keys)
     sources = [*paths.BOOK.glob("*.md"), *paths.NOTEBOOKS.glob("*.ipynb")]
-    cited = {
-        key.strip()
-        for path in sources
-        for group in re.findall(r"\{cite:[a-z]+\}`([^`]+)`", path.read_text(encoding="utf-8"))
-        for key in group.split(",")
-    }
+    groups = [g for path in sources for g in re.findall(r"\{cite:[a-z]+\}`([^`]+)`", path.read_text(encoding="utf-8"))]
+    cited = {key.strip() for group in groups for key in group.split(",")}
     assert cited <= set(keys), f"not in references.bib: {sorted(cited - set(keys))}"
 
 

@@ -1,7 +1,5 @@
 """What findings pages keep to: no typed number in prose, captions and printed sentences, and evidence behind every figure and table."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re
@@ -16,28 +14,9 @@ FINDINGS = sorted(provenance.EVIDENCE_OF)
 # Citations, roles, code, links, list numbers, claims and notebooks by number, names of models and methods, years, and the level of
 # every interval are no findings.
 ALLOWED = re.compile(
-    "|".join(
-        [
-            r"```[\s\S]*?```",
-            r"\{[\w:]+\}`[^`]*`",
-            r"`[^`]*`",
-            r"\]\([^)]*\)",
-            r"^\s*\d\. ",
-            r"claims? \d(?:(?:,| and| to) \d)*",
-            r"notebooks? \d\d",
-            r"\b[01]-shot\b",
-            r"\bstep 0\b",
-            r"\b(?:4|16)-bit\b",
-            r"95 %",
-            r"\bSHA-256\b",
-            r"\b(?:19|20)\d\d(?:[-–〜](?:19|20)\d\d)?年?",
-            r"\bGPT-\d\w*",
-            r"\bLlama[- ]?\d(?: \d+B)?",
-            r"\b[A-Z]\w*-\d+B\b",
-            r"\b1\d\dth\b",
-            r"\bpages? \d\d\b",
-        ]
-    ),
+    r"```[\s\S]*?```|\{[\w:]+\}`[^`]*`|`[^`]*`|\]\([^)]*\)|^\s*\d\. |claims? \d(?:(?:,| and| to) \d)*|notebooks? \d\d|\bpages? \d\d\b"
+    r"|\b[01]-shot\b|\bstep 0\b|\b(?:4|16)-bit\b|95 %|\bSHA-256\b|\b(?:19|20)\d\d(?:[-–〜](?:19|20)\d\d)?年?|\b1\d\dth\b"
+    r"|\bGPT-\d\w*|\bLlama[- ]?\d(?: \d+B)?|\b[A-Z]\w*-\d+B\b",
     re.IGNORECASE | re.MULTILINE,
 )
 # Settings, names and the ends of a scale, typed where the code has them as defaults.

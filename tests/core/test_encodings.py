@@ -27,22 +27,18 @@ READERS: dict[str, Callable[[Path], object]] = {
     "launch.yaml": lambda path: read_launch_config(str(path)),
     "manifest.json": lambda path: manifest.check_manifest(path.parent),
 }
+KINDS = (("cp932", 2), ("utf-16", 1), ("utf-8-sig", 0))
+CASES = [(name, *kind) for name in READERS for kind in KINDS if (name, kind[1]) != ("article.txt", 0)]
 
 
-@pytest.mark.parametrize("encoding_", ["cp932", "utf-16"])
-@pytest.mark.parametrize("name", READERS)
-def test_a_file_in_another_encoding_is_refused_with_its_line_and_the_fix(tmp_path: Path, monkeypatch, name: str, encoding_: str) -> None:
+@pytest.mark.parametrize(("name", "encoding", "line"), CASES)
+def test_another_encoding_is_refused_with_its_line_and_a_byte_order_mark_is_no_fault(tmp_path, monkeypatch, name, encoding, line):
     monkeypatch.setattr(paths, "PRESETS", tmp_path)
-    (tmp_path / name).write_text('{"a": 1,\n "about": "病院の記事"}\n', encoding=encoding_)
-    line = 1 if encoding_ == "utf-16" else 2
-    with pytest.raises(JmedloraError, match=rf"{name}:{line}: not UTF-8; save the file as UTF-8 \(from Shift_JIS: iconv"):
-        READERS[name](tmp_path / name)
-
-
-@pytest.mark.parametrize("name", [name for name in READERS if name != "article.txt"])
-def test_a_byte_order_mark_is_no_fault(tmp_path: Path, monkeypatch, name: str) -> None:
-    monkeypatch.setattr(paths, "PRESETS", tmp_path)
-    (tmp_path / name).write_bytes(b"\xef\xbb\xbf[1]\n")
+    text = '{"a": 1,\n "about": "病院の記事"}\n' if line else "[1]\n"
+    (tmp_path / name).write_text(text, encoding=encoding)
     with pytest.raises(JmedloraError) as refused:
         READERS[name](tmp_path / name)
-    assert "UTF-8" not in str(refused.value) and "not valid" not in str(refused.value)
+    if line:
+        assert f"{name}:{line}: not UTF-8; save the file as UTF-8 (from Shift_JIS: iconv" in str(refused.value)
+    else:
+        assert "UTF-8" not in str(refused.value) and "not valid" not in str(refused.value)

@@ -1,7 +1,5 @@
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,17 +7,20 @@ import pytest
 from jmedlora_utils.core import notebook, paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import Preset
+from tests.servers import run_python
 
 
 def preset(name: str, device: str = "any") -> Preset:
     return Preset(name=name, about="", device=device, seeds=(7, 8), prepare={}, runs=(), analyse={}, show="")
 
 
-def test_start_opens_the_workspace_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_opens_the_workspace_of_the_seed_and_refuses_a_run_name_that_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notebook, "load_preset", preset)
     assert notebook.start("mini", 3) == paths.Workspace("mini", 3)
     assert notebook.start("mini") == paths.Workspace("mini", 7)
     assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+    with pytest.raises(JmedloraError, match=r"parameter run_name '\.\./\.\./x': a name has letters"):
+        notebook.start("mini", 1, "../../x")
 
 
 def test_start_refuses_a_preset_for_cards_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,11 +43,8 @@ def test_no_progress_bar_under_papermill(monkeypatch: pytest.MonkeyPatch, capfd:
 
 def test_the_closing_card_shows_versions_and_files_but_no_folder_of_this_machine(tmp_path: Path) -> None:
     card = notebook.closing_card([paths.ROOT / "runs" / "mini" / "records" / "a.json", tmp_path / "b.json"])
-    assert "`runs/mini/records/a.json`" in card
-    assert "`b.json`" in card
-    assert "numpy" in card
-    assert str(paths.ROOT) not in card
-    assert str(tmp_path) not in card
+    assert all(part in card for part in ("`runs/mini/records/a.json`", "`b.json`", "numpy"))
+    assert str(paths.ROOT) not in card and str(tmp_path) not in card
 
 
 @pytest.mark.parametrize(
@@ -69,14 +67,6 @@ def test_what_papermill_injects_must_be_declared(cells: list[str], said: str) ->
 
 
 def test_papermill_by_hand_with_a_misspelt_parameter_is_refused_by_the_notebook(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "papermill", str(paths.NOTEBOOKS / "11_prepare_exams.ipynb"), str(tmp_path / "out.ipynb")]
-    done = subprocess.run(
-        [*command, "-p", "exam", "mini", "-k", "python3"], cwd=paths.NOTEBOOKS, capture_output=True, text=True, check=False, timeout=120
-    )
+    command = ["-m", "papermill", str(paths.NOTEBOOKS / "11_prepare_exams.ipynb"), str(tmp_path / "out.ipynb")]
+    done = run_python(*command, "-p", "exam", "mini", "-k", "python3", cwd=paths.NOTEBOOKS, PYTHONPATH=os.environ.get("PYTHONPATH"))
     assert done.returncode != 0 and "has no parameter 'exam'; did you mean 'exams'?" in done.stderr
-
-
-def test_a_run_name_that_leaves_the_workspace_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notebook, "load_preset", preset)
-    with pytest.raises(JmedloraError, match=r"parameter run_name '\.\./\.\./x': a name has letters"):
-        notebook.start("mini", 1, "../../x")

@@ -17,22 +17,18 @@ def make(**changes: object) -> Record:
     return Record(**({"kind": "tune", "name": "20_tune__a", "preset": "mini", "seed": 1} | changes))
 
 
-def test_a_record_survives_the_round_trip(tmp_path: Path) -> None:
+def test_a_record_survives_the_round_trip_and_equal_runs_compare_equal_but_for_time_and_machine(tmp_path: Path) -> None:
     record = make(config={"rank": 8, "base": "en-large"}, metrics={"loss": [{"step": 1, "loss": 2.5}]}, counts={"rows": 10})
     path = records.write_record(tmp_path, record)
-    assert path == tmp_path / "20_tune__a.json"
-    assert records.read_record(path) == record
-
-
-def test_two_equal_runs_compare_equal_but_for_time_and_machine() -> None:
+    assert path == tmp_path / "20_tune__a.json" and records.read_record(path) == record
     one, two = make(wall_seconds=1.0, device="CPU, 2 cores"), make(wall_seconds=2.0, device="1 x H200", peak_memory_bytes=5)
-    assert one != two
-    assert one.comparable() == two.comparable()
-    assert one.comparable() != make(seed=2).comparable()
+    assert one != two and one.comparable() == two.comparable() != make(seed=2).comparable()
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace", "fdopen", "mkstemp"])
-def test_a_full_disk_leaves_the_old_record_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_a_full_disk_or_no_number_leaves_the_old_record_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
     path = records.write_record(tmp_path, make(counts={"rows": 1}))
     before = path.read_bytes()
 
@@ -43,14 +39,10 @@ def test_a_full_disk_leaves_the_old_record_and_nothing_else(tmp_path: Path, monk
     with pytest.raises(JmedloraError, match=r"20_tune__a\.json: could not be written \(No space left on device\); free some space"):
         records.write_record(tmp_path, make(counts={"rows": 2}))
     monkeypatch.undo()
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == [path.name]
-
-
-def test_not_a_number_is_no_record(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         records.write_record(tmp_path, make(metrics={"loss": float("nan")}))
-    assert os.listdir(tmp_path) == []
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize(
@@ -118,16 +110,14 @@ def test_rows_survive_jsonl(tmp_path_factory: pytest.TempPathFactory, rows: list
     assert records.read_jsonl(records.write_jsonl(path, rows)) == rows
 
 
-def test_jsonl_may_open_with_a_byte_order_mark_and_hold_blank_lines(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('\ufeff{"a": 1}\n\n{"a": 2}\r\n', encoding="utf-8")
-    assert list(records.iter_jsonl(tmp_path / "a.jsonl")) == [(1, {"a": 1}), (3, {"a": 2})]
-
-
 @pytest.mark.parametrize(("line", "said"), [('{"a": 1', "not valid JSON"), ("[1]", "expected a JSON object, found list")])
-def test_a_broken_line_is_named_with_its_number(tmp_path: Path, line: str, said: str) -> None:
-    (tmp_path / "a.jsonl").write_text(f'{{"a": 1}}\n{line}\n', encoding="utf-8")
+def test_jsonl_may_open_with_a_byte_order_mark_and_hold_blank_lines_and_a_broken_line_is_named(tmp_path, line, said) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('\ufeff{"a": 1}\n\n{"a": 2}\r\n', encoding="utf-8")
+    assert list(records.iter_jsonl(path)) == [(1, {"a": 1}), (3, {"a": 2})]
+    path.write_text(f'{{"a": 1}}\n{line}\n', encoding="utf-8")
     with pytest.raises(JmedloraError, match=rf"a\.jsonl:2: {said}.*fix or remove the line"):
-        records.read_jsonl(tmp_path / "a.jsonl")
+        records.read_jsonl(path)
 
 
 def test_a_run_hands_one_commit_to_its_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:

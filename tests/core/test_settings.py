@@ -84,24 +84,19 @@ def test_a_fault_of_the_program_itself_keeps_its_traceback() -> None:
         errors.exit_status(lambda: 1 / 0)
 
 
-def test_a_lock_is_held_as_long_as_a_child_that_inherited_it(tmp_path: Path) -> None:
+def test_a_lock_is_held_as_long_as_a_child_that_inherited_it_and_needs_a_folder(tmp_path: Path) -> None:
     lock = tmp_path / "new" / ".lock"
-    with locks.alone(lock, "the adapter a") as descriptor:
-        with pytest.raises(JmedloraError, match="the adapter a: another process is at work on it"), locks.alone(lock, "the adapter a"):
+
+    def refused(lock: Path, said: str) -> None:
+        with pytest.raises(JmedloraError, match=said), locks.alone(lock, "the adapter a"):
             pass
-        command = [sys.executable, "-c", "input()"]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[descriptor])
-    with pytest.raises(JmedloraError, match="another process"), locks.alone(lock, "the adapter a"):
-        pass
+
+    with locks.alone(lock, "the adapter a") as descriptor:
+        refused(lock, "the adapter a: another process is at work on it")
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[descriptor])
+    refused(lock, "another process")
     child.communicate(b"\n")
     with locks.alone(lock, "the adapter a"):
         pass
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with (
-        pytest.raises(JmedloraError, match=r"file/below: cannot be written \(Not a directory\)"),
-        locks.alone(tmp_path / "file" / "below" / "a", "a"),
-    ):
-        pass
+    refused(tmp_path / "file" / "below" / "a", r"file/below: cannot be written \(Not a directory\)")

@@ -1,12 +1,10 @@
 """What tuning can be told: every value that cannot be right is refused by name, before anything is loaded."""
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from jmedlora_utils.core import paths, presets
+from jmedlora_utils.core import presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.tuning.settings import TuneSettings
 
@@ -16,24 +14,11 @@ QUICK = TuneSettings(base="llama", template="plain_ja", rank=4, learning_rate=5e
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "lorra"}, "'method'.*'lora', 'qlora' or 'full'.*'lorra'"),
-        ({"schedule": "step"}, "'schedule'"),
         ({"optimizer": "sgd"}, "'optimizer'.*paged_adamw_32bit"),
-        ({"attn_implementation": "flash"}, "'attn_implementation'"),
-        ({"template": "alpaka"}, "alpaca_ja"),
-        ({"too_long": "cut"}, "'too_long'"),
-        ({"base": ""}, "'base'"),
-        ({"rank": 0}, "'rank'.*greater than or equal to 1, got 0"),
         ({"rank": "8"}, "'rank'.*valid integer"),
-        ({"alpha": 0}, "'alpha'"),
-        ({"learning_rate": float("nan")}, "'learning_rate'.*finite"),
         ({"dropout": 1.0}, "'dropout'.*less than 1"),
-        ({"warmup_steps": -1}, "'warmup_steps'"),
-        ({"max_length": 1}, "'max_length'"),
-        ({"num_processes": 0}, "'num_processes'"),
         ({"target_modules": [3]}, r"target_modules\.0"),
         ({"ranc": 4}, "no field 'ranc'; did you mean 'rank'"),
-        ({"save_steps": [2, 9]}, r"save_steps \[2, 9\] go beyond max_steps \(4\)"),
         ({"schedule": "constant", "warmup_steps": 2}, "use 'constant_with_warmup'"),
         ({"pretrain_on": "articles"}, "pretrain_on and pretrain_steps go together"),
         ({"pretrain_on": "articles", "pretrain_steps": 3, "method": "qlora"}, "a 4-bit base cannot"),
@@ -97,8 +82,3 @@ def test_every_preset_states_settings_that_can_be_right_and_batches_of_the_journ
                 settings = TuneSettings.of_parameters(declared | run.tune, f"{name}, {run.name}")
                 if name in ("paper", "paper-sizes", "modern"):
                     assert settings.batch_size * settings.gradient_accumulation == 8
-
-
-def test_settings_are_checked_without_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; from jmedlora_utils.tuning.settings import TuneSettings; TuneSettings(base='x')"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT)
