@@ -28,7 +28,8 @@ def test_a_long_prompt_is_an_error_or_counted(workspace) -> None:
     lengths = [len(a.ids) for a in exam_prompts.prepare(ASK, "mini_trained", 0, tokenizer, 512, workspace).asked]
     context = max(lengths) - 1 + 20
     settings = ASK.changed(max_new_tokens=20)
-    with pytest.raises(JmedloraError, match=r"question mini_trained-\d+: its prompt has"):
+    said = rf"question mini_trained-\d+: its prompt has {max(lengths)} tokens, the limit is {context - 20} .*too_long='exclude'"
+    with pytest.raises(JmedloraError, match=said):
         exam_prompts.prepare(settings, "mini_trained", 0, tokenizer, context, workspace)
     paper = exam_prompts.prepare(settings.changed(too_long="exclude"), "mini_trained", 0, tokenizer, context, workspace)
     assert paper.excluded["prompt too long"] == lengths.count(max(lengths)) == 24 - len(paper.asked)
