@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from jmedlora_utils.data.invented_corpus import corpus
 from jmedlora_utils.evaluation import entry_check
 from jmedlora_utils.models import loading, pretraining
 from jmedlora_utils.models.pretraining import LADDERS, BaseSettings
+from tests.servers import wait_for
 
 WORLD = invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12)
 TINY = BaseSettings("en-small", "llama", 16, 1, 2, 0.6, 400, 4e-3, coverage=0.99, tokenizer_english=0.9)
@@ -63,8 +63,7 @@ def pretrain(world, workspace, settings=TINY):
 
 
 def test_same_texts_give_the_same_tokenizer(world, tokenizer):
-    texts = [d.prompt + d.text for d in corpus(world, 0.9, 2000)]
-    again = pretraining.train_tokenizer(texts, 800, 0.99, bos=True)
+    again = pretraining.train_tokenizer([d.prompt + d.text for d in corpus(world, 0.9, 2000)], 800, 0.99, bos=True)
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
 
@@ -145,41 +144,34 @@ def test_killed_and_started_again_a_base_ends_with_the_same_weights(tmp_path, ar
         code = TRAIN % ("en-small", architecture)
         return subprocess.Popen([sys.executable, "-c", code, str(slow)], env=environment, stderr=subprocess.DEVNULL)
 
-    def record(folder: Path):
-        return read_record(folder / RECORD)
-
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     straight = start(whole, 0.0)
     process = start(killed, 0.3)
-    deadline = time.monotonic() + 120
-    while not list(killed.rglob("state.pt")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: list(killed.rglob("state.pt")), 120)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(killed.rglob("state.pt")) and not (killed / RECORD).exists()
     assert start(killed, 0.0).wait() == 0 and straight.wait() == 0
-    one, two = record(whole), record(killed)
-    assert one.metrics["series"] == two.metrics["series"]
-    assert one.comparable() == two.comparable()
+    one, two = (read_record(folder / RECORD) for folder in (whole, killed))
+    assert one.metrics["series"] == two.metrics["series"] and one.comparable() == two.comparable()
 
 
 RECORD = Path("smoke/seed1/records/19_pretrain__en-small.json")
 
 
 @pytest.mark.parametrize(
-    ("change", "word"),
-    [({"architecture": "gpt2"}, "architecture"), ({"hidden": 18, "heads": 4}, "heads"), ({"documents": 0}, "documents")],
+    ("made", "word"),
+    [
+        (lambda: replace(TINY, architecture="gpt2"), "architecture"),
+        (lambda: replace(TINY, hidden=18, heads=4), "heads"),
+        (lambda: replace(TINY, documents=0), "documents"),
+        (lambda: pretraining.base_settings("large", "en-small"), "mini"),
+        (lambda: pretraining.base_settings("mini", "en-huge"), "en-large"),
+    ],
 )
-def test_settings_that_cannot_work_are_refused_by_name(change, word):
+def test_what_cannot_work_or_is_unknown_is_refused_by_name(made, word):
     with pytest.raises(JmedloraError, match=word):
-        replace(TINY, **change)
-
-
-def test_unknown_ladder_or_base_names_those_that_exist():
-    with pytest.raises(JmedloraError, match="mini"):
-        pretraining.base_settings("large", "en-small")
-    with pytest.raises(JmedloraError, match="en-large"):
-        pretraining.base_settings("mini", "en-huge")
+        made()
 
 
 def test_ladders_are_sound():

