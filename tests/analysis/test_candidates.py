@@ -1,7 +1,5 @@
 """Evaluated models sit the examination: what they were not asked counts, and the card says so."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest
@@ -32,10 +30,8 @@ def answer(workspace, exam, run, step, responses, base="tiny"):
     stem = f"{run}__step{step}__{exam}__0shot"
     config = {"run_name": run, "base": base, "step": step, "exam": exam, "shots": 0, "settings": {}}
     file = write_jsonl(workspace.answers / f"{stem}.jsonl", [{"id": i, "response": text} for i, text in responses.items()])
-    scores = {scorer: {} for scorer in metrics.SCORERS}
-    write_record(
-        workspace.records, Record("evaluate", f"30_evaluate__{stem}", "smoke", 1, config, scores, data={file.name: sha256_file(file)})
-    )
+    scores, data = {scorer: {} for scorer in metrics.SCORERS}, {file.name: sha256_file(file)}
+    write_record(workspace.records, Record("evaluate", f"30_evaluate__{stem}", "smoke", 1, config, scores, data=data))
 
 
 def test_a_model_that_was_asked_has_a_row_a_step_and_the_students_stand_below(workspace):
@@ -48,25 +44,15 @@ def test_a_model_that_was_asked_has_a_row_a_step_and_the_students_stand_below(wo
     assert found["passed"].tolist() == [False, True, True]
 
 
-def test_written_where_there_are_any(workspace, tmp_path):
-    assert candidates.write(tmp_path, candidates.cards("smoke")) == []
-    answer(workspace, "igakuqa", "lora", 900, {"B1": "肺炎"})
-    (written,) = candidates.write(tmp_path, candidates.cards("smoke"))
-    assert len(written.read_text(encoding="utf-8").splitlines()) == 3
-
-
-def test_questions_never_asked_stay_in_the_examination(workspace):
+def test_questions_never_asked_stay_in_the_examination_and_no_sitting_gives_an_empty_card(workspace, tmp_path):
+    answer(workspace, "mini_trained", "lora", 900, {"B1": "肺炎"})
+    empty = candidates.cards("smoke")
+    assert empty.empty and tuple(empty.columns) == candidates.COLUMNS and candidates.write(tmp_path, empty) == []
     answer(workspace, "igakuqa", "lora", 900, {"B1": "肺炎", "A1": "肺炎"})
     row = candidates.cards("smoke").iloc[0]
-    assert (row["items"], row["asked"], row["items_correct"]) == (6, 2, 2)
-    assert (row["max_points"], row["reachable"]) == (5, 4)
-
-
-def test_no_run_and_no_sitting_give_an_empty_card(workspace):
-    assert candidates.cards("smoke").empty
-    answer(workspace, "mini_trained", "lora", 900, {"B1": "肺炎"})
-    assert tuple(candidates.cards("smoke").columns) == candidates.COLUMNS
-    assert candidates.cards("smoke").empty
+    assert (row["items"], row["asked"], row["items_correct"], row["max_points"], row["reachable"]) == (6, 2, 2, 5, 4)
+    (written,) = candidates.write(tmp_path, candidates.cards("smoke"))
+    assert len(written.read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_flips_set_the_last_step_beside_the_base_that_was_asked_in_the_same_way(workspace):

@@ -1,7 +1,5 @@
 """The exam card: every printed figure, the rules of passing, other years, evaluated models."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from functools import cache
@@ -21,20 +19,16 @@ from jmedlora_utils.evaluation.metrics import BASELINES
 FIGURES = {
     "gpt3": [(209, 161, 105, 104, 10, 41.90), (210, 166, 93, 117, 5, 41.10), (208, 160, 97, 111, 5, 46.13), (203, 157, 94, 109, 3, 40.94)],
     "chatgpt": [
-        (266, 208, 123, 143, 4, 57.75),
-        (250, 205, 100, 150, 5, 55.14),
-        (266, 212, 118, 148, 3, 59.51),
-        (297, 225, 143, 154, 3, 61.07),
+        *[(266, 208, 123, 143, 4, 57.75), (250, 205, 100, 150, 5, 55.14)],
+        *[(266, 212, 118, 148, 3, 59.51), (297, 225, 143, 154, 3, 61.07)],
     ],
     "translate_chatgpt-en": [
         *[(281, 221, 123, 158, 6, 59.86), (274, 219, 117, 157, 3, 58.22)],
         *[(263, 207, 116, 147, 2, 57.75), (289, 229, 122, 167, 2, 59.73)],
     ],
     "gpt4": [
-        (382, 302, 161, 221, 1, 80.99),
-        (385, 304, 170, 215, 1, 82.19),
-        (387, 306, 168, 219, 0, 83.80),
-        (398, 308, 173, 225, 0, 83.22),
+        *[(382, 302, 161, 221, 1, 80.99), (385, 304, 170, 215, 1, 82.19)],
+        *[(387, 306, 168, 219, 0, 83.80), (398, 308, 173, 225, 0, 83.22)],
     ],
     "student-majority": [
         *[(472, 374, 196, 276, 1, 96.13), (470, 372, 196, 274, 0, 93.84)],
@@ -115,28 +109,33 @@ def marked(**letters):
     return card(examination(), found, "x").iloc[0]
 
 
-def test_passing_needs_both_marks_and_at_most_three_prohibited_choices(marks):
-    assert marked(B1="a", A1="a").passed
-    assert not marked(B1="a").passed
-    assert not marked(A1="a", A2="a").passed
-    assert marked(B1="a", A1="a", A2="e", A3="e", A4="e").passed
-    three, four = marked(B1="a", A1="a", A2="e", A3="e", A4="e"), marked(B1="a,e", A1="e", A2="e", A3="e")
-    assert (three.prohibited, four.prohibited) == (3, 4)
+@pytest.mark.parametrize(
+    ("letters", "prohibited", "passed"),
+    [
+        ({"B1": "a", "A1": "a"}, 0, True),
+        ({"B1": "a"}, 0, False),
+        ({"A1": "a", "A2": "a"}, 0, False),
+        ({"B1": "a", "A1": "a", "A2": "e", "A3": "e", "A4": "e"}, 3, True),
+        ({"B1": "a,e", "A1": "e", "A2": "e", "A3": "e"}, 4, False),
+    ],
+)
+def test_passing_needs_both_marks_and_at_most_three_prohibited_choices(marks, letters, prohibited, passed):
+    row = marked(**letters)
+    assert (row.prohibited, row.passed) == (prohibited, passed)
+
+
+def test_four_prohibited_choices_fail_with_both_marks_reached(marks):
     wide = [question(id=f"A{i}", section="A", year=2031, points=p, prohibited=frozenset("e")) for i, p in enumerate((1, 1, 0, 0, 0, 0))]
     sure = [examination()[0], *wide]
     row = card(sure, mark_responses(sure, {"B1": "a", "A0": "a", "A2": "e", "A3": "e", "A4": "e", "A5": "e"}), "x").iloc[0]
     assert (row.required, row.general, row.prohibited, row.passed) == (3, 1, 4, False)
 
 
-def test_withdrawn_items_stay_among_the_items_and_add_no_points(marks):
+def test_withdrawn_items_stay_among_the_items_and_add_no_points_and_an_incomplete_examination_has_no_verdict(marks):
     row = marked(B1="a", A1="a", A2="a", A3="a", A4="a")
     assert (row.points, row.max_points, row.items_correct, row["items"]) == (5, 5, 5, 5)
-
-
-def test_an_incomplete_examination_has_no_verdict(marks):
     questions = examination()[:2]
-    row = card(questions, mark_responses(questions, {"B1": "a", "A1": "a"}), "x").iloc[0]
-    assert pd.isna(row.passed)
+    assert pd.isna(card(questions, mark_responses(questions, {"B1": "a", "A1": "a"}), "x").iloc[0].passed)
     assert "the general block adds up to 1 points, the official notice says 2" in exam_card.cannot_decide(questions, 2031)
 
 
@@ -154,11 +153,6 @@ def test_blocks_and_year_come_from_the_edition_and_the_source_where_these_say_so
     questions = [dataclasses.replace(q, year=None, edition=125, section="", required=q.section == "B") for q in examination()]
     row = card(questions, mark_responses(questions, {"B1": "a", "A1": "a"}), "x").iloc[0]
     assert (row.year, row.required, row.general, row.passed) == (2031, 3, 1, True)
-
-
-def test_exam_without_a_year_is_refused():
-    with pytest.raises(JmedloraError, match="has no year"):
-        card([question()], {"1": Marked(True, frozenset())}, "x")
 
 
 @pytest.mark.parametrize(
@@ -179,14 +173,13 @@ def test_published_answers_are_compared_as_upstream_does(change, prediction, rig
     assert mark_published([question(**change)], {"1": prediction})["1"].right is right
 
 
-def test_prohibited_letters_count_however_they_are_spaced():
+def test_letters_count_however_they_are_spaced_no_answer_is_wrong_and_a_strange_one_or_an_exam_without_a_year_is_refused():
     assert mark_published([question()], {"1": "a, e"})["1"].picked == frozenset("ae")
-
-
-def test_no_answer_is_wrong_and_a_strange_answer_is_refused():
     assert not mark_published([question()], {})["1"].right
     with pytest.raises(JmedloraError, match="1 answers belong to no question, first 99"):
         mark_published([question()], {"99": "a"})
+    with pytest.raises(JmedloraError, match="has no year"):
+        card([question()], {"1": Marked(True, frozenset())}, "x")
 
 
 def test_absent_systems_and_answers_are_noticed(tmp_path):
@@ -218,12 +211,13 @@ def test_committed_tables_stand_in_only_when_asked_and_only_for_their_years(tmp_
     found = exam_card.published_or_committed("", [2019], "committed")
     assert set(found.card["year"]) == {2019}
     assert "committed figures" in found.notices[0]
-    with pytest.raises(JmedloraError, match="no year 2031"):
-        exam_card.published_or_committed("", [2031], "committed")
-    with pytest.raises(JmedloraError, match="no question file"):
-        exam_card.published_or_committed(str(tmp_path), [2019], "committed")
-    with pytest.raises(JmedloraError, match="on_missing is 'ignore'"):
-        exam_card.published_or_committed("", [2019], "ignore")
+    for folder, years, on_missing, said in (
+        ("", [2031], "committed", "no year 2031"),
+        (str(tmp_path), [2019], "committed", "no question file"),
+        ("", [2019], "ignore", "on_missing is 'ignore'"),
+    ):
+        with pytest.raises(JmedloraError, match=said):
+            exam_card.published_or_committed(folder, years, on_missing)
 
 
 @needs_data

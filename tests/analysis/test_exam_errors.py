@@ -1,7 +1,5 @@
 """Errors in the examination: counts that add up, the committed ones, and what the page says of them."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import pandas as pd
@@ -42,13 +40,8 @@ def marks(right: str, picked: str = "") -> dict[str, Marked]:
 
 
 def test_bands_of_students_take_their_lower_edge() -> None:
-    assert exam_errors.kinds(asked())["students"].tolist() == [
-        *["90 % and more"] * 2,
-        "70 to 90 %",
-        "50 to 70 %",
-        "under 50 %",
-        exam_errors.UNKNOWN,
-    ]
+    bands = ["90 % and more", "90 % and more", "70 to 90 %", "50 to 70 %", "under 50 %", exam_errors.UNKNOWN]
+    assert exam_errors.kinds(asked())["students"].tolist() == bands
 
 
 def test_flips_are_told_apart_in_every_cut_and_add_up() -> None:
@@ -110,17 +103,12 @@ def test_committed_counts_agree_with_the_strict_exam_card_and_with_each_other() 
         assert row["fixed"] + row["right twice"] == right[row["second"]]
 
 
-def test_without_the_examination_the_committed_counts_stand_in_and_say_so(tmp_path, monkeypatch) -> None:
+def test_without_the_examination_or_its_answers_the_committed_counts_stand_in_and_say_so(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
     found = exam_errors.measured_or_committed([2019], "committed")
     assert set(found.prohibited["year"]) == {2019} and "committed counts" in found.notice
-    with pytest.raises(JmedloraError, match="no year 2031"):
-        exam_errors.measured_or_committed([2031], "committed")
-    with pytest.raises(JmedloraError, match="on_missing is 'ignore'"):
-        exam_errors.measured_or_committed([2019], "ignore")
-
-
-def test_questions_without_published_answers_let_the_committed_counts_stand_in(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
+    for year, on_missing, said in ((2031, "committed", "no year 2031"), (2019, "ignore", "on_missing is 'ignore'")):
+        with pytest.raises(JmedloraError, match=said):
+            exam_errors.measured_or_committed([year], on_missing)
     write_year(tmp_path, 2019, 113, {"A": [raw("113A1")]})
     assert exam_card.examination("", [2019], "committed") is None

@@ -1,7 +1,5 @@
 """Paired answers: counts, gains and tests against values worked out by hand; groups by length; kept examples."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 import synthetic_study

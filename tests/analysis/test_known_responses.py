@@ -1,7 +1,5 @@
 """Responses of known content: what they say, and what the scorers must give them."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 
@@ -26,16 +24,9 @@ def question(name: str = "q1", gold: str = "a", choices: Sequence[str] = DRUGS, 
     return Question(name, exam, "ja", text, tuple(choices), frozenset(gold), year=2018, section="A", n_select=n_select)
 
 
-EXAM = [
-    question("q1"),
-    question("q2", "c", NAMES),
-    question("q3", "be", TESTS, 2),
-    question("q4", "ad", NAMES, 2),
-    question("j1", "b", TESTS, exam="jjsimqa"),
-    question("j2", "e", DRUGS, exam="jjsimqa"),
-    question("j3", "ab", DRUGS, 2, exam="jjsimqa"),
-    question("j4", "cd", NAMES, 2, exam="jjsimqa"),
-]
+EXAM = [question("q1"), question("q2", "c", NAMES), question("q3", "be", TESTS, 2), question("q4", "ad", NAMES, 2)]
+EXAM += [question("j1", "b", TESTS, exam="jjsimqa"), question("j2", "e", DRUGS, exam="jjsimqa")]
+EXAM += [question("j3", "ab", DRUGS, 2, exam="jjsimqa"), question("j4", "cd", NAMES, 2, exam="jjsimqa")]
 ONE = [q for q in EXAM if q.n_select == 1]
 
 

@@ -1,7 +1,5 @@
 """The metrics study: tables of published answers, and committed evidence without exam texts that the code still computes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,8 +1,5 @@
 """Published models in pairs: totals and pairs of the real files, what is paired with what, the rule, and broken input."""
 
-from __future__ import annotations
-
-import csv
 import json
 import shutil
 
@@ -21,25 +18,13 @@ from jmedlora_utils.data.published_answers import Answer, known_models, read_run
 EXAMS = ("igakuqa119", "jmle2026")
 # Points and right items by system, as the repositories' own tables state them.
 TOTALS = {
-    "CA-DSR1-DQ32B-JP-sft": (374, 294),
-    "CA-DSR1-DQ32B-JP-base": (364, 282),
-    "CA-DSR1-DQ32B-JP-cpt": (356, 278),
-    "pfn-medllm-qwen-72b": (332, 272),
-    "qwen2_5-72b": (398, 314),
-    "Qwen3-32B": (451, 355),
-    "Qwen3-32B (no-think)": (416, 326),
-    "Preferred-MedRECT-32B": (449, 357),
-    "GPT-OSS-Swallow-120B-RL-v0.1": (473, 379),
-    "Qwen3-Swallow-32B-RL-v0.2": (459, 365),
-    "gpt-oss-120b (high)": (467, 373),
-    "gpt-oss-120b (medium)": (453, 363),
-    "gpt-oss-120b (low)": (433, 343),
-    "gpt-oss-20b (medium)": (428, 342),
-    "gpt-oss-20b (low)": (383, 303),
-    "Qwen3.5-27B (no-think)": (464, 366),
-    "Qwen3.5-35B-A3B (no-think)": (457, 367),
-    "Qwen3.5-122B-A10B (no-think)": (460, 368),
-}
+    "CA-DSR1-DQ32B-JP-sft": (374, 294), "CA-DSR1-DQ32B-JP-base": (364, 282), "CA-DSR1-DQ32B-JP-cpt": (356, 278),
+    "pfn-medllm-qwen-72b": (332, 272), "qwen2_5-72b": (398, 314), "Qwen3-32B": (451, 355), "Qwen3-32B (no-think)": (416, 326),
+    "Preferred-MedRECT-32B": (449, 357), "GPT-OSS-Swallow-120B-RL-v0.1": (473, 379), "Qwen3-Swallow-32B-RL-v0.2": (459, 365),
+    "gpt-oss-120b (high)": (467, 373), "gpt-oss-120b (medium)": (453, 363), "gpt-oss-120b (low)": (433, 343),
+    "gpt-oss-20b (medium)": (428, 342), "gpt-oss-20b (low)": (383, 303), "Qwen3.5-27B (no-think)": (464, 366),
+    "Qwen3.5-35B-A3B (no-think)": (457, 367), "Qwen3.5-122B-A10B (no-think)": (460, 368),
+}  # fmt: skip
 # Base, adapted, right of each, only base, only adapted, p to the digits that the reference gives.
 SEVEN = [
     ("Qwen3-32B", "Preferred-MedRECT-32B", 355, 357, 22, 24, "0.88"),
@@ -89,12 +74,8 @@ def test_the_seven_pairs_to_the_last_digit(found):
 
 @needs_recent_data
 def test_the_rule_on_the_real_pairs(found):
-    assert pairs.claim_verdicts(found.verdicts) == {
-        1: claims.NOT_SUPPORTED,
-        2: claims.NOT_MEASURED,
-        3: claims.NOT_SUPPORTED,
-        4: claims.SUPPORTED,
-    }
+    verdicts = {1: claims.NOT_SUPPORTED, 2: claims.NOT_MEASURED, 3: claims.NOT_SUPPORTED, 4: claims.SUPPORTED}
+    assert pairs.claim_verdicts(found.verdicts) == verdicts
     deciding = found.verdicts[found.verdicts["decides"]]["adapted"].dropna().tolist()
     assert deciding == ["Preferred-MedRECT-32B", "GPT-OSS-Swallow-120B-RL-v0.1", "Qwen3-Swallow-32B-RL-v0.2"]
     assert "serving: OpenRouter / Ollama" in found.pairs.set_index("adapted").loc["pfn-medllm-qwen-72b", "confounds"]
@@ -166,14 +147,14 @@ def write_results(folder, *rows, name="m.json", **metadata):
     return target
 
 
-def write_graded(folder, *rows, name="119_m_grading_results.csv", mark="\ufeff", **columns):
+def write_graded(folder, *rows, name="119_m_grading_results.csv", mark="\ufeff", mixed=False):
+    lines = [
+        "question_number,model,model_answer,is_correct",
+        *(f'{q},{"n" if mixed and i else "m"},"{a}",True' for i, (q, a) in enumerate(rows)),
+    ]
     target = folder / "IgakuQA119" / "results" / "demo" / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("w", encoding="utf-8", newline="") as file:
-        file.write(mark)
-        table = csv.DictWriter(file, ["question_number", "model", "model_answer", "is_correct"])
-        table.writeheader()
-        table.writerows({"question_number": q, "model": "m", "model_answer": a, "is_correct": "True"} | columns for q, a in rows)
+    target.write_text(mark + "\n".join(lines) + "\n", encoding="utf-8")
     return target
 
 
@@ -196,11 +177,7 @@ def rewrite(path, change):
         ("igakuqa119", lambda f: write_graded(f, ("120A1", "a")), r"results\.csv:2: 120A1 is no question of igakuqa119"),
         ("igakuqa119", lambda f: write_graded(f, ("119A1", "a"), name="119_m_wrong_answers.csv"), "wrong_answers.csv: no results"),
         ("igakuqa119", lambda f: rewrite(write_graded(f, ("119A1", "a")), lambda t: t.replace("model_answer", "said")), "'model_answer'"),
-        (
-            "igakuqa119",
-            lambda f: rewrite(write_graded(f, ("119A1", "a"), ("119A2", "b")), lambda t: t.replace("m,b", "n,b")),
-            "2 models",
-        ),
+        ("igakuqa119", lambda f: write_graded(f, ("119A1", "a"), ("119A2", "b"), mixed=True), "2 models"),
     ],
 )
 def test_a_broken_or_unknown_file_is_refused_by_name(tmp_path, exam, write, message):
@@ -216,10 +193,8 @@ def test_a_missing_question_counts_as_wrong_and_an_unknown_letter_is_counted(tmp
     run = read_runs(tmp_path, "jmle2026", QUESTIONS)[0]
     assert [pairs.is_right(q, run.answers.get(q.id)) for q in QUESTIONS] == [False, False]
     said = "\n".join(pairs._said_of(run, QUESTIONS))
-    assert (
-        "m: questions without an answer, counted as wrong: 1." in said
-        and "m: answers that name a letter of no choice, counted as wrong: 1." in said
-    )
+    for counted in ("questions without an answer", "answers that name a letter of no choice"):
+        assert f"m: {counted}, counted as wrong: 1." in said
 
 
 @pytest.mark.parametrize("mark", ["\ufeff", ""])

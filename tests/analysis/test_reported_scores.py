@@ -1,7 +1,5 @@
 """Scores that other people published stand beside scores of the same family only, and our own take their place when they exist."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

@@ -8,6 +8,7 @@ from jmedlora_utils.analysis import evidence
 from jmedlora_utils.book import answer_sources
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.data.questions import Question
 from tests import synthetic_study
 
 RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-large_lora", "en-large_full")]
@@ -44,12 +45,14 @@ def test_any_folder_of_the_same_layout_can_be_named(runs, tmp_path: Path) -> Non
 
 
 def test_a_folder_without_answers_is_refused(runs, tmp_path: Path) -> None:
-    with pytest.raises(JmedloraError, match="holds no record of notebook 30; run `make reproduce PRESET=smoke`, or name another folder"):
-        answer_sources.open_answers("smoke", 1, folder=str(tmp_path))
-    with pytest.raises(JmedloraError, match="holds no record of notebook 30"):
-        answer_sources.open_answers("smoke", 2, source="run")
-    with pytest.raises(JmedloraError, match="source 'somewhere' is not one of"):
-        answer_sources.open_answers("smoke", 1, source="somewhere")
+    fix = "holds no record of notebook 30; run `make reproduce PRESET=smoke`, or name another folder"
+    for seed, where, said in (
+        (1, {"folder": str(tmp_path)}, fix),
+        (2, {"source": "run"}, fix),
+        (1, {"source": "x"}, "source 'x' is not one of"),
+    ):
+        with pytest.raises(JmedloraError, match=said):
+            answer_sources.open_answers("smoke", seed, **where)
 
 
 def test_committed_evidence_opens_where_there_is_no_run(runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,19 +82,10 @@ def test_published_answers_are_shown_in_words() -> None:
 
 def test_without_the_examination_there_are_no_published_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
-    assert answer_sources.from_published([2018]) is None
-    assert answer_sources.from_published([]) is None
+    assert answer_sources.from_published([2018]) is None and answer_sources.from_published([]) is None
 
 
 def test_an_answer_that_is_no_letter_stays_as_printed() -> None:
-    question = synthetic_question()
-    assert answer_sources._in_words(question, "a, c") == "一、三"
-    assert answer_sources._in_words(question, "a と c") == "a と c"
-    assert answer_sources._in_words(question, "j") == "j"
-    assert answer_sources._in_words(question, "") == ""
-
-
-def synthetic_question():
-    from jmedlora_utils.data.questions import Question
-
-    return Question("q", "made_up", "ja", "どれか。", ("一", "二", "三", "四", "五"), frozenset("a"))
+    question = Question("q", "made_up", "ja", "どれか。", ("一", "二", "三", "四", "五"), frozenset("a"))
+    said = {"a, c": "一、三", "a と c": "a と c", "j": "j", "": ""}
+    assert {text: answer_sources._in_words(question, text) for text in said} == said

@@ -1,7 +1,5 @@
 """A user always gets a book, the project's own checks refuse a flawed one, and nothing else on the disk is touched."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -82,9 +80,7 @@ def test_a_book_that_cannot_be_made_is_refused_in_words(ran: Project, monkeypatc
         builder.build()
 
 
-def test_damaged_evidence_ends_the_command_in_one_line(
-    ran: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_evidence_ends_the_command_in_one_line(ran: Project, monkeypatch, capsys) -> None:
     evidence = ran.root / "book" / "results" / "mini" / "evidence.json"
     evidence.parent.mkdir(parents=True)
     evidence.write_text("{")
@@ -112,9 +108,8 @@ def test_addresses_come_from_the_settings_or_the_environment(ran: Project, monke
     settings["html"]["baseurl"] = "https://old.example.org"
     path.write_text(yaml.safe_dump(settings))
     folder = staged()
-    links = [
-        json.loads((folder / f"notebooks/{s}.ipynb").read_text())["cells"][1]["source"] for s in ("20_tune_lora", "10_prepare_instructions")
-    ]
+    pages = [folder / "notebooks" / f"{stem}.ipynb" for stem in ("20_tune_lora", "10_prepare_instructions")]
+    links = [json.loads(page.read_text())["cells"][1]["source"] for page in pages]
     assert "colab.research.google.com/github/someone/jmedlora/blob/trunk/notebooks/20_tune_lora.ipynb" in links[0]
     assert "mybinder.org/v2/gh/someone/jmedlora/trunk?urlpath=lab/tree/notebooks/10_prepare" in links[1]
     html = yaml.safe_load((folder / "_config.yml").read_text())["html"]
@@ -124,11 +119,11 @@ def test_addresses_come_from_the_settings_or_the_environment(ran: Project, monke
 
 
 def test_the_status_tables_come_from_the_records(ran: Project) -> None:
-    folder = paths.Workspace("mini", 1).records
-    made = Record("tune", "20_tune__a", "mini", 1, wall_seconds=61, peak_memory_bytes=2**30, git_commit="abcdef0123456789")
-    write_record(folder, made)
-    for step in (0, 10):
-        write_record(folder, Record("evaluate", f"30_evaluate__a__step{step}__x__0shot", "mini", 1, wall_seconds=2, git_commit="abc"))
+    folder, about = paths.Workspace("mini", 1).records, {"git_commit": "abcdef0123456789"}
+    made = Record("tune", "20_tune__a", "mini", 1, wall_seconds=61, peak_memory_bytes=2**30, **about)
+    evaluated = [Record("evaluate", f"30_evaluate__a__step{step}__x__0shot", "mini", 1, wall_seconds=2, **about) for step in (0, 10)]
+    for record in (made, *evaluated):
+        write_record(folder, record)
     generated = staged() / "book" / "_generated"
     assert {path.stem for path in generated.iterdir()} == {"run", "times", "records"}, "a fragment that no page includes was made"
     assert (generated / "records.md").read_text().splitlines()[2:] == [

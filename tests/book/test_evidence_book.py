@@ -1,7 +1,5 @@
 """The book of committed evidence is built where torch cannot be imported, in minutes, from nothing that ran on this machine."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

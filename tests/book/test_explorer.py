@@ -1,7 +1,5 @@
 """The explorer picks what belongs together, its filters split the questions, and an answer is shown as text."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 
@@ -21,17 +19,9 @@ from tests import synthetic_study
 
 RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-small_lora", "en-large_lora", "en-large_full")]
 MODEL = "en-large_lora"
-QUESTION = Question(
-    "q1",
-    "made_up",
-    "ja",
-    "<b>どれ</b>か。",
-    ("赤い薬", "青い薬", "白い薬", "黒い薬", "黄色い薬"),
-    frozenset("b"),
-    prohibited=frozenset("d"),
-    breakdown=(0.1, 0.6, 0.1, 0.15, 0.05),
-    student_accuracy=0.6,
-)
+ABOUT = {"prohibited": frozenset("d"), "breakdown": (0.1, 0.6, 0.1, 0.15, 0.05), "student_accuracy": 0.6}
+CHOICES = ("赤い薬", "青い薬", "白い薬", "黒い薬", "黄色い薬")
+QUESTION = Question("q1", "made_up", "ja", "<b>どれ</b>か。", CHOICES, frozenset("b"), **ABOUT)
 
 
 @pytest.fixture(scope="module")

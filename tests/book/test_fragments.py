@@ -1,7 +1,5 @@
 """What prose pages include: every fragment has a maker, and says what it should with and without evidence or examination."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The built pages as a reader sees them, on a phone and on a desktop, in light and in dark."""
 
-from __future__ import annotations
-
 import re
 from html import unescape
 from html.parser import HTMLParser

@@ -1,7 +1,5 @@
 """Loss per byte of running text: against a plain computation, made once, and refused where there is no text."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The one look: fonts, minus signs, styles, and the data that the figures draw."""
 
-from __future__ import annotations
-
 import io
 import math
 
@@ -44,12 +42,9 @@ def heights(ax):
     return sorted(round(float(y)) for y in values if not math.isnan(y))
 
 
-def test_japanese_glyphs_are_drawn():
+def test_japanese_glyphs_are_drawn_and_a_missing_one_is_an_error():
     frame = pd.DataFrame({"tokenizer": ["日本語の医療・鱗条病", "英語"], "language": ["ja", "ja"], "tokens_per_character": [0.5, 1.5]})
     assert [t.get_text() for t in draw(tuning_plots.fertility(frame)).get_yticklabels()] == ["日本語の医療・鱗条病", "英語"]
-
-
-def test_a_missing_glyph_is_an_error():
     style.use_style()  # pytest resets the warning filters between a fixture and its test
     figure, axes = style.new_figure()
     axes[0, 0].set_title("\U00012000")  # a cuneiform sign, in none of the fonts
@@ -66,12 +61,6 @@ def test_gains_by_size_show_every_base_in_points_with_ascii_minus_signs():
     assert [t.get_text() for t in ax.get_xticklabels()] == ["200k", "3M"]
 
 
-def test_every_base_has_its_own_look_and_language_its_own_dashes():
-    styles = style.base_styles(BASES)
-    assert len({(s.colour, s.marker) for s in styles.values()}) == len(BASES)
-    assert {b: s.dashes for b, s in styles.items()} == {"en-small": "-", "en-medium": "-", "en-large": "-", "ja-medium": "--"}
-
-
 def test_accuracy_by_steps_draws_values_and_intervals_in_percent():
     frame = estimates(base=["en-small", "en-small", "en-large", "en-large"], steps=[0, 100, 0, 100], value=[0.2, 0.4, 0.2, 0.8])
     figure = tuning_plots.accuracy_by_steps(frame, style.base_styles(BASES), chance=0.18)
@@ -84,9 +73,12 @@ def test_accuracy_by_steps_draws_values_and_intervals_in_percent():
     assert labels(figure) == ["en-small", "en-large", "chance"]
 
 
-def test_a_series_keeps_its_look_in_every_figure():
+def test_every_base_has_its_own_look_and_language_its_own_dashes_in_every_figure():
+    styles = style.base_styles(BASES)
+    assert len({(s.colour, s.marker) for s in styles.values()}) == len(BASES)
+    assert {b: s.dashes for b, s in styles.items()} == {"en-small": "-", "en-medium": "-", "en-large": "-", "ja-medium": "--"}
     frame = estimates(base=["ja-medium", "ja-medium"], steps=[0, 100], value=[0.2, 0.4])
-    ax = draw(tuning_plots.accuracy_by_steps(frame, style.base_styles(BASES)))
+    ax = draw(tuning_plots.accuracy_by_steps(frame, styles))
     line = next(line for line in ax.lines if len(line.get_ydata()) == 2 and line.get_marker() == "D")
     assert mpl.colors.to_hex(line.get_color()).upper() == style.JAPANESE_REDS[0] and line.get_linestyle() == "--"
 
@@ -104,13 +96,9 @@ def test_groups_of_facts_have_fixed_names():
     assert labels(figure) == [*(name for name, _ in tuning_plots.FACTS.values()), "chance"]
 
 
-def test_loss_curves_draw_the_mean_over_seeds():
+def test_loss_curves_and_the_story_draw_means_groups_and_gains():
     series = pd.DataFrame({"run": ["a"] * 4, "seed": [1, 1, 2, 2], "step": [1, 2, 1, 2], "loss": [3.0, 1.0, 1.0, 1.0]})
-    ax = draw(tuning_plots.loss_curves(series))
-    assert list(ax.lines[0].get_ydata()) == [2.0, 1.0]
-
-
-def test_the_story_shows_groups_of_facts_and_the_gain_of_each_base():
+    assert list(draw(tuning_plots.loss_curves(series)).lines[0].get_ydata()) == [2.0, 1.0], "the mean over seeds"
     lines = estimates(facts=["taught", "taught", "untaught", "untaught"], steps=[0, 80, 0, 80], value=[0.2, 0.9, 0.2, 0.2])
     gains = estimates(base=["en-small", "ja-medium"], value=[0.3, 0.1])
     figure = tuning_plots.story(lines, gains, style.base_styles(BASES), 0.175)

@@ -3,8 +3,6 @@
 A stand-in server writes the records, a tiny checkpoint is the base, and a handful of questions is asked.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,47 +1,10 @@
-"""Notebooks 10 and 19, executed by papermill at smoke size: what they write, and that it is the same each time."""
-
-from __future__ import annotations
+"""The presets of the miniature study: each fits its ladder, and every condition of the study is there."""
 
 import pytest
 
-from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import load_preset
-from jmedlora_utils.core.records import read_jsonl, read_record
 from jmedlora_utils.core.settings import with_expert
-from jmedlora_utils.data import invented_world
-from jmedlora_utils.data.questions import read_exam
-from jmedlora_utils.models import loading, pretraining
-from tests.executed import execute
-
-BASES = ["en-small", "ja-medium"]
-
-
-@pytest.mark.slow
-def test_world_then_bases_and_twice_the_same(tmp_path, monkeypatch) -> None:
-    """A part trains its base alone, the whole notebook trains only what is missing, and another run writes the same records."""
-    records = []
-    for turn in ("one", "two"):
-        monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / turn))
-        workspace = paths.Workspace("smoke", 1)
-        shown = execute("10_prepare_instructions", tmp_path / "10.ipynb", monkeypatch)
-        assert "every taught fact, and no untaught one" in shown and "tab-world" in shown
-        asked = {name: read_exam(workspace.data / "exams" / f"{name}.jsonl") for name in invented_world.EXAMS}
-        assert all(asked.values()) and {q.section for q in asked["mini_trained"]} == {"taught", "untaught"}
-        assert read_jsonl(workspace.data / "instructions" / "train.jsonl") and read_jsonl(workspace.data / "articles.jsonl")
-        weights = workspace.bases / "en-small" / "model.safetensors"
-        if turn == "one":
-            execute("19_pretrain_mini_bases", tmp_path / "part.ipynb", monkeypatch, bases=["en-small"])
-            assert not (workspace.bases / "ja-medium").exists()
-            made = weights.stat().st_mtime_ns
-        shown = execute("19_pretrain_mini_bases", tmp_path / "19.ipynb", monkeypatch)
-        assert "tab-ladder" in shown and "tab-entry" in shown and "en-small: " in shown
-        assert turn == "two" or weights.stat().st_mtime_ns == made
-        for base in BASES:
-            model, tokenizer = loading.load_base(base, workspace=workspace)
-            assert model.config.vocab_size == len(tokenizer)
-        names = ["10_prepare_instructions", *(f"19_pretrain__{base}" for base in BASES)]
-        records.append([read_record(workspace.records / f"{name}.json").comparable() for name in names])
-    assert records[0] == records[1]
+from jmedlora_utils.models import pretraining
 
 
 @pytest.mark.parametrize("preset", ["smoke", "mini", "mini-seeds", "midi"])

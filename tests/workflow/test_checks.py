@@ -1,7 +1,5 @@
 """What a plan refuses before anything runs, through the command line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -58,9 +56,7 @@ def test_a_sound_preset_is_planned(presets: Path, capsys: pytest.CaptureFixture[
         (run("run_name: ../../x"), "'run_name' comes from the preset itself"),
     ],
 )
-def test_what_a_plan_can_know_it_refuses_in_one_line_and_nothing_is_written(
-    presets: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
-) -> None:
+def test_what_a_plan_can_know_it_refuses_in_one_line_and_nothing_is_written(presets: Path, capsys, text: str, said: str) -> None:
     (presets / "own.yaml").write_text(text, encoding="utf-8")
     assert main(["plan", "--preset", "own"]) == 1
     error = capsys.readouterr().err
@@ -70,69 +66,28 @@ def test_what_a_plan_can_know_it_refuses_in_one_line_and_nothing_is_written(
 
 
 BAD_TUNING = {
-    "base": ["''", "3", "owner/name@main", "nowhere"],
-    "method": ["lorra", "''", "1"],
-    "pretrain_on": ["books"],
-    "pretrain_steps": ["-1", "1.5"],
-    "pretrain_learning_rate": ["0", "-1", ".inf"],
-    "rank": ["0", "-1", "1.5", "'8'", "true", "[8]"],
-    "alpha": ["0", "-1.0", "x", ".nan"],
-    "dropout": ["1.0", "-0.1", "a"],
-    "target_modules": ["q_proj", "[1]"],
-    "learning_rate": ["0", "-1", ".nan", ".inf", "'1e-3'"],
-    "schedule": ["cosin", "1"],
-    "warmup_steps": ["-1", "a"],
-    "optimizer": ["adam"],
-    "weight_decay": ["-1.0", ".inf"],
-    "max_grad_norm": ["-1.0", ".nan"],
-    "batch_size": ["0", "-4", "'8'"],
-    "gradient_accumulation": ["0"],
-    "max_steps": ["0", "-1", "1.5"],
-    "save_steps": ["[0.5]", "[a]", "[99]", "10", "[-1]"],
-    "checkpoint_every": ["-1"],
-    "max_length": ["0", "1"],
-    "too_long": ["cut"],
-    "template": ["alpaca", "''"],
-    "dtype": ["float8"],
-    "attn_implementation": ["flash"],
-    "gradient_checkpointing": ["'yes'", "1"],
-    "num_processes": ["0", "-2", "two"],
-    "launch_config": ["nowhere"],
-    "report_to": ["3"],
-}
+    "base": "'' 3 owner/name@main nowhere", "method": "lorra '' 1", "pretrain_on": "books", "pretrain_steps": "-1 1.5",
+    "pretrain_learning_rate": "0 -1 .inf", "rank": "0 -1 1.5 '8' true [8]", "alpha": "0 -1.0 x .nan", "dropout": "1.0 -0.1 a",
+    "target_modules": "q_proj [1]", "learning_rate": "0 -1 .nan .inf '1e-3'", "schedule": "cosin 1", "warmup_steps": "-1 a",
+    "optimizer": "adam", "weight_decay": "-1.0 .inf", "max_grad_norm": "-1.0 .nan", "batch_size": "0 -4 '8'",
+    "gradient_accumulation": "0", "max_steps": "0 -1 1.5", "save_steps": "[0.5] [a] [99] 10 [-1]", "checkpoint_every": "-1",
+    "max_length": "0 1", "too_long": "cut", "template": "alpaca ''", "dtype": "float8", "attn_implementation": "flash",
+    "gradient_checkpointing": "'yes' 1", "num_processes": "0 -2 two", "launch_config": "nowhere", "report_to": "3",
+}  # fmt: skip
 BAD_EVALUATION = {
-    "base": ["''", "nowhere"],
-    "adapter": ["3"],
-    "steps": ["[]", "[-1]", "[a]", "[0, 0]", "0", "[7]"],
-    "exams": ["[]", "[x]", "mini_trained", "[igakuqa_]", "[igakuqa_2021_2018]", "[jjsimqa, jjsimqa]"],
-    "shots": ["[]", "[-1]", "[a]", "[1, 1]"],
-    "template": ["alpaca"],
-    "quantisation": ["int8"],
-    "dtype": ["float8"],
-    "batch_size": ["0", "-1", "many"],
-    "limit": ["-1", "a"],
-    "max_new_tokens": ["-1"],
-    "too_long": ["cut"],
-    "shuffle_choices": ["-1"],
-    "likelihood": ["'yes'"],
-    "adapter_mode": ["molten"],
-    "compare": ["[x]", "merged-nf4"],
-    "backend": ["tgi"],
-}
+    "base": "'' nowhere", "adapter": "3", "steps": "[] [-1] [a] [0,0] 0 [7]", "shots": "[] [-1] [a] [1,1]", "template": "alpaca",
+    "exams": "[] [x] mini_trained [igakuqa_] [igakuqa_2021_2018] [jjsimqa,jjsimqa]", "quantisation": "int8", "dtype": "float8",
+    "batch_size": "0 -1 many", "limit": "-1 a", "max_new_tokens": "-1", "too_long": "cut", "shuffle_choices": "-1",
+    "likelihood": "'yes'", "adapter_mode": "molten", "compare": "[x] merged-nf4", "backend": "tgi",
+}  # fmt: skip
+TABLES = {"tune": BAD_TUNING, "evaluate": BAD_EVALUATION}
 
 
 @pytest.mark.parametrize(
     ("block", "parameter", "value"),
-    [
-        (block, parameter, value)
-        for block, table in (("tune", BAD_TUNING), ("evaluate", BAD_EVALUATION))
-        for parameter, values in table.items()
-        for value in values
-    ],
+    [(block, name, v) for block, table in TABLES.items() for name, bad in table.items() for v in bad.split()],
 )
-def test_every_parameter_refuses_bad_values_by_name(
-    presets: Path, capsys: pytest.CaptureFixture[str], block: str, parameter: str, value: str
-) -> None:
+def test_every_parameter_refuses_bad_values_by_name(presets: Path, capsys, block: str, parameter: str, value: str) -> None:
     lines = {"tune": {"base": "en-small", "max_steps": 10, "save_steps": [10]}}
     lines["evaluate"] = {"base": "en-small", "adapter": "a", "steps": [0, 10], "limit": 2}
     lines[block].pop(parameter, None)

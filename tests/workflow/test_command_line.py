@@ -1,7 +1,5 @@
 """What a user types wrong ends in one line that says what is wrong; nothing is written."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,9 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("command", "words", "changes", "said"), COMMANDS)
-def test_a_wrong_word_ends_in_one_line_and_nothing_is_written(
-    folder: Path, capsys: pytest.CaptureFixture[str], command: Command, words: str, changes: dict[str, str], said: str
-) -> None:
+def test_a_wrong_word_ends_in_one_line_and_nothing_is_written(folder, capsys, command, words, changes, said) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ({"JMEDLORA_RUNS": str(folder / "runs")} | changes).items():
             patch.setenv(name, value)

@@ -1,7 +1,5 @@
 """Export: merged logits, what is refused, and the model card as the hub's client reads it."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil
@@ -42,9 +40,8 @@ def made(tmp_path_factory):
         training.tune(TuneSettings(base=OF["llama"], method="full", **common), "llama_full", workspace)
         settings = EvalSettings(base=OF["llama"], adapter="llama_lora", steps=[0, 3], shots=[0, 1], template="plain_ja", max_new_tokens=6)
         evaluator.evaluate(settings, "llama_lora", workspace)
-        counts = {"articles": 3, "instructions": 40}
         data = {"instructions/train.jsonl": sha256_file(workspace.data / "instructions" / "train.jsonl")}
-        about = {"counts": counts, "data": data}
+        about = {"counts": {"articles": 3, "instructions": 40}, "data": data}
         write_record(workspace.records, Record("prepare", "10_prepare_instructions", "smoke", 1, {"source": "toyworld"}, **about))
         yield SimpleNamespace(root=root, workspace=workspace, adapter=lambda run, step=3: workspace.adapters / run / f"checkpoint-{step}")
 
@@ -111,9 +108,13 @@ def copied(made, tmp_path: Path) -> SimpleNamespace:
     return SimpleNamespace(records=root / "records", checkpoint=root / "adapters" / "llama_lora" / "checkpoint-3")
 
 
-def test_data_prepared_after_the_tuning_is_not_credited_to_the_adapter(copied) -> None:
+def test_records_too_long_are_said_and_data_prepared_after_the_tuning_is_not_credited_to_the_adapter(copied) -> None:
+    tuned = read_record(copied.records / "20_tune__llama_lora.json")
+    tuned.counts |= {"read": 45}
+    write_record(copied.records, tuned)
+    text = model_card.card(model_card.read_checkpoint(copied.checkpoint))
+    assert "40 pairs from 3 articles" in text and "5 more were longer than `max_length`" in text
     newer = read_record(copied.records / "10_prepare_instructions.json")
-    assert "40 pairs from 3 articles" in model_card.card(model_card.read_checkpoint(copied.checkpoint))
     newer.counts |= {"articles": 7, "instructions": 99}
     newer.data["instructions/train.jsonl"] = "0" * 64
     write_record(copied.records, newer)
@@ -131,13 +132,6 @@ def test_the_card_says_that_real_questions_were_taught_and_that_its_base_was_a_c
     assert "on purpose" not in model_card.card(tuned)
     taught = [replace(r, config=r.config | {"exam": "small_exam_1"}) for r in tuned.scores]
     assert model_card._eval_results(tuned) and not model_card._eval_results(replace(tuned, scores=tuple(taught)))
-
-
-def test_records_that_a_longer_text_left_out_are_said(copied) -> None:
-    record = read_record(copied.records / "20_tune__llama_lora.json")
-    record.counts |= {"read": 45}
-    write_record(copied.records, record)
-    assert "5 more were longer than `max_length`" in model_card.card(model_card.read_checkpoint(copied.checkpoint))
 
 
 def test_a_card_speaks_of_its_own_weights_alone(copied) -> None:

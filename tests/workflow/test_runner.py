@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.locks import alone
 from jmedlora_utils.data import fetch
 from jmedlora_utils.workflow import runner
+from tests.servers import wait_for
 
 RUN = 'preset = "mini"  # preset\nseed = 1  # seed\nrun_name = ""  # run\nbase = "en"  # base\nrank = 4  # rank\n'
 
@@ -21,32 +21,27 @@ def cards(project: Project) -> dict[str, dict]:
     return {path.stem: json.loads(path.read_text()) for path in (project.root / "runs").rglob("jobs/*.json")}
 
 
-def test_a_step_knows_its_card_target_and_what_it_waits_for(here: Project) -> None:
+def test_a_step_knows_its_card_target_and_what_it_waits_for_and_asks_for_a_card_where_it_uses_one(here: Project) -> None:
     found = {step.job.output: step for step in runner.plan("mini")}
     root = here.root / "runs" / "mini" / "seed1"
     evaluate = found["30_evaluate_exam__a"]
     assert evaluate.target == root / "notebooks" / "30_evaluate_exam__a.ipynb"
     assert set(evaluate.after) == {root / "notebooks" / f"{stem}.ipynb" for stem in ("10_prepare_instructions", "20_tune_lora__a")}
     assert json.loads(found["20_tune_lora__a"].card.read_text())["parameters"]["rank"] == 8
-    assert evaluate.threads == 1
-    assert evaluate.resources["gpu"] == 0
+    assert (evaluate.threads, evaluate.resources["gpu"]) == (1, 0)
+    here.preset.write_text("device: cuda\n" + here.preset.read_text())
+    asked = {step.job.notebook: step.resources["gpu"] for step in runner.steps(presets.load_preset("mini"))}
+    assert asked == {"10_prepare_instructions": 0, "20_tune_lora": 1, "30_evaluate_exam": 1}
 
 
 def test_analysis_waits_for_every_seed_and_for_earlier_analysis(here: Project) -> None:
-    write_notebook(here.notebooks / "31_score.ipynb", 'preset = "mini"  # preset\n')
-    write_notebook(here.notebooks / "40_findings.ipynb", 'preset = "mini"  # preset\n')
+    for stem in ("31_score", "40_findings"):
+        write_notebook(here.notebooks / f"{stem}.ipynb", 'preset = "mini"  # preset\n')
     here.preset.write_text("seeds: [1, 2]\nruns: {a: {}}\nanalyse: {40_findings: {}, 31_score: {}}\n")
     findings = next(step for step in runner.steps(presets.load_preset("mini")) if step.job.output == "40_findings")
     assert findings.target == here.root / "runs" / "mini" / "notebooks" / "40_findings.ipynb"
-    assert len([path for path in findings.after if "seed1" in str(path)]) == 2
-    assert len([path for path in findings.after if "seed2" in str(path)]) == 2
+    assert [sum(f"seed{seed}" in str(path) for path in findings.after) for seed in (1, 2)] == [2, 2]
     assert findings.target.with_name("31_score.ipynb") in findings.after
-
-
-def test_notebooks_that_use_a_card_ask_for_one(here: Project) -> None:
-    here.preset.write_text("device: cuda\nprepare: {10_prepare_instructions: {}}\nruns: {a: {}}\n")
-    asked = {step.job.notebook: step.resources["gpu"] for step in runner.steps(presets.load_preset("mini"))}
-    assert asked == {"10_prepare_instructions": 0, "20_tune_lora": 1, "30_evaluate_exam": 1}
 
 
 def test_a_card_is_rewritten_only_when_something_changed(here: Project) -> None:
@@ -77,9 +72,7 @@ def test_a_change_of_the_package_makes_its_notebooks_stale(here: Project) -> Non
     assert {name for name in before if before[name] != after[name]} == {"30_evaluate_exam__a"}
 
 
-def test_examinations_that_arrive_make_only_the_steps_that_read_them_stale(
-    here: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examinations_that_arrive_make_only_the_steps_that_read_them_stale(here: Project, tmp_path: Path, monkeypatch) -> None:
     name = sorted(fetch.sums())[0]
     monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
     common = 'preset = "mini"  # preset\nseed = 1  # seed\n'
@@ -99,10 +92,8 @@ def test_examinations_that_arrive_make_only_the_steps_that_read_them_stale(
 
 def test_a_step_at_work_elsewhere_is_not_run_beside_it(here: Project) -> None:
     step = runner.plan("mini")[0]
-    with (
-        alone(step.card.with_name(f".{step.job.output}.lock"), "test"),
-        pytest.raises(JmedloraError, match="another process is at work on it"),
-    ):
+    lock = step.card.with_name(f".{step.job.output}.lock")
+    with alone(lock, "test"), pytest.raises(JmedloraError, match="another process is at work on it"):
         runner.run_step(step)
 
 
@@ -126,11 +117,8 @@ def test_a_preset_runs_once_resumes_after_a_failure_and_does_nothing_twice(proje
     assert "30_evaluate_exam__a (seed 1): code cell 3 raised ZeroDivisionError: division by zero" in first.stdout + first.stderr
     assert "runs/mini/seed1/notebooks/30_evaluate_exam__a.failed.ipynb" in first.stdout + first.stderr
     notebooks = project.root / "runs" / "mini" / "seed1" / "notebooks"
-    assert sorted(p.name for p in notebooks.iterdir()) == [
-        "10_prepare_instructions.ipynb",
-        "20_tune_lora__a.ipynb",
-        "30_evaluate_exam__a.failed.ipynb",
-    ]
+    there = ["10_prepare_instructions.ipynb", "20_tune_lora__a.ipynb", "30_evaluate_exam__a.failed.ipynb"]
+    assert sorted(p.name for p in notebooks.iterdir()) == there
     assert "ZeroDivisionError" in (project.root / "runs/mini/seed1/logs/30_evaluate_exam__a.log").read_text()
     tuned = notebooks / "20_tune_lora__a.ipynb"
     assert "rank 8" in tuned.read_text()
@@ -204,15 +192,8 @@ def begun(project: Project) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": str(project.root)}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     run = subprocess.Popen(command, cwd=project.root, env=environment, start_new_session=True, **quiet)
-    wait_for(lambda: (project.root / "begun").exists() and (project.root / "begun").stat().st_size)
+    wait_for(lambda: (project.root / "begun").exists() and (project.root / "begun").stat().st_size, 240)
     return run
-
-
-def wait_for(condition, seconds: float = 240) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "timed out"
-        time.sleep(0.2)
 
 
 def kernels_of(project: Project) -> list[int]:
