@@ -47,9 +47,8 @@ def test_two_processes_equal_one_with_doubled_accumulation(tmp_path, monkeypatch
     assert not list((workspace.adapters / "two").rglob("rng_state*"))
     monkeypatch.setattr(launch, "_run", lambda *_: pytest.fail("trained again"))
     assert launch.tune(TWO, "two", workspace) == two
-    with pytest.raises(
-        JmedloraError, match=r"two: its checkpoints were made by 2 processes, this run has 1 process;.*num_processes=2 again"
-    ):
+    said = r"two: its checkpoints were made by 2 processes, this run has 1 process;.*num_processes=2 again"
+    with pytest.raises(JmedloraError, match=said):
         training.tune(ONE, "two", workspace)
 
 
