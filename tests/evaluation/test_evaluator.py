@@ -1,11 +1,9 @@
 """Evaluation: the same answers alone or in a batch, after a kill or without one, and scores that say what they are."""
 
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 from jmedlora_utils.core import identity, paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.locks import alone
+from jmedlora_utils.core.records import read_jsonl
 from jmedlora_utils.data.questions import read_exam, write_exam
 from jmedlora_utils.evaluation import evaluator, exam_prompts, generation, results, transformers_backend
 from jmedlora_utils.evaluation.checkpoints import Checkpoints
@@ -22,6 +21,7 @@ from jmedlora_utils.models import loading
 from jmedlora_utils.tuning import training
 from jmedlora_utils.tuning.training import TuneSettings
 from tests import tiny
+from tests.servers import run_python
 
 TUNE = TuneSettings(
     base="llama", template="plain_ja", rank=4, learning_rate=1e-2, batch_size=16, max_steps=20, save_steps=[5], max_length=128
@@ -44,6 +44,10 @@ def asked(tuned):
     return evaluator.evaluate(ASK, "run", tuned)
 
 
+def answers(workspace: Any, stem: str) -> list[dict[str, Any]]:
+    return read_jsonl(workspace.answers / f"{stem}.jsonl")
+
+
 IMPORTS = """
 import os, sys
 from jmedlora_utils.core import notebook
@@ -60,16 +64,15 @@ assert constants.HF_HOME == sys.argv[1] and constants.HF_HUB_CACHE.startswith(sy
 
 
 def test_the_hubs_folder_can_still_be_named_after_the_package_is_imported(tmp_path) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_", "TRANSFORMERS_"))}
-    command = [sys.executable, "-W", "ignore", "-c", IMPORTS, str(tmp_path / "home")]
-    done = subprocess.run(command, env=environment, cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    inherited = [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE_", "TRANSFORMERS_"))]
+    done = run_python("-W", "ignore", "-c", IMPORTS, str(tmp_path / "home"), **dict.fromkeys(inherited))
     assert done.returncode == 0, done.stderr
 
 
 def test_every_condition_has_answers_and_a_record(asked, tuned) -> None:
     assert [r.name for r in asked] == [f"30_evaluate__run__step{k}__mini_trained__{s}shot" for k in (0, 5, 20) for s in (0, 1)]
     for record in asked:
-        rows = [json.loads(line) for line in (tuned.answers / next(iter(record.data))).read_text(encoding="utf-8").splitlines()]
+        rows = read_jsonl(tuned.answers / next(iter(record.data)))
         assert [r["id"] for r in rows] == [q.id for q in read_exam(tuned.data / "exams" / "mini_trained.jsonl")]
         assert {(r["step"], r["shots"]) for r in rows} == {(record.config["step"], record.config["shots"])}
         scores = record.metrics["journal"]
@@ -79,7 +82,7 @@ def test_every_condition_has_answers_and_a_record(asked, tuned) -> None:
 
 
 def test_every_condition_is_in_the_key(asked, tuned) -> None:
-    keys = [json.loads(line)["key"] for f in tuned.answers.glob("run__*.jsonl") for line in f.read_text(encoding="utf-8").splitlines()]
+    keys = [row["key"] for file in tuned.answers.glob("run__*.jsonl") for row in read_jsonl(file)]
     assert len(keys) == len(set(keys)) == 6 * 24
     paper = exam_prompts.prepare(ASK, "mini_trained", 0, loading.load_tokenizer(loading.find_base("llama", tuned)), 512, tuned)
     changes = [ASK, ASK.changed(quantisation="nf4"), ASK.changed(dtype="bfloat16"), ASK.changed(batch_size=4)]
@@ -91,8 +94,7 @@ def test_step_zero_is_the_base(asked, tuned) -> None:
     model, tokenizer = loading.load_base("llama", workspace=tuned)
     paper = exam_prompts.prepare(ASK, "mini_trained", 0, tokenizer, 512, tuned)
     texts = [a.text for a in generation.generate(model, tokenizer, [a.ids for a in paper.asked], paper.max_new_tokens)]
-    rows = (tuned.answers / "run__step0__mini_trained__0shot.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(r)["response"] for r in rows] == texts
+    assert [r["response"] for r in answers(tuned, "run__step0__mini_trained__0shot")] == texts
 
 
 def test_a_failure_is_no_answer_and_an_answer_is_never_altered(tuned, monkeypatch) -> None:
@@ -114,15 +116,9 @@ def test_a_failure_is_no_answer_and_an_answer_is_never_altered(tuned, monkeypatc
     said = iter(odd[1:])
     [record] = evaluator.evaluate(ask, "odd", tuned)
     file = tuned.answers / "odd__step0__mini_trained__0shot.jsonl"
-    assert sorted(json.loads(line)["response"] for line in file.read_text(encoding="utf-8").splitlines()) == sorted(odd)
+    assert sorted(row["response"] for row in read_jsonl(file)) == sorted(odd)
     before = file.read_bytes()
     assert evaluator.evaluate(ask, "odd", tuned) == [record] and file.read_bytes() == before, "scoring writes no text"
-
-
-def test_whole_models_are_evaluated_step_by_step(tuned) -> None:
-    records = evaluator.evaluate(ASK.changed(base="gpt_neox", adapter="full", shots=[0]), "full", tuned)
-    assert [r.model["differs_from_base"] for r in records] == [False, True, True]
-    assert len({r.model["weights"] for r in records}) == 3
 
 
 def test_a_finished_evaluation_loads_nothing(asked, tuned, monkeypatch) -> None:
@@ -165,18 +161,22 @@ def test_an_adapter_that_changes_nothing_is_refused(tuned) -> None:
 def test_an_adapter_folder_is_evaluated_without_its_run(tuned) -> None:
     folder = str(tuned.adapters / "run" / "checkpoint-20")
     [record] = evaluator.evaluate(ASK.changed(adapter=folder, steps=[900], shots=[0]), "released", tuned)
-    same = (tuned.answers / "run__step20__mini_trained__0shot.jsonl").read_text(encoding="utf-8")
-    ours = (tuned.answers / "released__step900__mini_trained__0shot.jsonl").read_text(encoding="utf-8")
-    assert [json.loads(x)["response"] for x in ours.splitlines()] == [json.loads(x)["response"] for x in same.splitlines()]
+    ours, same = (answers(tuned, f"{stem}__mini_trained__0shot") for stem in ("released__step900", "run__step20"))
+    assert [row["response"] for row in ours] == [row["response"] for row in same]
     assert record.config["step"] == 900
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_a_four_bit_run_is_evaluated_on_its_four_bit_base(tuned, family: str) -> None:
-    name = f"four-{family}"
-    training.tune(TUNE.changed(base=family, method="qlora", max_steps=5, save_steps=[]), name, tuned)
-    [record] = evaluator.evaluate(ASK.changed(base=family, adapter=name, steps=[5], shots=[0]), name, tuned)
+    training.tune(TUNE.changed(base=family, method="qlora", max_steps=5, save_steps=[]), f"four-{family}", tuned)
+    [record] = evaluator.evaluate(ASK.changed(base=family, adapter=f"four-{family}", steps=[5], shots=[0]), f"four-{family}", tuned)
     assert record.config["quantisation"] == "nf4" and record.model["differs_from_base"]
+
+
+def test_whole_models_are_evaluated_step_by_step(tuned) -> None:
+    records = evaluator.evaluate(ASK.changed(base="gpt_neox", adapter="full", shots=[0]), "full", tuned)
+    assert [r.model["differs_from_base"] for r in records] == [False, True, True]
+    assert len({r.model["weights"] for r in records}) == 3
 
 
 @pytest.mark.parametrize(
@@ -195,37 +195,38 @@ def test_what_cannot_be_asked_is_named(tuned, change: dict[str, Any], message: s
 KILLED = """
 import os, signal, sys
 from jmedlora_utils.core import paths
-from jmedlora_utils.evaluation import evaluator, generation
-from tests.evaluation.test_evaluator import ASK
-batch, inner = int(sys.argv[1]), generation.generate
+from jmedlora_utils.evaluation import evaluator, generation, likelihood
+from tests.evaluation.test_evaluator import KILLED_ASK
+module = {"generate": generation, "score_batch": likelihood}[sys.argv[1]]
+batch, inner = int(sys.argv[2]), getattr(module, sys.argv[1])
 def dies(*args, **kwargs):
     dies.calls += 1
     if dies.calls > batch:
         os.kill(os.getpid(), signal.SIGKILL)
     return inner(*args, **kwargs)
 dies.calls = 0
-generation.generate = dies
-evaluator.evaluate(ASK, "run", paths.Workspace("smoke", 1))
+setattr(module, sys.argv[1], dies)
+evaluator.evaluate(KILLED_ASK, "run", paths.Workspace("smoke", 1))
 """
+KILLED_ASK = ASK.changed(likelihood=True)
 
 
-def test_a_killed_evaluation_ends_byte_for_byte_the_same(tmp_path, monkeypatch) -> None:
+def test_an_evaluation_killed_while_it_writes_and_while_it_scores_ends_byte_for_byte_the_same(tmp_path, monkeypatch) -> None:
     straight = tiny.make_workspace(tmp_path / "straight", monkeypatch, "llama")
     training.tune(TUNE, "run", straight)
     subprocess.run(["cp", "-r", str(tmp_path / "straight"), str(tmp_path / "killed")], check=True)
-    records = evaluator.evaluate(ASK, "run", straight)
+    records = evaluator.evaluate(KILLED_ASK, "run", straight)
     expected = {f.name: f.read_bytes() for f in straight.answers.iterdir()}
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / "killed"))
-    killed = paths.Workspace("smoke", 1)
-    batch = random.Random(20231016).randrange(4, 17)
-    environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1", "JMEDLORA_PROGRESS": "0"}
-    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(batch)]
-    died = subprocess.run(command, env=environment, cwd=paths.ROOT, capture_output=True, text=True, check=False)
-    assert died.returncode == -signal.SIGKILL, died.stderr
-    partial = list(killed.answers.glob("*.partial"))
-    if partial:
-        partial[0].write_bytes(partial[0].read_bytes() + b'{"key": "cut off in the mid')
-    resumed = evaluator.evaluate(ASK, "run", killed)
+    killed, seen = paths.Workspace("smoke", 1), []
+    for inside, batch in (("generate", random.Random(20231016).randrange(4, 9)), ("score_batch", 4)):  # three batches a file
+        died = run_python("-W", "ignore", "-c", KILLED, inside, str(batch), OMP_NUM_THREADS="1", JMEDLORA_PROGRESS="0")
+        assert died.returncode == -signal.SIGKILL, died.stderr
+        for partial in killed.answers.glob("*.partial"):
+            seen.append(partial.name)
+            partial.write_bytes(partial.read_bytes() + b'{"key": "cut off in the mid')
+    assert any("__likelihood" in name for name in seen) and any("__likelihood" not in name for name in seen)
+    resumed = evaluator.evaluate(KILLED_ASK, "run", killed)
     assert {f.name: f.read_bytes() for f in killed.answers.iterdir()} == expected
     assert [r.comparable() for r in resumed] == [r.comparable() for r in records]
 
@@ -233,20 +234,21 @@ def test_a_killed_evaluation_ends_byte_for_byte_the_same(tmp_path, monkeypatch) 
 def test_an_adapter_on_another_base_than_its_own_is_refused(tmp_path, monkeypatch) -> None:
     """Both bases are 70B Llamas, so its layers would fit."""
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
+    settings = EvalSettings(base="llama-2-70b-chat", adapter="medswallow-70b", steps=[1])
     with pytest.raises(JmedloraError, match="'medswallow-70b' was tuned on base 'swallow-70b-instruct', not on 'llama-2-70b-chat'"):
-        Checkpoints.find(EvalSettings(base="llama-2-70b-chat", adapter="medswallow-70b", steps=[1]), workspace)
+        Checkpoints.find(settings, workspace)
 
 
 @pytest.mark.parametrize("name", ["jmedlora-900", "owner/adapter"])
 def test_an_adapter_of_the_hub_keeps_the_commit_that_was_asked_for(tmp_path, monkeypatch, name):
     """Another commit is another adapter: it is the one loaded, and its answers have keys of their own."""
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
-    found = {}
+    keys = set()
     for commit in ("a" * 40, "b" * 40):
-        found_base = Checkpoints.find(EvalSettings(base="llama", adapter=f"{name}@{commit}", steps=[900]), workspace)
-        assert loading.find_adapter(found_base.weights[900]).revision == commit
-        found[commit] = found_base.keys[900]
-    assert len(set(found.values())) == 2
+        found = Checkpoints.find(EvalSettings(base="llama", adapter=f"{name}@{commit}", steps=[900]), workspace)
+        assert loading.find_adapter(found.weights[900]).revision == commit
+        keys.add(found.keys[900])
+    assert len(keys) == 2
 
 
 def test_two_evaluations_of_one_run_do_not_mix(tmp_path, monkeypatch) -> None:

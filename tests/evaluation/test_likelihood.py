@@ -1,12 +1,13 @@
 """Log-likelihood: equal to five full prompts, tokens cut at the true boundary, normalisers that say what they are."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.records import read_jsonl
 from jmedlora_utils.data import prompts
 from jmedlora_utils.data.questions import Question
 from jmedlora_utils.evaluation import evaluator, generation, likelihood, metrics
@@ -32,17 +33,27 @@ def uneven(n: int) -> list[Question]:
     return questions
 
 
+def encoded(tokenizer: Any, questions: list[Question], shots: Any = ()) -> tuple[list[list[int]], list[list[list[int]]]]:
+    """Ids of the prompts, and of their choices."""
+    texts = [prompts.build_exam_prompt(q, "plain_ja", shots) for q in questions]
+    rows = [prompts.encode_prompt(tokenizer, text) for text in texts]
+    return rows, [likelihood.encode_options(tokenizer, t, r, q.choices)[0] for t, r, q in zip(texts, rows, questions, strict=True)]
+
+
 def full_prompts(model: Any, ids: list[int], options: list[list[int]]) -> list[float]:
     """The plain way: prompt and choice through the model, once for each choice."""
-    import torch
-
     sums = []
-    with torch.inference_mode():
-        for option in options:
-            row = torch.tensor([[*ids, *option]])
+    for option in options:
+        row = torch.tensor([[*ids, *option]])
+        with torch.inference_mode():
             said = model(input_ids=row).logits[0, len(ids) - 1 : -1].double().log_softmax(-1)
-            sums.append(float(said.gather(1, row[0, len(ids) :, None]).sum()))
+        sums.append(float(said.gather(1, row[0, len(ids) :, None]).sum()))
     return sums
+
+
+def assert_close(found: list[list[float]], expected: list[list[float]]) -> None:
+    for ours, plain in zip(found, expected, strict=True):
+        assert ours == pytest.approx(plain, abs=1e-4)
 
 
 @pytest.mark.parametrize("adapted", [False, True])
@@ -51,34 +62,24 @@ def test_choices_from_the_cache_equal_five_full_prompts(workspace, tmp_path, mon
     model, tokenizer = loading.load_base(family, workspace=workspace)
     if adapted:
         model = loading.load_adapter(model, tiny.make_adapter(workspace.bases / family, tmp_path / "adapter"))
-    questions = uneven(9)
-    shots = tiny.make_questions(1, "mini_shots", seed=9)
-    texts = [prompts.build_exam_prompt(q, "plain_ja", shots) for q in questions]
-    rows = [prompts.encode_prompt(tokenizer, text) for text in texts]
-    options = [likelihood.encode_options(tokenizer, text, ids, q.choices)[0] for text, ids, q in zip(texts, rows, questions, strict=True)]
+    rows, options = encoded(tokenizer, uneven(9), tiny.make_questions(1, "mini_shots", seed=9))
     lengths = {len(o) for found in options for o in found}
     assert min(lengths) == 1 and len(lengths) > 3 and len({len(r) for r in rows}) > 3
     expected = [full_prompts(model, ids, o) for ids, o in zip(rows, options, strict=True)]
     prefix = generation.read_prefix(model, rows)
     # These prompts outgrow the window of the tiny Gemma 3, where nothing is shared.
     assert (prefix is None) if family == "gemma3_text" else (len(prefix.ids) >= generation.MIN_PREFIX)
-    ids = options
-    for found in (likelihood.score_batch(model, rows, ids), likelihood.score_batch(model, rows, ids, prefix)):
-        for ours, plain in zip(found, expected, strict=True):
-            assert ours == pytest.approx(plain, abs=1e-4)
+    assert_close(likelihood.score_batch(model, rows, options), expected)
+    assert_close(likelihood.score_batch(model, rows, options, prefix), expected)
     # The same through many small passes, and twice from one prefix: nothing is written into what is shared.
     monkeypatch.setattr(likelihood, "LOGIT_CELLS", 1)
-    for ours, plain in zip(likelihood.score_batch(model, rows, ids, prefix), expected, strict=True):
-        assert ours == pytest.approx(plain, abs=1e-4)
+    assert_close(likelihood.score_batch(model, rows, options, prefix), expected)
 
 
 def test_copies_of_the_cache_stay_within_their_bytes(workspace, monkeypatch) -> None:
     """A batch of 16 prompts of a thousand tokens is 5 GB of cache on Llama-2-70B, and one copy a choice would be five times that."""
     model, tokenizer = loading.load_base("llama", workspace=workspace)
-    questions = uneven(6)
-    texts = [prompts.build_exam_prompt(q, "plain_ja", []) for q in questions]
-    rows = [prompts.encode_prompt(tokenizer, text) for text in texts]
-    ids = [likelihood.encode_options(tokenizer, t, r, q.choices)[0] for t, r, q in zip(texts, rows, questions, strict=True)]
+    rows, ids = encoded(tokenizer, uneven(6))
     whole, copies, inner = likelihood.score_batch(model, rows, ids), [], likelihood._fork
 
     def fork(cache: Any, owner: Any) -> Any:
@@ -90,8 +91,7 @@ def test_copies_of_the_cache_stay_within_their_bytes(workspace, monkeypatch) -> 
     row = 2 * config.num_hidden_layers * heads * width * 4
     monkeypatch.setattr(likelihood, "CACHE_BYTES", 4 * row)
     monkeypatch.setattr(likelihood, "_fork", fork)
-    for ours, plain in zip(likelihood.score_batch(model, rows, ids), whole, strict=True):
-        assert ours == pytest.approx(plain, abs=1e-4)
+    assert_close(likelihood.score_batch(model, rows, ids), whole)
     assert max(copies) == 4 and sum(copies) == sum(len(o) > 1 for found in ids for o in found)
 
 
@@ -106,12 +106,8 @@ def test_choice_tokens_start_where_the_prompt_ends(bos: bool) -> None:
         both = prompts.encode_prompt(tokenizer, whole)
         joint = both[: len(ids)] == ids
         merged += not joint
-        assert merges == (not joint)
-        assert tokenizer.decode(option) == whole[n:]
-        assert [*ids, *option] == both or not joint
-        if not joint:
-            # Cutting by length, as evaluators do, would score other tokens than the choice's.
-            assert tokenizer.decode(both[len(ids) :]) != whole[n:] or both[: len(ids)] != ids
+        # Where a token crosses the cut, cutting by length, as evaluators do, would score other tokens than the choice's.
+        assert merges == (not joint) and tokenizer.decode(option) == whole[n:] and joint == ([*ids, *option] == both)
     assert 0 < merged < len(whole) - 1, "some cuts must fall inside a token and some between tokens"
 
 
@@ -163,30 +159,7 @@ def test_it_stands_apart_from_the_three_scorers(asked, workspace) -> None:
         assert record.metrics["likelihood"]["sum"]["all"]["accuracy"]["n"] == 24 and record.counts["boundary_merges"] == 0
         answers = [workspace.answers / f"{r.name.removeprefix('30_evaluate__')}.jsonl" for r in (record, without)]
         assert answers[0].read_bytes() == answers[1].read_bytes(), "asking for likelihood changes no answer and no key"
-        rows = [json.loads(line) for line in answers[0].with_name(f"{answers[0].stem}__likelihood.jsonl").open(encoding="utf-8")]
-        assert [r["id"] for r in rows] == [json.loads(line)["id"] for line in answers[0].open(encoding="utf-8")]
-        assert not {r["key"] for r in rows} & {json.loads(line)["key"] for line in answers[0].open(encoding="utf-8")}
+        rows, said = read_jsonl(answers[0].with_name(f"{answers[0].stem}__likelihood.jsonl")), read_jsonl(answers[0])
+        assert [r["id"] for r in rows] == [r["id"] for r in said] and not {r["key"] for r in rows} & {r["key"] for r in said}
         assert all(len(r["logprobs"]) == len(r["tokens"]) == 5 and "response" not in r for r in rows)
     assert "likelihood" not in plain[0].config["settings"] and asked[0].config["settings"]["likelihood"] is True
-
-
-def test_a_cut_off_likelihood_file_is_finished_byte_for_byte(asked, workspace, monkeypatch) -> None:
-    file = workspace.answers / "base__step0__mini_trained__1shot__likelihood.jsonl"
-    whole = file.read_bytes()
-    calls, inner = [], likelihood.score_batch
-
-    def dies(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return inner(*args)
-
-    file.unlink()
-    monkeypatch.setattr(likelihood, "score_batch", dies)
-    monkeypatch.setattr(generation, "generate", lambda *a, **k: pytest.fail("answers are there"))
-    with pytest.raises(KeyboardInterrupt):
-        evaluator.evaluate(ASK, "base", workspace)
-    assert not file.exists() and file.with_name(f"{file.name}.partial").exists()
-    again = evaluator.evaluate(ASK, "base", workspace)
-    assert file.read_bytes() == whole and len(calls) == 4, "three batches in all: two were kept, one was asked again"
-    assert again == asked and not list(workspace.answers.glob("*.cost"))
