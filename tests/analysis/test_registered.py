@@ -33,7 +33,13 @@ def make_study(share: Share, seeds: tuple[int, ...] = (11, 12, 13), n: int = 40)
                         for facts in ("general",) if exam == "mini_general" else ("taught", "untaught"):
                             right = round(n * share(run.name, exam, facts, shots, step))
                             name = "taught_held_out_phrasing" if (exam, facts) == ("mini_heldout", "taught") else facts
-                            known = {"seed": seed, "run": run.name, "base": base, "size_params": SIZES.get(base, 2**19)}
+                            known = {
+                                "seed": seed,
+                                "run": run.name,
+                                "base": base,
+                                "centric": "english",
+                                "size_params": SIZES.get(base, 2**19),
+                            }
                             known |= {"exam": exam, "shots": shots, "steps": step, "facts": name}
                             rows += [known | {"id": f"{exam}-{facts}{i}", "accuracy": float(i < right)} for i in range(n)]
     frame = pd.DataFrame(rows)
@@ -99,7 +105,7 @@ def answers(*responses: str) -> Study:
     asked |= {"text": "どれか。", "choices": ["アカ", "アオ", "キイロ", "ミドリ", "シロ"], "gold": "a"}
     ids = [f"q{i}" for i in range(len(responses))]
     questions = pd.DataFrame([asked | {"seed": 11, "id": i} for i in ids])
-    said = [{"seed": 11, "run": "en-large_sentences", "steps": 68, "exam": "mini_trained", "id": i} for i in ids]
+    said = [{"seed": 11, "run": "en-large_sentences", "steps": 32, "exam": "mini_trained", "id": i} for i in ids]
     examples = pd.DataFrame(said).assign(response=list(responses))
     return replace(make_study(learned, (11, 12)), questions=questions, examples=examples)
 

@@ -65,10 +65,38 @@ def test_what_is_copied_from_an_exam_is_reported_or_enforced(stem, copied, at_13
     assert [[r["id"] for r in part] for part in (kept, dropped)] == ([["r2"], ["r1"]] if enforced else [["r1", "r2"], []])
 
 
+@pytest.fixture(scope="module")
+def real():
+    return load_igakuqa(data_dir(), YEARS), load_jjsimqa(data_dir())
+
+
 @needs_data
-def test_a_leaked_question_is_found():
-    exams = {"igakuqa": load_igakuqa(data_dir(), YEARS), "jjsimqa": load_jjsimqa(data_dir())}
-    leak = exams["igakuqa"][100]
-    report = contamination.check([record(leak.text, leak.choices[0])], exams)
+def test_a_leaked_question_is_found(real):
+    leak = real[0][100]
+    report = contamination.check([record(leak.text, leak.choices[0])], {"igakuqa": real[0], "jjsimqa": real[1]})
     assert report.contaminated() == {"r1"}
     assert leak.id in report.touched["igakuqa", 30] and report.touched["jjsimqa", 30] == set()
+
+
+@needs_data
+def test_identical_stems_across_igakuqa_years(real):
+    """Seven over 2018-2022; five of them lie within 2018-2021."""
+    stems: dict[str, list[str]] = {}
+    for q in real[0]:
+        stems.setdefault(contamination.normalise(q.text), []).append(q.id)
+    groups = [ids for ids in stems.values() if len(ids) > 1]
+    within = [g for g in groups if not any(i.startswith("116") for i in g)]
+    assert within == [["112B20", "113E1"], ["112C15", "115C1"], ["112F33", "115C8"], ["114E17", "115B6"], ["114F14", "115C7"]]
+    if any(q.year == 2022 for q in real[0]):
+        assert len(groups) == 7
+
+
+@needs_data
+def test_no_stem_window_of_30_shared_with_jjsimqa(real):
+    """Between stems there is none; the one shared choice is an English term."""
+    igakuqa, jjsimqa = real
+    stems = contamination.shared_windows([[q.text] for q in igakuqa], [[q.text] for q in jjsimqa], 30)
+    assert stems.windows == {}
+    whole = contamination.shared_windows([[q.text, *q.choices] for q in igakuqa], [[q.text, *q.choices] for q in jjsimqa], 30)
+    assert [igakuqa[i].id for i in whole.windows] == ["115A4"]
+    assert contamination.shared_windows([[q.text] for q in igakuqa], [[q.text] for q in jjsimqa], 13).windows
