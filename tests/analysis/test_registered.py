@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,24 +25,15 @@ Share = Callable[[str, str, str, int, int], float]
 def make_study(share: Share, seeds: tuple[int, ...] = (11, 12, 13), n: int = 40) -> Study:
     """A study in which `share(run, exam, facts, shots, steps)` of the answers are right, of every run of the preset."""
     rows = []
-    for run in load_preset("registered").runs:
-        base = run.evaluate["base"]
-        for seed in seeds:
-            for exam in run.evaluate.get("exams", ["mini_trained", "mini_heldout"]):
-                for shots in run.evaluate.get("shots", [0, 1]):
-                    for step in run.evaluate["steps"]:
-                        for facts in ("general",) if exam == "mini_general" else ("taught", "untaught"):
-                            right = round(n * share(run.name, exam, facts, shots, step))
-                            name = "taught_held_out_phrasing" if (exam, facts) == ("mini_heldout", "taught") else facts
-                            known = {
-                                "seed": seed,
-                                "run": run.name,
-                                "base": base,
-                                "centric": "english",
-                                "size_params": SIZES.get(base, 2**19),
-                            }
-                            known |= {"exam": exam, "shots": shots, "steps": step, "facts": name}
-                            rows += [known | {"id": f"{exam}-{facts}{i}", "accuracy": float(i < right)} for i in range(n)]
+    for run, seed in itertools.product(load_preset("registered").runs, seeds):
+        base, asked = run.evaluate["base"], {"exams": ["mini_trained", "mini_heldout"], "shots": [0, 1]} | run.evaluate
+        about = {"seed": seed, "run": run.name, "base": base, "centric": "english", "size_params": SIZES.get(base, 2**19)}
+        for exam, shots, step in itertools.product(asked["exams"], asked["shots"], asked["steps"]):
+            for facts in ("general",) if exam == "mini_general" else ("taught", "untaught"):
+                right = round(n * share(run.name, exam, facts, shots, step))
+                name = "taught_held_out_phrasing" if (exam, facts) == ("mini_heldout", "taught") else facts
+                known = about | {"exam": exam, "shots": shots, "steps": step, "facts": name}
+                rows += [known | {"id": f"{exam}-{facts}{i}", "accuracy": float(i < right)} for i in range(n)]
     frame = pd.DataFrame(rows)
     empty = pd.DataFrame(columns=["seed", *QUESTION, "text", "choices", "gold"])
     return Study("registered", "run", frame, [], pd.DataFrame(), empty, pd.DataFrame(), {"device": "", "created": ""})

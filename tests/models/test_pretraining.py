@@ -111,7 +111,7 @@ def test_right_padding_without_a_mask_changes_nothing(world, tokenizer):
             assert torch.allclose(together[row, : len(tokens)], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", pretraining.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
 def test_a_base_is_trained_loaded_and_not_trained_again(world, tmp_path, monkeypatch, architecture):
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
     workspace = paths.Workspace("smoke", 1)
@@ -134,7 +134,7 @@ def test_other_settings_train_anew_and_the_same_settings_give_the_same_weights(w
     assert weights[0] == weights[1] != weights[2]
 
 
-@pytest.mark.parametrize("architecture", pretraining.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
 @pytest.mark.slow
 def test_killed_and_started_again_a_base_ends_with_the_same_weights(tmp_path, architecture):
     """SIGKILL after a state was saved; the loss series and the weights equal those of an uninterrupted run."""

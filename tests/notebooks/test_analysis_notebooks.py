@@ -122,7 +122,7 @@ def test_page_46_judges_by_the_registration_and_warns_of_other_seeds(tmp_path, m
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
     counts = pd.DataFrame({"seed": [11, 12, 13], "exam": "mini_lookalike", "n": 40, "non_copies": 36, "right": 30})
     counts = counts.assign(right_not_exact=[28, 29, 27], wrong=10, credited_wrong=[2, 3, 4])
-    monkeypatch.setattr(registered, "answer_counts", lambda study: counts)
+    monkeypatch.setattr(registered, "answer_counts", lambda study: counts.iloc[: len(study.seeds)].assign(seed=study.seeds))
     for seeds in ((11, 12, 13), (101, 102)):
         study = make_registered(learned, seeds)
         monkeypatch.setattr(evidence, "load_study", lambda preset, source, study=study: study)
