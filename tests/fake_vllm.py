@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 ENGINE_ARGUMENTS = {
     "model", "tokenizer", "tokenizer_mode", "trust_remote_code", "tensor_parallel_size", "dtype", "quantization", "revision",
     "tokenizer_revision", "seed", "gpu_memory_utilization", "max_model_len", "enable_lora", "max_loras", "max_lora_rank",
-    "enable_prefix_caching", "generation_config",
+    "enable_prefix_caching", "generation_config", "enforce_eager",
 }  # fmt: skip
 
 

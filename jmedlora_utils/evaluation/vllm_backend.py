@@ -84,6 +84,8 @@ class VllmBackend:
             options = {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(self._adapters.values())}
         if self.quantisation == "nf4":
             options["quantization"] = "bitsandbytes"
+        if not torch.cuda.is_available():
+            options["enforce_eager"] = True  # compiling takes minutes there
         return LLM(
             model=self.base.location,
             revision=self.base.revision,
