@@ -4,6 +4,7 @@
     bench/bin/pip install -r benchmarks/requirements.txt
     bench/bin/python benchmarks/evaluation.py          # minutes, on an idle machine; writes benchmarks/results/evaluation.json
     bench/bin/python benchmarks/evaluation.py --quick  # one repetition on a few questions, nothing written: proves the script
+    bench/bin/python benchmarks/evaluation.py --real   # SmolLM2-135M on short questions of IgakuQA; writes evaluation__real.json
 
 A fresh Llama of about five million parameters is asked questions of the mini world with worked examples. For writing, its forward pass
 is computed in full and its answer then replaced by the right one from a script, in two kinds: one ends with EOS, one goes on after
@@ -11,6 +12,9 @@ the line break for ever, as base models do. Against it stands a loop that asks o
 first line. For log-likelihood the plain ways read every prompt five times, once a choice. All arms start from the same texts, and
 before anything is timed all must give the same answers, or the same log-probabilities and Accuracy. Then the arms run in turn, and
 the fastest of several runs counts. Only ratios within one run mean anything, and one below 1.3 means nothing.
+
+With `--real` the model is SmolLM2-135M-Instruct (`make fetch PRESET=small`), asked short questions of the examination of 2021, read where
+`JMEDLORA_DATA` names them, behind one of IgakuQA's worked examples; only log-likelihood is timed. `vllm_check.py` has vLLM's writing.
 """
 
 from __future__ import annotations
@@ -30,11 +34,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jmedlora_utils.core import records
-from jmedlora_utils.data import invented_world, prompts
+from jmedlora_utils.data import controlled, igakuqa, invented_world, prompts
 from jmedlora_utils.data.invented_corpus import corpus
 from jmedlora_utils.data.questions import Question
 from jmedlora_utils.evaluation import generation, likelihood, metrics
-from jmedlora_utils.models import loading, pretraining
+from jmedlora_utils.models import loading, pretraining, registry
 
 # Before torch is imported, which happens in functions only.
 THREADS = 2
@@ -51,6 +55,7 @@ VOCABULARY = 700  # so small that choices have several tokens, as in a real exam
 RESULTS = Path(__file__).resolve().parent / "results"
 TOLERANCE = 1e-3  # log-probabilities of a whole choice, float32
 LM_EVAL_BATCHES = (1, 8, 64)
+REAL_MODEL, REAL_QUESTIONS, REAL_CHARS = "smollm2-135m-instruct", 12, 120
 GOALS = {"writing, never stops": 40.0, "writing, stops": 1.5, "likelihood": 5.0, "likelihood, lm-eval": 1.0}
 
 Arm = Callable[[], Any]
@@ -107,12 +112,8 @@ class Bench:
     def __init__(self, n: int) -> None:
         self.questions, shots, texts = make_questions(n)
         self.tokenizer = pretraining.train_tokenizer(texts, VOCABULARY, 1.0, bos=True)
-        self.texts = [prompts.build_exam_prompt(q, TEMPLATE, shots) for q in self.questions]
-        self.gold = [prompts.answer_text(q) for q in self.questions]
-        self.lengths = [len(ids) for ids in self.encoded()]
-        choices = [choice for q in self.questions for choice in q.choices]
-        self.choice_lengths = [len(self.tokenizer(choice, add_special_tokens=False).input_ids) for choice in choices]
         self.model = make_model(self.tokenizer)
+        self.build(shots)
         said = [self.tokenizer(gold, add_special_tokens=False).input_ids for gold in self.gold]
         self.budget = max(map(len, said)) + MARGIN
         rows = self.encoded()
@@ -124,6 +125,14 @@ class Bench:
         stops = {end: [*ids, self.tokenizer.eos_token_id] for end, ids in zip(ends, said, strict=True)}
         never = {end: [*ids, *line] for end, ids in zip(ends, said, strict=True)}
         self.writers = {"stops": make_model(self.tokenizer, scripted(stops)), "never stops": make_model(self.tokenizer, scripted(never))}
+
+    def build(self, shots: Sequence[Question]) -> None:
+        """The prompts, and what is counted of them."""
+        self.texts = [prompts.build_exam_prompt(q, TEMPLATE, shots) for q in self.questions]
+        self.gold = [prompts.answer_text(q) for q in self.questions]
+        self.lengths = [len(ids) for ids in self.encoded()]
+        choices = [choice for q in self.questions for choice in q.choices]
+        self.choice_lengths = [len(self.tokenizer(choice, add_special_tokens=False).input_ids) for choice in choices]
 
     def encoded(self) -> list[list[int]]:
         return [prompts.encode_prompt(self.tokenizer, text) for text in self.texts]
@@ -193,7 +202,8 @@ class Bench:
         from lm_eval.api.instance import Instance
         from lm_eval.models.huggingface import HFLM
 
-        lm = HFLM(pretrained=self.model, tokenizer=self.tokenizer, batch_size=batch_size, add_bos_token=True)
+        bos = self.encoded()[0][0] == self.tokenizer.bos_token_id
+        lm = HFLM(pretrained=self.model, tokenizer=self.tokenizer, batch_size=batch_size, add_bos_token=bos)
 
         def run() -> list[list[float]]:
             asked = [(text, choice) for text, q in zip(self.texts, self.questions, strict=True) for choice in q.choices]
@@ -230,6 +240,19 @@ class Bench:
         return found
 
 
+class RealBench(Bench):
+    """SmolLM2-135M and short questions of the national examination; nothing is written, since nobody can say what it should write."""
+
+    def __init__(self, n: int) -> None:
+        if not (folder := os.environ.get("JMEDLORA_DATA")):
+            raise SystemExit("JMEDLORA_DATA is not set: name the folder that holds IgakuQA/")
+        self.model, self.tokenizer = loading.load_base(REAL_MODEL, device="cpu")
+        asked = [q for q in igakuqa.load_igakuqa(folder, [2021]) if q.choices and q.text_only]
+        self.questions = controlled.short_questions(asked, n, REAL_CHARS, [])
+        self.writers, self.budget = {}, 0
+        self.build(prompts.pick_shots(igakuqa.load_worked_examples(folder), 1, self.questions))
+
+
 def assert_equal(bench: Bench, arms: dict[str, Arm]) -> dict[str, float]:
     """Runs every arm once and returns the Accuracy of those that score choices.
 
@@ -257,6 +280,7 @@ def ratios(best: dict[str, float]) -> dict[str, float]:
     found = {
         f"writing, {kind}": best[f"writing, {kind}: loop of {LOOP_TOKENS} tokens"] / best[f"writing, {kind}: ours"]
         for kind in ("never stops", "stops")
+        if f"writing, {kind}: ours" in best
     }
     ours = best["likelihood: ours"]
     found["likelihood"] = best["likelihood: five full prompts"] / ours
@@ -269,7 +293,8 @@ def ratios(best: dict[str, float]) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=5, help="runs of each arm; the fastest counts")
-    parser.add_argument("--questions", type=int, default=QUESTIONS, help="questions asked")
+    parser.add_argument("--real", action="store_true", help="SmolLM2-135M on short questions of IgakuQA, log-likelihood alone")
+    parser.add_argument("--questions", type=int, default=0, help=f"questions asked: {QUESTIONS}, or {REAL_QUESTIONS} with --real")
     parser.add_argument("--quick", action="store_true", help="one repetition on six questions, nothing written")
     parser.add_argument("--without-lm-eval", action="store_true", help="leave lm-eval's arms out")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where the record goes")
@@ -284,7 +309,8 @@ def main() -> int:
     torch.set_num_threads(THREADS)
     meter = records.Meter()
     repeats = 1 if chosen.quick else chosen.repeats
-    bench = Bench(6 if chosen.quick else chosen.questions)
+    n = 6 if chosen.quick else chosen.questions or (REAL_QUESTIONS if chosen.real else QUESTIONS)
+    bench = RealBench(n) if chosen.real else Bench(n)
     arms = bench.arms(with_lm_eval)
     accuracies = assert_equal(bench, arms)  # and a warm-up
     seconds: dict[str, list[float]] = {name: [] for name in arms}
@@ -303,16 +329,17 @@ def main() -> int:
         print(f"{name:52}{min(taken):9.3f}{max(taken):11.3f}{accuracy}")
     reached = {}
     for name, gain in gains.items():
-        goal = GOALS.get(name)
+        goal = None if chosen.real and "lm-eval" not in name else GOALS.get(name)
         reached |= {name: gain > goal if goal == 1.0 else gain >= goal} if goal else {}
         note = f"goal {goal:g}: {'reached' if reached[name] else 'NOT reached'}" if goal else ""
         print(f"ours is {gain:6.2f} times as fast: {name:32}{note}")
     record = records.Record(
         kind="benchmark",
-        name="evaluation",
+        name="evaluation__real" if chosen.real else "evaluation",
         preset="",
         seed=SEED,
-        config={"questions": len(bench.questions), "shots": SHOTS, "template": TEMPLATE, "threads": THREADS, "repeats": repeats},
+        config={"questions": n, "shots": 1 if chosen.real else SHOTS, "template": TEMPLATE, "threads": THREADS, "repeats": repeats}
+        | ({"model": REAL_MODEL, "weights": registry.resolve(REAL_MODEL).came_from} if chosen.real else {}),
         metrics={
             "arms": [
                 {

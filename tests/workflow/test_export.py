@@ -74,6 +74,22 @@ def test_an_adapter_is_copied_with_its_base_as_others_find_it(made, tmp_path: Pa
     assert registry.resolve(str(folder)).kind == "adapter"
 
 
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_plain_peft_reads_the_copy_and_computes_the_same(made, family: str, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    folder = export.export(str(made.adapter(f"{family}_lora")), tmp_path / "out")
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(made.root / family), folder)
+    ours = loading.load_adapter(loading.load_base(OF[family])[0], made.adapter(f"{family}_lora"))
+    row = torch.tensor([[5, 6, 7, 8, 9]])
+    with torch.inference_mode():
+        assert torch.equal(plain(input_ids=row).logits, ours(input_ids=row).logits)
+        with plain.disable_adapter():
+            assert not torch.equal(plain(input_ids=row).logits, ours(input_ids=row).logits)
+
+
 def test_a_fully_tuned_model_is_copied_whole(made, tmp_path: Path) -> None:
     folder = export.export(str(made.adapter("llama_full")), tmp_path / "out")
     assert registry.resolve(str(folder)).kind == "base"
