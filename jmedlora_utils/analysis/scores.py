@@ -8,8 +8,11 @@ import pandas as pd
 
 from jmedlora_utils.analysis import gains
 from jmedlora_utils.analysis.gains import EXAM_OF, HEADLINE
-from jmedlora_utils.analysis.studies import METHODS, METRICS, TAUGHT, TAUGHT_HELD_OUT, UNTAUGHT, phrasings_apart
-from jmedlora_utils.core import statistics
+from jmedlora_utils.analysis.studies import METHODS, METRICS, TAUGHT, TAUGHT_HELD_OUT, UNTAUGHT, Study, phrasings_apart
+from jmedlora_utils.analysis.studies import evaluation_of, evaluations
+from jmedlora_utils.core import paths, statistics
+from jmedlora_utils.core.presets import load_preset
+from jmedlora_utils.core.records import load_records
 
 SUMMARY_COLUMNS = ("base", "size_params", "centric", "method", "steps", "shots", "seed", "exam", "facts", "metric", "value", "n")
 
@@ -75,6 +78,30 @@ def journal_rows(frame: pd.DataFrame) -> pd.DataFrame:
         row |= {"value": share.value, "low": max(share.low, 0.0), "high": min(share.high, 1.0)}
         rows.append(row | {"chance": float(found["chance"].mean()), "n": len(found)})
     return pd.DataFrame(rows).drop(columns="size_params")
+
+
+def likelihood_rows(study: Study) -> pd.DataFrame:
+    """Accuracy of the likeliest choice, where a run below `runs/` was scored by log-likelihood; committed evidence does not hold it.
+
+    Returns:
+        Columns `run`, `exam`, `steps`, `shots`, then one per normaliser of the log-likelihood (shares, means over seeds), and `n`.
+    """
+    keys, rows = ["run", "exam", "steps", "shots"], []
+    planned = evaluations(load_preset(study.preset)) if study.origin == "run" else set()
+    for seed in study.seeds if planned else ():
+        for record in load_records(paths.Workspace(study.preset, seed).root, "evaluate", allow_smoke=True):
+            run, step, exam, shots = evaluation = evaluation_of(record)
+            by = {name: groups["all"]["accuracy"] for name, groups in record.metrics.get("likelihood", {}).items()}
+            if by and evaluation in planned and not record.config.get("variant_of"):
+                values = {name: score["value"] for name, score in by.items()}
+                rows.append({"run": run, "exam": exam, "steps": step, "shots": shots, **values, "n": min(s["n"] for s in by.values())})
+    if not rows:
+        return pd.DataFrame(columns=keys)
+    found = pd.DataFrame(rows)
+    ways = [column for column in found if column not in (*keys, "n")]
+    found = found.groupby(keys, as_index=False).agg(dict.fromkeys(ways, "mean") | {"n": "sum"})
+    order = {run: i for i, run in enumerate(run_order(study.outcomes))}
+    return found.sort_values(["exam", "run", "steps", "shots"], key=lambda c: c.map(order) if c.name == "run" else c, ignore_index=True)
 
 
 def largest_run(frame: pd.DataFrame) -> str:

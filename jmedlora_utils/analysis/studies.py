@@ -243,9 +243,15 @@ def compact(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 
 def phrasings_apart(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """The outcomes with the untaught facts of each phrasing as a group of their own: together, each fact would count twice."""
+    """The outcomes with the untaught facts of each phrasing as a group of their own: together, each fact would count twice.
+
+    Where further exams have groups of the same name, such as the taught half of real questions, each exam's is a group `<exam>_<group>`.
+    """
     again = (outcomes["facts"] == UNTAUGHT) & (outcomes["exam"] == "mini_heldout")
-    return compact(outcomes.assign(facts=outcomes["facts"].astype(str).mask(again, UNTAUGHT_HELD_OUT)))
+    facts, exam = outcomes["facts"].astype(str).mask(again, UNTAUGHT_HELD_OUT), outcomes["exam"].astype(str)
+    exams_of = pd.DataFrame({"facts": facts, "exam": exam}).drop_duplicates()["facts"].value_counts()
+    shared = facts.map(exams_of).gt(1) & (exam != "mini_trained")
+    return compact(outcomes.assign(facts=facts.mask(shared, exam + "_" + facts)))
 
 
 def base_facts(records: Iterable[Record], base: str) -> tuple[int, str]:
