@@ -2,17 +2,18 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from jmedlora_utils.analysis import evidence, studies
 from jmedlora_utils.core import paths
-from jmedlora_utils.core.presets import Preset, Run
+from jmedlora_utils.core.presets import Preset, Run, load_preset
 from jmedlora_utils.core.records import Record, write_jsonl, write_record
 from jmedlora_utils.data import invented_world, prompts
 from jmedlora_utils.data.questions import Question, write_exam
+from tests import tiny
 
 STEPS = (0, 10, 20, 40)
 EXAMS = ("mini_trained", "mini_heldout", "mini_general")
@@ -119,3 +120,32 @@ def _answer(question: Question, skill: float, rng: random.Random) -> str:
 def _record(workspace: paths.Workspace, kind: str, name: str, config: dict[str, Any], metrics: Any = None, counts: Any = None) -> Record:
     about = {"git_commit": "0" * 40, "device": "CPU, 2 cores", "versions": {"python": "3.11"}, "created": "2026-11-22T12:00:00+00:00"}
     return Record(kind, name, workspace.preset, workspace.seed, config, metrics or {}, counts or {}, **about)
+
+
+def write_blind_answers(preset: str) -> None:
+    """Writes `runs/<preset>/seed1/` with blind answers to all that a preset of published bases asks; questions are made up."""
+    workspace, asked = paths.Workspace(preset, 1), load_preset(preset)
+    world = invented_world.World(invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12)).exams()
+    runs, planned = {run.name: run for run in asked.runs}, sorted(studies.evaluations(asked))
+    exams: dict[str, list[Question]] = {}
+    for name in sorted({exam for _, _, exam, _ in planned}):
+        questions = world.get(name, world["mini_trained"])[:24] if name.startswith("mini_") else tiny.make_questions(16, name)
+        exams[name] = [replace(q, exam=name, section=q.section if name.startswith(("mini_", "small_exam")) else "") for q in questions]
+        write_exam(workspace.data / "exams" / f"{name}.jsonl", exams[name])
+    for run in (run for run in asked.runs if run.tune):
+        config = {"run_name": run.name, "base": run.evaluate["base"], "method": run.tune.get("method", "lora")}
+        config |= {"pretrain_on": "", "train_embeddings": False}
+        measured = {"series": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], "final_loss": 1.0}
+        tune = _record(workspace, "tune", f"20_tune__{run.name}", config, measured, {"trainable_parameters": 10})
+        tune.model, tune.wall_seconds = {"base": run.evaluate["base"], "parameters": 1000}, 60.0
+        write_record(workspace.records, tune)
+    for run, step, exam, shots in planned:
+        name, evaluate = f"{run}__step{step}__{exam}__{shots}shot", runs[run].evaluate
+        rng = random.Random(name)
+        rows = [{"key": q.id, "id": q.id, "exam": exam, "response": _answer(q, 0.0, rng), "finish": "stop"} for q in exams[exam]]
+        write_jsonl(workspace.answers / f"{name}.jsonl", rows)
+        config = {"run_name": run, "base": evaluate["base"], "adapter": evaluate.get("adapter", ""), "step": step, "exam": exam}
+        config |= {"shots": shots, "template": "plain_ja", "quantisation": "none"}
+        right = {"all": {"accuracy": {"value": 0.25, "n": len(rows), "low": 0.1, "high": 0.4}, "ties": 0}}
+        likelihood = {"likelihood": dict.fromkeys(("sum", "per_token", "per_character"), right)}
+        write_record(workspace.records, _record(workspace, "evaluate", f"30_evaluate__{name}", config, likelihood))

@@ -56,7 +56,7 @@ def _in_order(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def small_models(below: float = 10.0) -> pd.DataFrame:
-    """What others report of models of fewer than `below` billion parameters, by the size in their names, and chance: see `sources_frame`."""
+    """Reported scores of models of fewer than `below` billion parameters, by the size in their names, and chance; see `sources_frame`."""
     found = _in_order(_published())
     size = found["system"].str.extract(r"(?:^|[- ])(\d+(?:\.\d+)?)B\b")[0].astype(float)
     return found[(size < below) | found["system"].str.startswith("uniform guessing")].reset_index(drop=True)

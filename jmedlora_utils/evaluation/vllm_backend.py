@@ -1,7 +1,8 @@
 """vLLM as an optional backend: the same prompts, the same end of an answer, and an adapter proven to be applied.
 
-Written against vLLM's documented interface and tested against a stand-in that checks the calls; it has not run against vLLM itself, which
-is no dependency of the project. vLLM batches as it likes, so two runs may differ by rounding, and its answers have keys of their own.
+Written against vLLM's documented interface and tested against a stand-in that checks the calls; `benchmarks/vllm_check.py` asks vLLM
+itself, which is no dependency of the project. vLLM batches as it likes, so two runs may differ by rounding, and its answers have keys of
+their own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

