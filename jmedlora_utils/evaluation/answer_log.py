@@ -66,8 +66,12 @@ class AnswerLog:
             write_text(self.partial, "".join(map(_line, rows[:n])))
         return done
 
+    def start(self) -> None:
+        """Starts the clock: what was done since the log was opened, such as filling another, is none of its cost."""
+        self._since = time.perf_counter()
+
     def lap(self, stage: str) -> None:
-        """Adds the seconds since the last lap, or since the log was opened, to the cost of a stage."""
+        """Adds the seconds since the last lap, or since the start, to the cost of a stage."""
         since, self._since = self._since, time.perf_counter()
         seconds = round(self._since - since, 3)
         line = {"keys": self._spent_on, "timing": {stage: seconds}, "wall_seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}

@@ -127,6 +127,7 @@ class Evaluation:
     def _ask(self, what: str, log: AnswerLog) -> list[Row]:
         """Written answers, or with `what` the log-probabilities of every choice; what is on disk is not asked again."""
         backend = self.examinee.backend
+        log.start()
         backend.load(self.step, self.exam.asked[0].ids)
         log.lap("load")
         answer = self._score_choices(backend) if what else self._generate(backend)

@@ -17,7 +17,7 @@ class Rates(Checked):
 
     tune_tokens: float  #: Tokens of training a second, with LoRA
     qlora_slower: float  #: Times as long with the base in 4 bits
-    ask_tokens: float  #: Tokens of prompts a second when questions are asked, writing and likelihood included
+    ask_tokens: float  #: Tokens of prompts a second in one pass over questions; writing is one, log-likelihood another
     record_tokens: dict[str, float]  #: Records by name to their mean tokens
     question_tokens: dict[str, float]  #: Exam by name to the mean tokens of a prompt
 
@@ -58,7 +58,7 @@ def seed_seconds(preset: presets.Preset, measured: Measured) -> dict[str, float]
 
 def _asking(asked: dict[str, Any], rates: Rates, measured: Measured) -> float:
     tokens = sum(min(asked["limit"] or 10**9, measured.questions[exam]) * rates.question_tokens[exam] for exam in asked["exams"])
-    return tokens * len(asked["steps"]) * len(asked["shots"]) / rates.ask_tokens
+    return tokens * len(asked["steps"]) * len(asked["shots"]) * (1 + asked["likelihood"]) / rates.ask_tokens
 
 
 def said(name: str) -> str:

@@ -1,7 +1,10 @@
 """Answers and their cost on disk: whole batches survive a kill, and the cost of each answer is counted once."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from jmedlora_utils.evaluation import answer_log
 from jmedlora_utils.evaluation.answer_log import AnswerLog, sum_costs
 
 KEYS, BATCHES = ["k0", "k1", "k2", "k3"], [[3, 1], [0, 2]]
@@ -58,3 +61,12 @@ def test_costs_add_seconds_and_keep_the_largest_memory() -> None:
     one = {"timing": {"load": 1.0, "generate": 2.0}, "wall_seconds": 3.0, "peak_memory_bytes": 9}
     two = {"timing": {"generate": 0.5}, "wall_seconds": 0.5, "peak_memory_bytes": 7}
     assert sum_costs([one, two]) == {"timing": {"load": 1.0, "generate": 2.5}, "wall_seconds": 3.5, "peak_memory_bytes": 9}
+
+
+def test_what_was_done_before_the_start_is_none_of_a_logs_cost(tmp_path, monkeypatch) -> None:
+    """Logs of writing and likelihood are opened together; the seconds of the first must not count again in the second."""
+    monkeypatch.setattr(answer_log, "time", SimpleNamespace(perf_counter=iter([0.0, 100.0, 101.0]).__next__))
+    log = AnswerLog(tmp_path / "a.jsonl", KEYS)
+    log.start()
+    log.lap("load")
+    assert log.spent()["timing"] == {"load": 1.0} and log.spent()["wall_seconds"] == 1.0
