@@ -30,7 +30,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, set_seed
 
 from jmedlora_utils.core.records import Meter, Record, write_record
-from jmedlora_utils.models import cards, loading, memory, registry
+from jmedlora_utils.models import gpus, loading, memory, registry
 from jmedlora_utils.models.shape import Shape
 from jmedlora_utils.tuning import encoding, training
 from jmedlora_utils.tuning.trainer import OrderedRows, ResponseTrainer
@@ -348,7 +348,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="tiny shapes on the CPU: a test of this script")
     parser.add_argument("--only", choices=[case.base for case in CASES], help="one case")
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps; the first is not timed")
-    parser.add_argument("--out", type=Path, default=cards.MEASURED, help="folder of the record")
+    parser.add_argument("--out", type=Path, default=gpus.MEASURED, help="folder of the record")
     options = parser.parse_args(arguments)
     if options.steps < 2:
         parser.error("--steps must be at least 2: the first is warm-up")
@@ -357,7 +357,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     device = torch.device("cpu" if options.tiny else "cuda:0")
     card = 0 if options.tiny else torch.cuda.get_device_properties(0).total_memory
-    usable = 1 << 40 if options.tiny else replace(cards.CARDS[80], bytes=card).usable()
+    usable = 1 << 40 if options.tiny else replace(gpus.CARDS[80], bytes=card).usable()
     meter = Meter()
     synchronise = (lambda: None) if options.tiny else torch.cuda.synchronize
     rate = matmul_flops(device, 512 if options.tiny else 8192, synchronise)

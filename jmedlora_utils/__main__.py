@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from jmedlora_utils.analysis import arms, evidence, hospital, registered, small_rule
+from jmedlora_utils.analysis import evidence, hospital_answers, registered, small_models, small_models_rule
 from jmedlora_utils.book import builder, fragments
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import exit_status
@@ -144,8 +144,8 @@ def _cards(options: argparse.Namespace) -> None:
 
 
 def _freeze(options: argparse.Namespace) -> None:
-    own = {small_rule.read_rule().preset: arms.freeze, registered.read_registration().preset: registered.freeze}
-    usual = hospital.freeze if hospital.has_quiz(options.preset) else evidence.freeze
+    own = {small_models_rule.read_rule().preset: small_models.freeze, registered.read_registration().preset: registered.freeze}
+    usual = hospital_answers.freeze if hospital_answers.has_quiz(options.preset) else evidence.freeze
     written = own.get(options.preset, usual)(options.preset, options.folder, options.seeds, options.add)
     print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB below {paths.relative(written[0].parent)}")
 

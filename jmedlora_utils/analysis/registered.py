@@ -17,8 +17,8 @@ import pandas as pd
 from pydantic import Field
 
 from jmedlora_utils.analysis import evidence
-from jmedlora_utils.analysis.arms import with_committed
 from jmedlora_utils.analysis.gains import NotMeasuredError
+from jmedlora_utils.analysis.small_models import with_committed
 from jmedlora_utils.analysis.studies import Study, read_runs
 from jmedlora_utils.analysis.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, decide
 from jmedlora_utils.core import paths, statistics

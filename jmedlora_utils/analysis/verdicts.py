@@ -4,9 +4,9 @@
 | --- | --- | --- |
 | the miniature, first and second study | `claims`, first lines | `claims` |
 | the registered study | `resources/registration.yaml` | `registered` |
-| small real models | `resources/small_rule.yaml` | `arms` |
+| small real models | `resources/small_models_rule.yaml` | `small_models` |
 | published models in pairs | `published_pairs`, first lines | `published_pairs` |
-| one's own articles | `resources/hospital_rule.yaml` | `decision` |
+| one's own articles | `resources/hospital_rule.yaml` | `hospital_rule` |
 """
 
 from __future__ import annotations

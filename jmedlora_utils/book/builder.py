@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import yaml
 
-from jmedlora_utils.book import executed, fragments, provenance
+from jmedlora_utils.book import fragments, notebook_pages, provenance
 from jmedlora_utils.book.provenance import Edition
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
@@ -144,7 +144,7 @@ def stage_evidence(jobs: int = 2) -> tuple[Path, list[str]]:
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(run, preset.analyse))
     notebooks = executed_notebooks(preset, runs)
-    times = [(stem, executed.seconds(path)) for stem, path in sorted(notebooks.items())]
+    times = [(stem, notebook_pages.seconds(path)) for stem, path in sorted(notebooks.items())]
     return _gather(Edition(EVIDENCE, preset, notebooks, _listed(), load_records(evidence), times, committed=True))
 
 
@@ -160,15 +160,15 @@ def _gather(edition: Edition) -> tuple[Path, list[str]]:
         if not (paths.NOTEBOOKS / f"{stem}.ipynb").is_file():
             raise JmedloraError(f"_toc.yml: names notebooks/{stem}, and there is no such notebook; correct the line")
         if stem in edition.executed:
-            notebook, said = executed.page(edition.executed[stem], stem)
+            notebook, said = notebook_pages.page(edition.executed[stem], stem)
             warnings += said
         elif edition.committed:
-            notebook = executed.code_only(stem)
+            notebook = notebook_pages.code_only(stem)
         else:
-            write_text(folder / "notebooks" / f"{stem}.md", executed.stub(stem, edition.preset.name))
+            write_text(folder / "notebooks" / f"{stem}.md", notebook_pages.stub(stem, edition.preset.name))
             continue
         if address:
-            notebook["cells"].insert(1, executed.launch_cell(address, branch, stem))
+            notebook["cells"].insert(1, notebook_pages.launch_cell(address, branch, stem))
         write_json(folder / "notebooks" / f"{stem}.ipynb", notebook)
     for name in ("_toc.yml", "CITATION.cff"):
         shutil.copy(paths.ROOT / name, folder)

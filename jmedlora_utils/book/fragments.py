@@ -17,7 +17,7 @@ import pandas as pd
 
 from jmedlora_utils.analysis import claims, evidence, gains, known_responses, published_pairs, scores
 from jmedlora_utils.analysis.studies import Study
-from jmedlora_utils.book import history, miniature, provenance, rungs
+from jmedlora_utils.book import claims_by_evidence, history, miniature, provenance
 from jmedlora_utils.book.provenance import BENCHMARKS, MINI, Edition, table_of
 from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.records import read_record
@@ -46,7 +46,7 @@ def three_rungs(folder: Path) -> str:
         return NO_EVIDENCE
     rests_on = ("outcomes", "published_pairs/verdicts.csv")
     line = provenance.evidence_line("40_findings", rests_on, {"preset": MINI, "source": "committed"})
-    return f"{rungs.figure(rungs.effects(*found[1:]), folder)}\n\n{line}"
+    return f"{claims_by_evidence.figure(claims_by_evidence.effects(*found[1:]), folder)}\n\n{line}"
 
 
 def literature() -> str:

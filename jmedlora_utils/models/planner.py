@@ -18,7 +18,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.settings import with_expert
 from jmedlora_utils.data import exam_files
 from jmedlora_utils.models import cpu_time, registry
-from jmedlora_utils.models.cards import CARDS, GB, MEASURED, Card, Speeds, card_at_hand, read_speeds
+from jmedlora_utils.models.gpus import CARDS, GB, MEASURED, Card, Speeds, card_at_hand, read_speeds
 from jmedlora_utils.models.launch_config import read_launch_config
 from jmedlora_utils.models.memory import (
     Memory,

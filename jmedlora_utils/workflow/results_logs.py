@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from jmedlora_utils.analysis import hospital
+from jmedlora_utils.analysis import hospital_answers
 from jmedlora_utils.analysis.studies import CONDITION, METRICS, Study
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.identity import installed_version
@@ -34,8 +34,8 @@ def of_study(study: Study, name: str) -> Iterator[tuple[Log, list[Log]]]:
     """Every model of a study under one condition: seed, kept step, number of worked examples, precision."""
     gold = study.questions.set_index(["seed", "exam", "id"])["gold"]
     letters = pd.Series(dtype=str)
-    if hospital.has_quiz(study.preset):
-        found = hospital.answers(study.preset, "committed")
+    if hospital_answers.has_quiz(study.preset):
+        found = hospital_answers.answers(study.preset, "committed")
         letters = found.set_index(["run", "seed", "steps", "exam", "id"])["picked"]
     for key, own in study.outcomes.groupby(CONDITION, observed=True):
         condition = dict(zip(CONDITION, key, strict=True))

@@ -12,7 +12,7 @@ import pytest
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.records import read_record
 from jmedlora_utils.core.settings import with_expert
-from jmedlora_utils.models import cards
+from jmedlora_utils.models import gpus
 
 SCRIPT = paths.ROOT / "benchmarks" / "gpu_check.py"
 
@@ -56,7 +56,7 @@ def test_the_tiny_check_runs_both_cases_within_the_tolerance_on_a_bare_image(che
         assert case["weights_bytes"] == pytest.approx(case["weights_bytes_planned"], abs=512)  # rotary frequencies
         for rate in ("tokens_per_second", "generation_tokens_per_second", "model_flops_utilisation"):
             assert case[rate] > 0
-    assert record.preset == "smoke" and cards.read_speeds(tmp_path) == ({}, {})
+    assert record.preset == "smoke" and gpus.read_speeds(tmp_path) == ({}, {})
 
 
 def test_the_cases_are_the_paper_presets(check: ModuleType):

@@ -9,7 +9,7 @@ import yaml
 from conftest import Project, write_notebook
 
 from jmedlora_utils.__main__ import main
-from jmedlora_utils.book import builder, executed
+from jmedlora_utils.book import builder, notebook_pages
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.locks import alone
@@ -202,7 +202,7 @@ def test_the_bibliography_is_sorted_and_stays_as_it_is(tmp_path: Path) -> None:
 
 def shown(path: Path) -> tuple[str, list[str]]:
     """The outputs of the code cell on the page, and the warnings."""
-    notebook, warnings = executed.page(path, "20_tune_lora")
+    notebook, warnings = notebook_pages.page(path, "20_tune_lora")
     return json.dumps(notebook["cells"][1]["outputs"]), warnings
 
 
@@ -255,7 +255,7 @@ def test_every_figure_and_table_of_an_analysis_page_gets_a_line_of_evidence() ->
     tables = [f":::{{table}} Caption\n:name: tab-{name}\n\n| a |\n|---|\n| 1 |\n:::\n" for name in "xyz"]
     cells = [cell("words", "no table"), cell("numbers", "\n".join([*tables, "foot"])), cell("drawn", mystnb={"figure": {}})]
     cells.append(cell("named", mystnb={"figure": {}}, evidence=["published/reported.csv"]))
-    lined = executed._with_evidence({"cells": cells}, "40_findings", {"preset": "smoke", "source": "run"})["cells"]
+    lined = notebook_pages._with_evidence({"cells": cells}, "40_findings", {"preset": "smoke", "source": "run"})["cells"]
     added = {c["id"]: c["source"] for c in lined if c["cell_type"] == "markdown"}
     assert list(added) == ["numbers-evidence", "drawn-evidence", "named-evidence"]
     assert all("{doc}`40_findings </notebooks/40_findings>`" in line for line in added.values())
@@ -263,4 +263,4 @@ def test_every_figure_and_table_of_an_analysis_page_gets_a_line_of_evidence() ->
     text = lined[1]["outputs"][0]["data"]["text/markdown"]
     assert text.count("jm-evidence") == 2, "tables within one cell"
     assert text.replace(f"\n\n{added['numbers-evidence']}\n", "") == "\n".join([*tables, "foot"])
-    assert executed._with_evidence({"cells": cells}, "20_tune_lora", {}) == {"cells": cells}
+    assert notebook_pages._with_evidence({"cells": cells}, "20_tune_lora", {}) == {"cells": cells}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from jmedlora_utils.book.builder import ADDRESS, BIBLIOGRAPHY
-from jmedlora_utils.book.executed import MACHINE_PATH
+from jmedlora_utils.book.notebook_pages import MACHINE_PATH
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import load_preset, preset_names
 from jmedlora_utils.core.records import read_jsonl, read_record

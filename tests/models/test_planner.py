@@ -10,8 +10,8 @@ from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, write_record
 from jmedlora_utils.core.settings import with_expert
-from jmedlora_utils.models import cards, cpu_time, memory, planner, registry
-from jmedlora_utils.models.cards import Speeds
+from jmedlora_utils.models import cpu_time, gpus, memory, planner, registry
+from jmedlora_utils.models.gpus import Speeds
 
 
 def test_the_paper_preset_is_journal_table_1() -> None:
@@ -106,7 +106,7 @@ def test_a_measured_rate_replaces_the_assumed_one(tmp_path: Path) -> None:
     write_record(tmp_path, Record(name="gpu_check__a100", preset="paper", **common))
     write_record(tmp_path, Record(name="gpu_check__tiny", preset="smoke", **common | {"config": {"card_bytes": 0}}))
     rates = {("open-calm-7b", "tune", 80): 1000.0, ("open-calm-7b", "generate", 80): 50.0}
-    assert cards.read_speeds(tmp_path) == Speeds(rates, {("lora", 80): 0.4 * 2e14})
+    assert gpus.read_speeds(tmp_path) == Speeds(rates, {("lora", 80): 0.4 * 2e14})
     tune, evaluate = planner.plan_preset("paper", 80, tmp_path)[:2]
     assert tune.basis == "measured" and tune.seconds == 10_000 * 8 * planner.TOKENS_PER_RECORD / 1000
     assert evaluate.basis == "measured" and evaluate.seconds == (1455 + 460) * 4 * 2 * planner.TOKENS_PER_ANSWER / 50
@@ -120,8 +120,8 @@ def test_a_measured_rate_replaces_the_assumed_one(tmp_path: Path) -> None:
 )
 def test_a_card_is_planned_as_none_that_is_larger(mib: int, planned_for: int | None, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """The nearest card would do for an A100 with 40 GB what only 48 GB can."""
-    assert cards.card_class(mib * cards.MIB) == planned_for
-    monkeypatch.setattr(planner, "card_at_hand", lambda: cards.card_class(mib * cards.MIB))
+    assert gpus.card_class(mib * gpus.MIB) == planned_for
+    monkeypatch.setattr(planner, "card_at_hand", lambda: gpus.card_class(mib * gpus.MIB))
     if planned_for is None:
         assert planner.main(["--preset", "modern"]) == 2
         assert "this machine's GPU has less than 24 GB" in capsys.readouterr().err
@@ -139,9 +139,9 @@ def test_what_the_preset_sets_is_what_is_planned() -> None:
 
 def test_the_fastest_settings_that_fit_are_named_for_every_card() -> None:
     run = memory.Tuning(registry.resolve("llama-2-70b-chat").shape, "qlora", 64, dropout=0.1)
-    best = {key: planner.best_settings(run, 8, card) for key, card in cards.CARDS.items()}
+    best = {key: planner.best_settings(run, 8, card) for key, card in gpus.CARDS.items()}
     assert best[24] == "4 cards (FSDP)" and best[80] == "batch 8, checkpointing" and best[141] == "batch 2"
-    assert planner.best_settings(replace(run, method="lora"), 8, cards.CARDS[24]) is None
+    assert planner.best_settings(replace(run, method="lora"), 8, gpus.CARDS[24]) is None
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import synthetic_study
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 
-from jmedlora_utils.analysis import arms, evidence, exam_errors, registered
+from jmedlora_utils.analysis import evidence, exam_errors, registered, small_models
 from jmedlora_utils.core import paths
-from tests.analysis.test_arms import BASE, OTHER, make_study
 from tests.analysis.test_registered import learned
 from tests.analysis.test_registered import make_study as make_registered
+from tests.analysis.test_small_models import BASE, OTHER, make_study
 
 STEMS = ("32_scores", "40_findings", "42_cost", "43_errors")
 RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-small_lora", "en-large_lora", "en-large_full", "ja-medium_lora")]
@@ -135,7 +135,7 @@ def test_page_44_compares_the_arms_by_the_committed_rule(tmp_path, monkeypatch):
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
     monkeypatch.setattr(evidence, "load_study", lambda preset, source: study)
     measured = [("smollm2_base", 1, "nats per byte", "japanese", 1.5), ("smollm2_base", 1, "likelihood", "small_exam_1, 0-shot, all", 0.2)]
-    monkeypatch.setattr(arms, "measures", lambda preset, seeds: pd.DataFrame(measured, columns=arms.MEASURES))
+    monkeypatch.setattr(small_models, "measures", lambda preset, seeds: pd.DataFrame(measured, columns=small_models.MEASURES))
     shown = run_cells("44_small_models", preset="small-smoke", source="run")
     assert "nothing here is evidence" in shown["banner"].data and "supported" in shown["rule"].data
     assert shown["claim1"].data.count("| supported") == 6 and "+70.0" in shown["claim1"].data

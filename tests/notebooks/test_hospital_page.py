@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from jmedlora_utils.analysis import hospital
+from jmedlora_utils.analysis import hospital_answers
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_jsonl, read_record
@@ -38,7 +38,7 @@ def test_notebook_13_writes_quiz_records_and_sample_of_the_examples(tmp_path, mo
     assert [q.id.split("-")[1] for q in quiz] == [q.id.split("-")[1] for q in found]
     assert all(with_article.text.endswith(f"\n{q.text}") for q, with_article in zip(quiz, found, strict=True))
     assert len(sample) == 40 and sum(bool(q.prohibited) for q in sample) == 20 and {q.exam for q in sample} == {"exam_sample"}
-    records = read_jsonl(data / "instructions" / "hospital.jsonl")
+    records = read_jsonl(data / "instructions" / "hospital_answers.jsonl")
     assert not {q.text for q in quiz} & {r["instruction"] for r in records}
     record = read_record(paths.Workspace("hospital", 1).records / "13_prepare_quiz.json")
     assert record.counts["records"] == len(records) and str(record.counts["bm25_found"]) in shown["retrieval"].data
@@ -58,7 +58,7 @@ def test_the_printed_presets_can_be_planned(name: str, tmp_path, monkeypatch) ->
         (tmp_path / "presets" / "ward.yaml").write_text(ward.replace("/data/models/base", "smollm2-135m-instruct"), encoding="utf-8")
     (tmp_path / "presets" / f"{name}.yaml").write_text(text, encoding="utf-8")
     planned = load_checked(name)
-    assert hospital.has_quiz(name) and STEM in {step.job.notebook for step in steps(planned)}
+    assert hospital_answers.has_quiz(name) and STEM in {step.job.notebook for step in steps(planned)}
     assert planned.seeds == ((1, 2, 3) if name == "ward" else (1,))
 
 

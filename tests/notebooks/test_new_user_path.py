@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jmedlora_utils.analysis import candidates
+from jmedlora_utils.analysis import model_exam_cards
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.records import read_jsonl, read_record
 from jmedlora_utils.workflow import runner
@@ -114,7 +114,7 @@ def test_the_preset_names_the_model_as_the_server_command_does() -> None:
 
 def test_every_column_of_the_exam_card_is_explained() -> None:
     explained = set(re.findall(r"`(\w+)`", section("Read the exam card")))
-    assert set(candidates.COLUMNS) - {"system", "year"} <= explained
+    assert set(model_exam_cards.COLUMNS) - {"system", "year"} <= explained
 
 
 def test_the_commands_for_single_notebooks_name_all_of_the_preset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_from_own_articles_to_the_exam_card_as_printed(copy: Copy, server: Scrip
     tuned = read_record(copy.root / "runs" / "ward" / "seed1" / "records" / "20_tune__ward-lora.json")
     assert tuned.config["max_steps"] == 60 and tuned.status == "done"
 
-    with (copy.root / "runs" / "ward" / "tables" / "candidates.csv").open(encoding="utf-8") as file:
+    with (copy.root / "runs" / "ward" / "tables" / "model_exam_cards.csv").open(encoding="utf-8") as file:
         card = list(csv.DictReader(file))
     assert [row["system"] for row in card] == ["ward-lora, step 0, 0-shot", "ward-lora, step 60, 0-shot", "student-majority"]
     assert [int(row["asked"]) for row in card[:2]] == [HANDFUL, HANDFUL]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from jmedlora_utils.__main__ import main
-from jmedlora_utils.book.executed import MACHINE_PATH
+from jmedlora_utils.book.notebook_pages import MACHINE_PATH
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Record, read_record, sha256_file, write_record
 from jmedlora_utils.evaluation import evaluator

@@ -11,7 +11,7 @@ from typing import Annotated
 import pandas as pd
 from pydantic import Field, model_validator
 
-from jmedlora_utils.analysis import arms, gains
+from jmedlora_utils.analysis import gains, small_models
 from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
@@ -110,7 +110,7 @@ def measures(answers: pd.DataFrame) -> dict[str, Interval]:
     unreadable = 1 - asked(answers, *SYSTEMS["adapter"], "readable")
     return {
         "gain": gains.interval(gain[gain.index.get_level_values("facts") == "taught"], rule.level),
-        "beyond_form": arms.taught_minus_untaught(gain, rule.level),
+        "beyond_form": small_models.taught_minus_untaught(gain, rule.level),
         "beyond_retrieval": gains.interval(added(SYSTEMS["both"], SYSTEMS["retrieval"]), rule.level),
         "examination": gains.interval(added((True, SAMPLE), (False, SAMPLE)), rule.level),
         "prohibited": gains.interval(harm, rule.level),

@@ -1,6 +1,6 @@
 """The rule of the study with small real models, as committed before any scoring: margins, learning rates, hashes of the splits.
 
-The rule itself is `resources/small_rule.yaml`; notebook 44 prints it. Code reads its numbers from there and nowhere else.
+The rule itself is `resources/small_models_rule.yaml`; notebook 44 prints it. Code reads its numbers from there and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_yaml
 from jmedlora_utils.core.settings import Checked
 
-FILE = paths.PACKAGE_DATA / "small_rule.yaml"
+FILE = paths.PACKAGE_DATA / "small_models_rule.yaml"
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 

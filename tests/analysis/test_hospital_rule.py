@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from jmedlora_utils.__main__ import main
-from jmedlora_utils.analysis import decision, evidence, hospital
+from jmedlora_utils.analysis import evidence, hospital_answers, hospital_rule
 from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
@@ -22,7 +22,7 @@ GOOD = {"base": (40, 40), "adapter": (120, 40), "retrieval": (110, 110), "both":
 def make_answers(right=GOOD, seeds=(1, 2, 3), n=N, sample=(30, 30), harm=(2, 2), unreadable=0, asked=60) -> pd.DataFrame:
     rows = []
     for seed in seeds:
-        for system, (tuned, exam) in decision.SYSTEMS.items():
+        for system, (tuned, exam) in hospital_rule.SYSTEMS.items():
             for side, correct in zip(("taught", "untaught"), right[system], strict=True):
                 for i in range(n):
                     readable = int(not (system == "adapter" and i >= n - unreadable))
@@ -33,15 +33,15 @@ def make_answers(right=GOOD, seeds=(1, 2, 3), n=N, sample=(30, 30), harm=(2, 2),
                 made = int(i < harm[tuned]) if i < asked // 2 else None
                 where = ("lora", seed, 80 * tuned, "exam_sample", "exam_sample", f"q{i}", "a")
                 rows.append((*where, "b", 1, float(i < sample[tuned]), made))
-    return pd.DataFrame(rows, columns=hospital.ANSWERS).astype({"prohibited": float})
+    return pd.DataFrame(rows, columns=hospital_answers.ANSWERS).astype({"prohibited": float})
 
 
 def states(answers: pd.DataFrame) -> dict[str, str]:
-    return decision.judge(answers).set_index("check")["state"].to_dict()
+    return hospital_rule.judge(answers).set_index("check")["state"].to_dict()
 
 
 def test_the_measures_are_the_differences_that_they_say() -> None:
-    found = decision.measures(make_answers(sample=(30, 27), harm=(2, 3), unreadable=10))
+    found = hospital_rule.measures(make_answers(sample=(30, 27), harm=(2, 3), unreadable=10))
     assert found["gain"].value == pytest.approx((120 - 40) / N)
     assert found["beyond_form"].value == pytest.approx((120 - 40) / N - (40 - 40) / N)
     assert found["beyond_retrieval"].value == pytest.approx((150 + 130 - 220) / (2 * N))
@@ -53,7 +53,7 @@ def test_the_measures_are_the_differences_that_they_say() -> None:
 def test_an_adapter_that_helps_and_harms_nothing_is_a_go() -> None:
     answers = make_answers()
     assert set(states(answers).values()) == {"holds"}
-    assert decision.verdict(decision.judge(answers), answers) == "go"
+    assert hospital_rule.verdict(hospital_rule.judge(answers), answers) == "go"
 
 
 @pytest.mark.parametrize(
@@ -70,19 +70,19 @@ def test_an_adapter_that_helps_and_harms_nothing_is_a_go() -> None:
 def test_each_check_alone_ends_in_a_no_go(check: str, changed: dict) -> None:
     answers = make_answers(**changed)
     assert states(answers)[check] == "fails"
-    assert decision.verdict(decision.judge(answers), answers) == "no_go"
+    assert hospital_rule.verdict(hospital_rule.judge(answers), answers) == "no_go"
 
 
 def test_a_check_that_the_data_cannot_settle_is_open() -> None:
     mixed = make_answers(right=GOOD | {"adapter": (60, 40)})
     assert states(mixed)["gain"] == "open"
-    assert decision.verdict(decision.judge(mixed), mixed) == "open"
+    assert hospital_rule.verdict(hospital_rule.judge(mixed), mixed) == "open"
 
 
 @pytest.mark.parametrize("small", [{"seeds": (1,)}, {"n": 50, "right": {k: (a // 4, b // 4) for k, (a, b) in GOOD.items()}}])
 def test_too_few_seeds_or_questions_decide_nothing(small: dict) -> None:
     answers = make_answers(**small)
-    assert decision.verdict(decision.judge(answers), answers) == "rehearsal"
+    assert hospital_rule.verdict(hospital_rule.judge(answers), answers) == "rehearsal"
 
 
 @pytest.mark.parametrize(
@@ -98,49 +98,50 @@ def test_too_few_seeds_or_questions_decide_nothing(small: dict) -> None:
     ],
 )
 def test_the_whole_interval_decides_unless_the_rule_says_otherwise(limit: dict, interval: tuple, state: str) -> None:
-    check = decision.Check(says="-", reason="-", **limit)
+    check = hospital_rule.Check(says="-", reason="-", **limit)
     assert check.state(Interval(*interval)) == state
 
 
 def test_the_committed_rule_gives_a_reason_for_every_limit_and_refuses_one_without() -> None:
-    raw = yaml.safe_load(decision.FILE.read_text(encoding="utf-8"))
-    rule = decision.read_rule()
-    assert list(raw["checks"]) == list(decision.NAMES) and all(check.reason for check in rule.checks.values())
+    raw = yaml.safe_load(hospital_rule.FILE.read_text(encoding="utf-8"))
+    rule = hospital_rule.read_rule()
+    assert list(raw["checks"]) == list(hospital_rule.NAMES) and all(check.reason for check in rule.checks.values())
     for broken in ({"at_least": None}, {"at_most": 0.1}):
         with pytest.raises(JmedloraError, match="either at_least or at_most"):
-            decision.Rule.read(raw | {"checks": raw["checks"] | {"gain": raw["checks"]["gain"] | broken}}, "rule")
+            hospital_rule.Rule.read(raw | {"checks": raw["checks"] | {"gain": raw["checks"]["gain"] | broken}}, "rule")
     with pytest.raises(JmedloraError, match="checks must be gain"):
-        decision.Rule.read(raw | {"checks": {"gain": raw["checks"]["gain"]}}, "rule")
+        hospital_rule.Rule.read(raw | {"checks": {"gain": raw["checks"]["gain"]}}, "rule")
 
 
 def test_answers_that_are_not_there_are_named() -> None:
     answers = make_answers()
     with pytest.raises(NotMeasuredError, match="no answers of the adapter to quiz_bm25"):
-        decision.judge(answers[(answers["exam"] != "quiz_bm25") | (answers["steps"] == 0)])
+        hospital_rule.judge(answers[(answers["exam"] != "quiz_bm25") | (answers["steps"] == 0)])
 
 
 def test_answers_of_two_runs_are_not_mixed() -> None:
     answers = make_answers()
     with pytest.raises(JmedloraError, match=r"answers of 2 runs .*choose those of one"):
-        decision.judge(pd.concat([answers, answers.assign(run="other")]))
+        hospital_rule.judge(pd.concat([answers, answers.assign(run="other")]))
 
 
 def test_frozen_answers_are_read_back_and_another_seed_joins_them(tmp_path, monkeypatch) -> None:
     ran = {1: make_answers(seeds=(1,), n=20), 2: make_answers(seeds=(2,), n=20)}
     monkeypatch.setattr(paths, "RESULTS", tmp_path)
-    monkeypatch.setattr(hospital, "_of_run", lambda preset, seeds: ran[seeds[0]])
+    monkeypatch.setattr(hospital_answers, "_of_run", lambda preset, seeds: ran[seeds[0]])
     monkeypatch.setattr(evidence, "freeze", lambda *given: [write_text(tmp_path / "hospital" / "evidence.json", "{}")])
     assert main(["freeze", "--preset", "hospital", "--seeds", "1"]) == 0
-    pd.testing.assert_frame_equal(hospital.answers("hospital", "committed"), ran[1], check_dtype=False)
+    pd.testing.assert_frame_equal(hospital_answers.answers("hospital", "committed"), ran[1], check_dtype=False)
     assert main(["freeze", "--preset", "hospital", "--seeds", "2", "--add"]) == 0
-    both = hospital.answers("hospital", "committed")
-    assert set(both["seed"]) == {1, 2} and decision.judge(both)["state"].eq(decision.judge(pd.concat(ran.values()))["state"]).all()
+    both = hospital_answers.answers("hospital", "committed")
+    joined = hospital_rule.judge(pd.concat(ran.values()))
+    assert set(both["seed"]) == {1, 2} and hospital_rule.judge(both)["state"].eq(joined["state"]).all()
     (tmp_path / "hospital" / "answers.csv").write_text("run\n", encoding="utf-8")
     with pytest.raises(JmedloraError, match=r"answers\.csv: its content differs"):
-        hospital.answers("hospital", "committed")
+        hospital_answers.answers("hospital", "committed")
 
 
 def test_a_preset_without_a_quiz_is_refused() -> None:
-    assert hospital.has_quiz("hospital") and not hospital.has_quiz("smoke")
+    assert hospital_answers.has_quiz("hospital") and not hospital_answers.has_quiz("smoke")
     with pytest.raises(JmedloraError, match="preset 'smoke' asks no quiz"):
-        hospital.answers("smoke")
+        hospital_answers.answers("smoke")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from jmedlora_utils.analysis import arms, claims, evidence, published_pairs
+from jmedlora_utils.analysis import claims, evidence, published_pairs, small_models
 from jmedlora_utils.analysis.claims import Finding
 from jmedlora_utils.core import formatting
 
@@ -55,10 +55,11 @@ def _small() -> list[tuple]:
     bases = sorted(study.outcomes["base"].astype(str).unique(), reverse=True)
     rows = [
         (1, SMALL, f"{row.base}, {row.questions}", row.value, row.low, row.high, row.verdict)
-        for row in arms.claim_1(study, bases).itertuples()
+        for row in small_models.claim_1(study, bases).itertuples()
     ]
     if len(bases) > 1:
-        rows.append((3, SMALL, "Japanese over English records, Gemma minus SmolLM2", *arms.interaction(study, *bases[:2]), "described"))
+        more = small_models.interaction(study, *bases[:2])
+        rows.append((3, SMALL, "Japanese over English records, Gemma minus SmolLM2", *more, "described"))
     return rows
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from exam_fixtures import examination, question, set_marks
 
-from jmedlora_utils.analysis import candidates
+from jmedlora_utils.analysis import model_exam_cards
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.records import Record, sha256_file, write_jsonl, write_record
 from jmedlora_utils.data.questions import write_exam
@@ -38,7 +38,7 @@ def test_a_model_that_was_asked_has_a_row_a_step_and_the_students_stand_below(wo
     answer(workspace, "igakuqa", "lora", 0, {"B1": "気胸", "A1": "気胸"})
     answer(workspace, "igakuqa", "lora", 900, {"B1": "肺炎", "A1": "肺炎"})
     answer(workspace, "mini_trained", "lora", 900, {"B1": "肺炎"})
-    found = candidates.cards("smoke").set_index("system")
+    found = model_exam_cards.cards("smoke").set_index("system")
     assert list(found.index) == ["lora, step 0, 0-shot", "lora, step 900, 0-shot", "student-majority"]
     assert found["points"].tolist() == [0, 4, 5]
     assert found["passed"].tolist() == [False, True, True]
@@ -46,12 +46,12 @@ def test_a_model_that_was_asked_has_a_row_a_step_and_the_students_stand_below(wo
 
 def test_questions_never_asked_stay_in_the_examination_and_no_sitting_gives_an_empty_card(workspace, tmp_path):
     answer(workspace, "mini_trained", "lora", 900, {"B1": "肺炎"})
-    empty = candidates.cards("smoke")
-    assert empty.empty and tuple(empty.columns) == candidates.COLUMNS and candidates.write(tmp_path, empty) == []
+    empty = model_exam_cards.cards("smoke")
+    assert empty.empty and tuple(empty.columns) == model_exam_cards.COLUMNS and model_exam_cards.write(tmp_path, empty) == []
     answer(workspace, "igakuqa", "lora", 900, {"B1": "肺炎", "A1": "肺炎"})
-    row = candidates.cards("smoke").iloc[0]
+    row = model_exam_cards.cards("smoke").iloc[0]
     assert (row["items"], row["asked"], row["items_correct"], row["max_points"], row["reachable"]) == (6, 2, 2, 5, 4)
-    (written,) = candidates.write(tmp_path, candidates.cards("smoke"))
+    (written,) = model_exam_cards.write(tmp_path, model_exam_cards.cards("smoke"))
     assert len(written.read_text(encoding="utf-8").splitlines()) == 3
 
 
@@ -60,7 +60,7 @@ def test_flips_set_the_last_step_beside_the_base_that_was_asked_in_the_same_way(
     answer(workspace, "igakuqa", "second", 900, {"B1": "気胸", "A1": "気胸", "A2": "気胸"})
     answer(workspace, "igakuqa", "second", 3000, {"B1": "肺炎", "A1": "気胸", "A3": "肺炎"})
     answer(workspace, "igakuqa", "other", 900, {"B1": "肺炎"}, base="another")
-    found = candidates.flips("smoke")
+    found = model_exam_cards.flips("smoke")
     assert set(found["first"]) == {"tiny"} and set(found["second"]) == {"second, step 3000, 0-shot"}
     whole = found[found["cut"] == "all"].iloc[0]
     assert whole[["fixed", "broken", "right twice", "wrong twice"]].tolist() == [1, 1, 0, 0], "only questions that both were asked"
@@ -71,5 +71,5 @@ def test_a_base_after_continued_pretraining_is_no_base_of_another_run(workspace)
     write_record(workspace.records, Record("tune", "20_tune__cpt", "smoke", 1, settings, {}))
     answer(workspace, "igakuqa", "cpt", 0, {"B1": "気胸"})
     answer(workspace, "igakuqa", "lora", 900, {"B1": "肺炎"})
-    assert candidates.flips("smoke").empty
-    assert "fixed" in candidates.flips("smoke")
+    assert model_exam_cards.flips("smoke").empty
+    assert "fixed" in model_exam_cards.flips("smoke")

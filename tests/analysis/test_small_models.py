@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from jmedlora_utils.__main__ import main
-from jmedlora_utils.analysis import arms, evidence, scores, small_rule
+from jmedlora_utils.analysis import evidence, scores, small_models, small_models_rule
 from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.analysis.studies import CONDITION, METRICS, QUESTION, Study
 from jmedlora_utils.core.errors import JmedloraError
@@ -59,12 +59,12 @@ def make_study(seeds: tuple[int, ...] = (1, 2, 3), bases: tuple[str, ...] = (BAS
 
 
 def test_claim_1_is_taught_minus_untaught_true_minus_placebo() -> None:
-    found = arms.claim_1(make_study(), [BASE]).set_index("questions")
+    found = small_models.claim_1(make_study(), [BASE]).set_index("questions")
     exam, facts = found.loc["examination"], found.loc["facts, taught wording"]
     assert exam["value"] == pytest.approx((16 - 2) / N - (5 - 5) / N) and exam["true_only"] == pytest.approx((16 - 4) / N - (5 - 4) / N)
     assert facts["value"] == pytest.approx((18 - 4) / N)
     assert (found["low"] > 0).all() and (found["verdict"] == "supported").all()
-    assert set(arms.claim_1(make_study((1, 2)), [BASE])["verdict"]) == {"too few seeds"}
+    assert set(small_models.claim_1(make_study((1, 2)), [BASE])["verdict"]) == {"too few seeds"}
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ def test_claim_1_is_taught_minus_untaught_true_minus_placebo() -> None:
     ],
 )
 def test_the_words_of_the_rule(found: Interval, seeds: int, word: str) -> None:
-    assert arms.verdict(found, seeds) == word
+    assert small_models.verdict(found, seeds) == word
 
 
 def test_transfer_looks_at_questions_that_were_not_taught_alone() -> None:
-    found = arms.transfer(make_study(), [BASE]).set_index("questions")
+    found = small_models.transfer(make_study(), [BASE]).set_index("questions")
     assert found.loc["untaught years", "value"] == pytest.approx((5 - 4) / N) and found.loc["untaught years", "n"] == 3 * N
     assert found.loc["JJSIMQA", "n"] == 3 * 2 * N
     assert set(found["verdict"]) == {"not shown to be small"}
@@ -90,14 +90,14 @@ def test_transfer_looks_at_questions_that_were_not_taught_alone() -> None:
 
 def test_the_interaction_compares_what_japanese_records_add_in_two_models() -> None:
     study = make_study(bases=(BASE, OTHER))
-    assert arms.interaction(study, BASE, OTHER).value == pytest.approx(0.0)
+    assert small_models.interaction(study, BASE, OTHER).value == pytest.approx(0.0)
     gained = (study.outcomes["run"] == "gemma_facts-en") & (study.outcomes["facts"] == "taught")
     study.outcomes.loc[gained, "strict_accuracy"] = 0.0
-    assert arms.interaction(study, BASE, OTHER).value == pytest.approx(8 / N)
+    assert small_models.interaction(study, BASE, OTHER).value == pytest.approx(8 / N)
 
 
 def test_the_summary_has_the_columns_of_the_miniature_and_the_arms() -> None:
-    found = arms.summary(make_study())
+    found = small_models.summary(make_study())
     assert list(found.columns) == [*scores.SUMMARY_COLUMNS, "arm", "material", "language_taught", "exposure"]
     assert set(found.loc[found["exam"] == "mini_bm25", "arm"]) == {"retrieval, BM25"}
     english = found[found["language_taught"] == "english"]
@@ -106,18 +106,18 @@ def test_the_summary_has_the_columns_of_the_miniature_and_the_arms() -> None:
 
 
 def test_answers_are_counted_by_what_is_wrong_with_them() -> None:
-    counted = arms.answer_counts(make_study()).iloc[0]
+    counted = small_models.answer_counts(make_study()).iloc[0]
     assert (counted["n"], counted["unreadable"], counted["denying"]) == (4, 1, 1)
     assert counted["other"] == 2, "one names another choice; one denies one, and is read as naming it"
 
 
 def test_an_arm_that_is_missing_is_named() -> None:
     with pytest.raises(NotMeasuredError, match=r"gemma-3-270m: no run of arm 'lora' on examination japanese"):
-        arms.claim_1(make_study(), [OTHER])
+        small_models.claim_1(make_study(), [OTHER])
 
 
 def test_the_preset_is_the_one_that_the_rule_speaks_of() -> None:
-    rule, preset = small_rule.read_rule(), load_preset("small")
+    rule, preset = small_models_rule.read_rule(), load_preset("small")
     assert set(preset.seeds) <= set(rule.splits) and len(preset.seeds) >= rule.fewest_seeds
     assert rule.development_seed not in rule.splits and len(rule.text) > 5
     for run in preset.runs:
@@ -125,17 +125,17 @@ def test_the_preset_is_the_one_that_the_rule_speaks_of() -> None:
             assert run.tune["learning_rate"] == rule.learning_rates[run.tune["base"]], run.name
             assert with_expert(run.tune, run.name)["records"] in {*RECORDS.values(), "facts_ja_shot"}
     with pytest.raises(JmedloraError, match="seed 1: the examination split is 0000"):
-        small_rule.check_splits("small", 1, {"examination": "0" * 64})
+        small_models_rule.check_splits("small", 1, {"examination": "0" * 64})
     with pytest.raises(JmedloraError, match="no split of seed 77 was committed"):
-        small_rule.check_splits("small", 77, {})
-    small_rule.check_splits("small-smoke", 1, {"examination": "0" * 64})
+        small_models_rule.check_splits("small", 77, {})
+    small_models_rule.check_splits("small-smoke", 1, {"examination": "0" * 64})
 
 
 def test_the_frozen_evidence_of_the_study_has_its_arms_and_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = make_study()
     monkeypatch.setattr(evidence, "read_runs", lambda *_: study)
-    monkeypatch.setattr(arms, "read_runs", lambda *_: study)
-    monkeypatch.setattr(arms, "load_records", lambda *_, **__: [])  # no text was measured
+    monkeypatch.setattr(small_models, "read_runs", lambda *_: study)
+    monkeypatch.setattr(small_models, "load_records", lambda *_, **__: [])  # no text was measured
     folder = tmp_path / "small"
     assert main(["freeze", "--preset", "small", "--folder", str(folder)]) == 0
     check_manifest(folder)
@@ -145,11 +145,11 @@ def test_the_frozen_evidence_of_the_study_has_its_arms_and_a_manifest(tmp_path: 
 
 
 def test_seeds_that_were_run_on_several_machines_are_frozen_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arms, "load_records", lambda *_, **__: [])
+    monkeypatch.setattr(small_models, "load_records", lambda *_, **__: [])
 
     def freeze(seeds: tuple[int, ...], folder: str, *more: str) -> Study:
         study = make_study(seeds)
-        for module in (evidence, arms):
+        for module in (evidence, small_models):
             monkeypatch.setattr(module, "read_runs", lambda *_: study)
         assert main(["freeze", "--preset", "small", "--folder", str(tmp_path / folder), *more]) == 0
         return evidence.read_evidence(tmp_path / folder)
@@ -163,7 +163,7 @@ def test_seeds_that_were_run_on_several_machines_are_frozen_one_after_another(tm
         assert found.seeds == [1, 2, 3] and len(found.records) == len(whole.records)
         both = [s.outcomes.astype({c: str for c in order}).sort_values(order, ignore_index=True) for s in (found, whole)]
         assert both[0].astype(str).equals(both[1].astype(str))
-        assert arms.claim_1(found, [BASE]).equals(arms.claim_1(whole, [BASE]))
+        assert small_models.claim_1(found, [BASE]).equals(small_models.claim_1(whole, [BASE]))
         assert sorted(found.forms["seed"]) == [1, 2, 3]
     assert parts.about["evaluate_seconds"] == {"smollm2_exam": pytest.approx((10 + 2 * 20) / 3, abs=0.1)}
     summaries = [pd.read_csv(tmp_path / folder / "summary.csv") for folder in ("parts", "whole")]

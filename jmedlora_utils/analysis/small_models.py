@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jmedlora_utils.analysis import evidence, scores, small_rule
+from jmedlora_utils.analysis import evidence, scores, small_models_rule
 from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.analysis.studies import INVENTED_EXAMS, TAUGHT_EXAMS, Study, read_runs
 from jmedlora_utils.analysis.verdicts import decide
@@ -103,7 +103,7 @@ def taught_minus_untaught(values: pd.Series, level: float) -> Interval:
 
 def verdict(found: Interval, seeds: int) -> str:
     """The word of the rule for a gain."""
-    rule = small_rule.read_rule()
+    rule = small_models_rule.read_rule()
     if seeds < rule.fewest_seeds:
         return "too few seeds"
     return decide(found, rule.margin)
@@ -115,7 +115,7 @@ def claim_1(study: Study, bases: Sequence[str]) -> pd.DataFrame:
     Returns:
         `base`, `questions`, `value`, `low`, `high` (shares), `true_only` (the same without the placebo, true minus base) and `verdict`.
     """
-    rule, rows = small_rule.read_rule(), []
+    rule, rows = small_models_rule.read_rule(), []
     for base in bases:
         for name, exams in QUESTIONS.items():
             material = "examination" if name == "examination" else "facts"
@@ -136,7 +136,7 @@ def transfer(study: Study, bases: Sequence[str]) -> pd.DataFrame:
     Returns:
         `base`, `questions`, `n`, `value`, `low`, `high` (the interval of two one-sided tests), and `verdict`.
     """
-    rule, rows = small_rule.read_rule(), []
+    rule, rows = small_models_rule.read_rule(), []
     for base in bases:
         runs = find_run(study, base, "lora", "examination", "japanese"), find_run(study, base, "base")
         for name, exams in (("untaught years", TAUGHT_EXAMS), ("JJSIMQA", ("small_transfer",))):
@@ -156,7 +156,7 @@ def interaction(study: Study, first: str, second: str) -> Interval:
 
     Claim 3 as this study can ask it. The two bases differ in more than language: instruction tuning, vocabulary, size.
     """
-    rule, differences = small_rule.read_rule(), []
+    rule, differences = small_models_rule.read_rule(), []
     for base in (first, second):
         runs = [find_run(study, base, "lora", "facts", language) for language in ("japanese", "english")]
         japanese, english = (answered(study, run, ("mini_trained",), rule.scorer) for run in runs)
@@ -225,8 +225,8 @@ def tables(study: Study) -> dict[str, pd.DataFrame]:
 
 def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), add: bool = False) -> list[Path]:
     """Commits the evidence of a finished run as `evidence.freeze` does, with the arms in `summary.csv` and the tables beside it."""
-    if preset != small_rule.read_rule().preset:
-        raise JmedloraError(f"preset {preset!r}: the rule speaks of {small_rule.read_rule().preset!r} alone; freeze that")
+    if preset != small_models_rule.read_rule().preset:
+        raise JmedloraError(f"preset {preset!r}: the rule speaks of {small_models_rule.read_rule().preset!r} alone; freeze that")
     written, study = evidence.freeze(preset, folder, seeds, add), read_runs(preset, seeds)
     folder = written[-1].parent
     found = {name: with_committed(folder / name, table, study.seeds) if add else table for name, table in tables(study).items()}
