@@ -97,7 +97,7 @@ def answers(*responses: str) -> Study:
     asked |= {"text": "どれか。", "choices": ["アカ", "アオ", "キイロ", "ミドリ", "シロ"], "gold": "a"}
     ids = [f"q{i}" for i in range(len(responses))]
     questions = pd.DataFrame([asked | {"seed": 11, "id": i} for i in ids])
-    said = [{"seed": 11, "run": "en-large_sentences", "steps": 32, "exam": "mini_trained", "id": i} for i in ids]
+    said = [{"seed": 11, "run": "en-large_sentences", "steps": 96, "exam": "mini_trained", "id": i} for i in ids]
     examples = pd.DataFrame(said).assign(response=list(responses))
     return replace(make_study(learned, (11, 12)), questions=questions, examples=examples)
 
