@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
@@ -35,6 +35,7 @@ WINDOW = 1024  # documents that are sorted by length together
 LOG_EVERY = 10
 MARKER = "pretraining.json"
 DEVICES = ("cpu", "cuda")
+Architecture = Literal["llama", "gpt_neox"]
 Examine = Callable[[Any, Any], dict[str, Any]]
 
 
@@ -43,7 +44,7 @@ class BaseSettings:
     """Everything that shapes a base."""
 
     name: str  #: Name of the base, and of its folder
-    architecture: Literal["llama", "gpt_neox"]
+    architecture: Architecture
     hidden: int  #: Width of the residual stream, a multiple of twice the heads
     layers: int  #: Blocks
     heads: int  #: Attention heads
@@ -54,6 +55,14 @@ class BaseSettings:
     vocabulary: int = 1000  #: Tokens of the vocabulary, bytes included
     coverage: float = 1.0  #: Share of the characters of the tokenizer's sample that get a token of their own; the rest becomes bytes
     tokenizer_english: float = 0.1  #: Share of English in the tokenizer's sample
+
+    def __post_init__(self) -> None:
+        if self.architecture not in get_args(Architecture):
+            raise JmedloraError(f"{self.name}: architecture {self.architecture!r} is not one of {', '.join(get_args(Architecture))}")
+        if self.hidden % (2 * self.heads):
+            raise JmedloraError(f"{self.name}: hidden {self.hidden} must be a multiple of twice the heads ({self.heads})")
+        if self.documents < 1:
+            raise JmedloraError(f"{self.name}: documents is {self.documents}; it takes at least 1")
 
     @property
     def centric(self) -> str:
