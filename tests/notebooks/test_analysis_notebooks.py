@@ -48,7 +48,8 @@ def pages(tmp_path_factory):
         synthetic_study.write_study("smoke", (1,), RUNS, answers=6)
         more = {"43_errors": {"run_name": "en-large_lora"}}
         made = {stem: run_cells(stem, preset="smoke", source="run", **more.get(stem, {})) for stem in STEMS}
-        yield SimpleNamespace(shown=made, tables=paths.runs_root() / "smoke" / "tables")
+        tables = paths.runs_root() / "smoke" / "tables"
+    return SimpleNamespace(shown=made, tables=tables)  # other tests of this file read presets of their own
 
 
 @pytest.mark.parametrize("stem", STEMS)

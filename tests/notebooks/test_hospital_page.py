@@ -38,7 +38,7 @@ def test_notebook_13_writes_quiz_records_and_sample_of_the_examples(tmp_path, mo
     assert [q.id.split("-")[1] for q in quiz] == [q.id.split("-")[1] for q in found]
     assert all(with_article.text.endswith(f"\n{q.text}") for q, with_article in zip(quiz, found, strict=True))
     assert len(sample) == 40 and sum(bool(q.prohibited) for q in sample) == 20 and {q.exam for q in sample} == {"exam_sample"}
-    records = read_jsonl(data / "instructions" / "hospital_answers.jsonl")
+    records = read_jsonl(data / "instructions" / "hospital.jsonl")
     assert not {q.text for q in quiz} & {r["instruction"] for r in records}
     record = read_record(paths.Workspace("hospital", 1).records / "13_prepare_quiz.json")
     assert record.counts["records"] == len(records) and str(record.counts["bm25_found"]) in shown["retrieval"].data

@@ -171,7 +171,7 @@ def test_from_own_articles_to_the_exam_card_as_printed(copy: Copy, server: Scrip
     tuned = read_record(copy.root / "runs" / "ward" / "seed1" / "records" / "20_tune__ward-lora.json")
     assert tuned.config["max_steps"] == 60 and tuned.status == "done"
 
-    with (copy.root / "runs" / "ward" / "tables" / "model_exam_cards.csv").open(encoding="utf-8") as file:
+    with (copy.root / "runs" / "ward" / "tables" / "candidates.csv").open(encoding="utf-8") as file:
         card = list(csv.DictReader(file))
     assert [row["system"] for row in card] == ["ward-lora, step 0, 0-shot", "ward-lora, step 60, 0-shot", "student-majority"]
     assert [int(row["asked"]) for row in card[:2]] == [HANDFUL, HANDFUL]
