@@ -133,6 +133,14 @@ def _joined(old: Study, new: Study) -> Study:
     )
 
 
+def with_committed(path: Path, table: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
+    """The table with the committed rows of other seeds before it."""
+    if not path.is_file():
+        return table
+    old = pd.read_csv(path)
+    return pd.concat([old[~old["seed"].isin(seeds)], table], ignore_index=True)
+
+
 def _examples(study: Study, run: str) -> pd.DataFrame:
     """Answers to invented exams that are kept for reading: the run before tuning and at the late step, first seed."""
     steps = [0]

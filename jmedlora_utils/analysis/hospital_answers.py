@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from jmedlora_utils.analysis import evidence, small_models
+from jmedlora_utils.analysis import evidence
 from jmedlora_utils.analysis.studies import evaluation_of, evaluations
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
@@ -76,6 +76,6 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), a
     written = evidence.freeze(preset, folder, seeds, add)
     folder = written[-1].parent
     if add:
-        table = small_models.with_committed(folder / FILE, table, table["seed"].unique())
+        table = evidence.with_committed(folder / FILE, table, table["seed"].unique())
     written.append(write_text(folder / FILE, table.to_csv(index=False, float_format="%.6g")))
     return [*written, write_manifest(folder)]

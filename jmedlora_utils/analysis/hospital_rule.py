@@ -82,7 +82,7 @@ def asked(answers: pd.DataFrame, tuned: bool, exam: str, column: str) -> pd.Seri
     Ids are those of the plain quiz, so that a question with an article before it can be compared with the one without.
 
     Args:
-        answers: The table of `hospital.answers`, of one run.
+        answers: The table of `hospital_answers.answers`, of one run.
 
     Raises:
         NotMeasuredError: The exam was not asked of it.

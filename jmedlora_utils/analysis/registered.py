@@ -18,7 +18,6 @@ from pydantic import Field
 
 from jmedlora_utils.analysis import evidence
 from jmedlora_utils.analysis.gains import NotMeasuredError
-from jmedlora_utils.analysis.small_models import with_committed
 from jmedlora_utils.analysis.studies import Study, read_runs
 from jmedlora_utils.analysis.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, decide
 from jmedlora_utils.core import paths, statistics
@@ -202,7 +201,7 @@ def claim_3(study: Study) -> list[Estimate]:
         estimate(3, "English minus Japanese", english - japanese, margin),
         estimate(3, "Japanese-centric short of half", english / 2 - japanese, margin),
         estimate(3, "Japanese-centric gain", japanese),
-        estimate(3, "own minus shared tokenizer", (own - shared) / 2 + by["ja-medium"] - by["ja-medium-shared"]),
+        estimate(3, "own minus shared tokenizer", sum(by[b] - by[f"{b}-shared"] for b in ("en-medium", "ja-medium")) / 2),
         estimate(3, "language by tokenizer", own - shared),
     ]
 
@@ -211,17 +210,17 @@ def claim_4(study: Study, counts: pd.DataFrame) -> list[Estimate]:
     """The metrics: of answers in sentences, those that only reading finds right, and those that Accuracy credits wrongly.
 
     Args:
-        study: Unused but for its seeds; kept so that all claims are called alike.
+        study: The study; its seeds are those that count.
         counts: What `answer_counts` returns.
     """
     rule = read_registration()
     by_seed = counts[counts["seed"].isin(study.seeds)].groupby("seed").sum(numeric_only=True)
     free = by_seed["non_copies"] / by_seed["n"]
-    strict = by_seed["right_not_exact"] / by_seed["right"]
+    strict = by_seed["right_not_exact"] / by_seed["right"].where(by_seed["right"] > 0)
     lenient = by_seed["credited_wrong"] / by_seed["wrong"].where(by_seed["wrong"] > 0)
     found = [
         estimate(4, "answers that copy no choice", free),
-        estimate(4, "right answers that Exact match refuses", strict, rule.margin),
+        estimate(4, "right answers that Exact match refuses", strict.dropna(), rule.margin),
         estimate(4, "wrong answers that Accuracy credits", lenient.dropna(), rule.margin),
     ]
     if free.mean() < rule.fewest_non_copies:
@@ -281,5 +280,5 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), a
     written, study = evidence.freeze(preset, folder, seeds, add), read_runs(preset, seeds)
     folder = written[-1].parent
     counts = answer_counts(study)
-    counts = with_committed(folder / ANSWERS, counts, study.seeds) if add else counts
+    counts = evidence.with_committed(folder / ANSWERS, counts, study.seeds) if add else counts
     return [*written, write_text(folder / ANSWERS, counts.to_csv(index=False)), write_manifest(folder)]

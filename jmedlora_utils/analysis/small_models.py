@@ -229,15 +229,7 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), a
         raise JmedloraError(f"preset {preset!r}: the rule speaks of {small_models_rule.read_rule().preset!r} alone; freeze that")
     written, study = evidence.freeze(preset, folder, seeds, add), read_runs(preset, seeds)
     folder = written[-1].parent
-    found = {name: with_committed(folder / name, table, study.seeds) if add else table for name, table in tables(study).items()}
+    found = {name: evidence.with_committed(folder / name, table, study.seeds) if add else table for name, table in tables(study).items()}
     found["summary.csv"] = summary(evidence.read_evidence(folder))
     written += [write_text(folder / name, table.to_csv(index=False, float_format="%.6g")) for name, table in found.items()]
     return [*written, write_manifest(folder)]
-
-
-def with_committed(path: Path, table: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
-    """The table with the committed rows of other seeds before it."""
-    if not path.is_file():
-        return table
-    old = pd.read_csv(path)
-    return pd.concat([old[~old["seed"].isin(seeds)], table], ignore_index=True)

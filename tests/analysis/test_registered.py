@@ -16,6 +16,8 @@ from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.analysis.studies import QUESTION, Study
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.statistics import Interval
+from jmedlora_utils.data.invented_world import World, WorldSettings
+from jmedlora_utils.data.study_records import half_of_facts
 
 RULE = registered.read_registration()
 SIZES = {"en-small": 2**17, "en-medium": 2**19, "en-large": 2**21}
@@ -156,3 +158,12 @@ def test_the_preset_is_the_registered_one_and_no_development_world_is_counted() 
     assert list(development.seeds) == RULE.development_seeds and not set(RULE.seeds) & set(RULE.development_seeds)
     assert not set(RULE.seeds) & set(load_preset("mini-seeds").seeds), "fresh seeds"
     assert development.runs == preset.runs and development.prepare == preset.prepare
+    world = World(WorldSettings(11, **preset.prepare["10_prepare_instructions"]))
+    assert RULE.facts == {"main": len(world.facts_of("taught")), "half": len(half_of_facts(world))}
+
+
+def test_a_seed_whose_answers_are_all_wrong_or_all_right_does_not_hide_the_others() -> None:
+    counts = pd.DataFrame({"seed": [11, 12, 13], "exam": "mini_trained", "n": 20, "non_copies": 20, "right": [0, 10, 20]})
+    counts = counts.assign(right_not_exact=[0, 10, 20], wrong=[20, 10, 0], credited_wrong=[4, 2, 0])
+    _, strict, lenient = registered.claim_4(make_study(learned), counts)
+    assert list(strict.by_seed) == [1.0, 1.0] and list(lenient.by_seed) == [0.2, 0.2]
