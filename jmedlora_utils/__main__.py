@@ -8,15 +8,17 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from jmedlora_utils.analysis import evidence, hospital_answers, registered, small_models, small_models_rule
-from jmedlora_utils.book import builder, fragments
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import exit_status
 from jmedlora_utils.core.presets import declared_parameters, load_preset, preset_names
 from jmedlora_utils.data import fetch
 from jmedlora_utils.models import hub
-from jmedlora_utils.workflow import export, model_card, results_export, runner
+from jmedlora_utils.workflow import runner
 from jmedlora_utils.workflow.checks import load_checked
+
+# Each notebook of a run is one call of this module: what loads pandas is imported by the command that needs it. And jsonschema, which
+# papermill loads, would build grammars for seconds to check international addresses, of which no notebook has any.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     build = command("book", "build the book of a preset's last run, or of committed evidence where no preset is named", _book)
     build.add_argument("--jobs", type=_count, default=2, help="analysis notebooks side by side, for committed evidence")
     for added in (reproduce, build):
-        added.add_argument("--html", type=Path, default=builder.HTML, help="folder of the built book; new, empty or an earlier build")
+        added.add_argument("--html", type=Path, default=paths.HTML, help="folder of the built book; new, empty or an earlier build")
         added.add_argument("--strict", action="store_true", help="refuse a book with warnings, as the project's own checks do")
     questions = command("exams", "fetch the examination questions and verify them", _exams, preset=False)
     questions.add_argument("--example", action="store_true", help="only the year of the question that the method page shows")
@@ -59,16 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     give.add_argument("--out", type=Path, required=True, help="the folder to make")
     give.add_argument("--base", default="", help="where its base lies now, if elsewhere: a folder or name@commit")
     give.add_argument("--merge", action="store_true", help="write a whole model: the adapter merged into the unquantised base")
-    give.add_argument("--dtype", default="", choices=list(export.BYTES), help="of the merged weights; default: as the base is stored")
+    give.add_argument("--dtype", default="", choices=list(hub.BYTES), help="of the merged weights; default: as the base is stored")
     command("cards", "write a model card into every adapter of a preset", _cards)
     keep = command("freeze", "turn the finished runs of a preset into committed evidence", _freeze)
     keep.add_argument("--folder", type=Path, help="write there instead of book/results/")
     keep.add_argument("--seeds", type=int, nargs="*", default=(), help="only these seeds")
     keep.add_argument("--add", action="store_true", help="keep the other seeds that are committed there already")
     share = command("export-results", "write committed results in the schemas of Every Eval Ever", _export_results, preset=False)
-    share.add_argument("--study", nargs="*", default=(), help=f"some of {', '.join(results_export.studies())}; default: all")
+    share.add_argument("--study", nargs="*", default=(), help="names of folders below book/results/; default: all")
     share.add_argument("--out", type=Path, required=True, help="the folder; the files go below its data/")
-    command("tidy", "sort and tidy the bibliography", lambda _: int(builder.tidy_bibliography()), preset=False)
+    command("tidy", "sort and tidy the bibliography", _tidy, preset=False)
     return parser
 
 
@@ -88,6 +90,9 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
+    from jmedlora_utils.book import builder
+    from jmedlora_utils.workflow import model_card
+
     builder.refuse_foreign(options.html)
     times = [("install", options.install_seconds)]
     start = time.perf_counter()
@@ -106,6 +111,8 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _book(options: argparse.Namespace) -> None:
+    from jmedlora_utils.book import builder
+
     _say_book(*builder.build(options.preset, options.html, options.jobs, options.strict))
 
 
@@ -116,6 +123,8 @@ def _say_book(index: Path, warned: list[str]) -> None:
 
 
 def _exams(options: argparse.Namespace) -> None:
+    from jmedlora_utils.book import fragments
+
     if options.example:
         print(fetch.ensure(["igakuqa"], [fragments.EXAMPLE[0]]).notice())
     else:
@@ -135,15 +144,21 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    from jmedlora_utils.workflow import export
+
     print(export.export(options.adapter, options.out, options.base, options.merge, options.dtype))
 
 
 def _cards(options: argparse.Namespace) -> None:
+    from jmedlora_utils.workflow import model_card
+
     written = model_card.write_all(options.preset, load_preset(options.preset).seeds)
     print("\n".join(map(str, written)) or f"preset {options.preset!r} has no adapter yet")
 
 
 def _freeze(options: argparse.Namespace) -> None:
+    from jmedlora_utils.analysis import evidence, hospital_answers, registered, small_models, small_models_rule
+
     own = {small_models_rule.read_rule().preset: small_models.freeze, registered.read_registration().preset: registered.freeze}
     usual = hospital_answers.freeze if hospital_answers.has_quiz(options.preset) else evidence.freeze
     written = own.get(options.preset, usual)(options.preset, options.folder, options.seeds, options.add)
@@ -151,9 +166,17 @@ def _freeze(options: argparse.Namespace) -> None:
 
 
 def _export_results(options: argparse.Namespace) -> None:
+    from jmedlora_utils.workflow import results_export
+
     written = results_export.export(options.out, options.study)
     size = sum(path.stat().st_size for path in written) / 1e6
     print(f"{len(written)} files, {size:.1f} MB below {options.out / 'data'}, each checked against its schema; no text of a question")
+
+
+def _tidy(options: argparse.Namespace) -> None:
+    from jmedlora_utils.book import builder
+
+    builder.tidy_bibliography()
 
 
 if __name__ == "__main__":

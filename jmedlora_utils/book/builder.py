@@ -27,7 +27,6 @@ from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset
 from jmedlora_utils.core.records import load_records, read_json, sha256_file, sha256_text, write_json, write_text
 from jmedlora_utils.workflow.runner import durations, plain
 
-HTML = paths.ROOT / "_build" / "html"
 STAGING = paths.ROOT / "_book"
 GENERATED = "_generated"
 EVIDENCE = "evidence"
@@ -57,7 +56,7 @@ def refuse_foreign(html: Path) -> None:
         raise JmedloraError(f"{html}: it is not an earlier build of this book, so it is left as it is; name a new or an empty folder")
 
 
-def build(preset_name: str = "", html: Path = HTML, jobs: int = 2, strict: bool = False) -> Built:
+def build(preset_name: str = "", html: Path = paths.HTML, jobs: int = 2, strict: bool = False) -> Built:
     """Builds the book of a preset's last run, or of committed evidence where no preset is named.
 
     The old book in `html` (see `refuse_foreign`) stays in place until the new one is complete; the same input is not built twice.

@@ -14,6 +14,7 @@ NOTEBOOKS = ROOT / "notebooks"
 PRESETS = NOTEBOOKS / "presets"
 BOOK = ROOT / "book"
 RESULTS = BOOK / "results"
+HTML = ROOT / "_build" / "html"
 PACKAGE_DATA = PACKAGE / "resources"
 
 

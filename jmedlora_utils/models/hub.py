@@ -13,6 +13,7 @@ from jmedlora_utils.models import registry, wheels
 from jmedlora_utils.models.registry import ModelEntry
 
 GB = 1e9
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of one weight, by its dtype
 SPARE_BYTES = 2 << 30
 SETTINGS_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 # The first kind that a repository has; a second copy of the weights is not fetched.

@@ -10,12 +10,11 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_json, write_json, write_text, writing
 from jmedlora_utils.models import loading
-from jmedlora_utils.models.hub import GB
+from jmedlora_utils.models.hub import BYTES, GB
 from jmedlora_utils.models.registry import ModelEntry
 from jmedlora_utils.workflow import model_card
 from jmedlora_utils.workflow.model_card import Tuned
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPARE_BYTES = 256 << 20
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PROBE = "問題: 次のうち正しいのはどれか。"
