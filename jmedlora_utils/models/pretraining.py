@@ -1,7 +1,7 @@
 """Bases of the mini study: tokenizers and tiny language models trained from scratch on the invented world.
 
-As in the paper, an English-centric ladder (Llama architecture) stands beside a Japanese-centric base (GPT-NeoX, as OpenCALM). All bases of
-a ladder read equally many documents, the English-centric ones the very same. Rate and batch were chosen by the general exam and by time.
+An English-centric ladder of three sizes stands beside Japanese-centric bases of the middle one. All bases of a ladder read equally many
+documents, those of one language the very same. Rate and batch were chosen by the general exam and by time.
 """
 
 import json
@@ -70,6 +70,7 @@ class BaseSettings:
         return "english" if self.english > 0.5 else "japanese"
 
 
+LARGER = {"batch_tokens": 8192, "vocabulary": 2000}
 SHARED = {"coverage": 1.0, "tokenizer_english": 0.5}  # a tokenizer from as much English as Japanese, the same for both kinds of base
 
 
@@ -85,14 +86,8 @@ def _japanese(name: str, hidden: int, layers: int, heads: int, documents: int, r
 
 LADDERS: dict[str, tuple[BaseSettings, ...]] = {
     "smoke": (_english("en-small", 32, 2, 2, 1500, 4e-3), _japanese("ja-medium", 32, 2, 2, 1500, 4e-3)),
+    # Three sizes, and at the middle one language by tokenizer, all of one architecture.
     "mini": (
-        _english("en-small", 64, 2, 2, 30000, 3e-3),
-        _english("en-medium", 128, 3, 4, 30000, 2e-3),
-        _english("en-large", 192, 4, 4, 30000, 1.5e-3, batch_tokens=1024),
-        _japanese("ja-medium", 128, 3, 4, 30000, 2e-3),
-    ),
-    # The registered study: three sizes, and at the middle one language by tokenizer, all of one architecture.
-    "registered": (
         _english("en-small", 64, 2, 2, 30000, 3e-3),
         _english("en-medium", 128, 3, 4, 30000, 2e-3),
         _english("en-large", 192, 4, 4, 30000, 1.5e-3, batch_tokens=1024),
@@ -100,13 +95,14 @@ LADDERS: dict[str, tuple[BaseSettings, ...]] = {
         _japanese("ja-medium", 128, 3, 4, 30000, 2e-3, architecture="llama"),
         _japanese("ja-medium-shared", 128, 3, 4, 30000, 2e-3, architecture="llama", **SHARED),
     ),
-    # 1, 10, 60 and 290 million parameters, for one GPU.
+    # The same with 1, 10 and 290 million parameters, for one GPU.
     "midi": (
-        _english("en-small", 128, 4, 4, 200_000, 1.5e-3, batch_tokens=8192, vocabulary=2000),
-        _english("en-medium", 320, 8, 8, 200_000, 8e-4, batch_tokens=8192, vocabulary=2000),
-        _english("en-large", 640, 12, 10, 200_000, 4e-4, batch_tokens=8192, vocabulary=2000),
-        _english("en-xlarge", 1152, 18, 18, 200_000, 2e-4, batch_tokens=8192, vocabulary=2000),
-        _japanese("ja-medium", 320, 8, 8, 200_000, 8e-4, batch_tokens=8192, vocabulary=2000),
+        _english("en-small", 128, 4, 4, 200_000, 1.5e-3, **LARGER),
+        _english("en-medium", 320, 8, 8, 200_000, 8e-4, **LARGER),
+        _english("en-large", 1152, 18, 18, 200_000, 2e-4, **LARGER),
+        _english("en-medium-shared", 320, 8, 8, 200_000, 8e-4, **LARGER, **SHARED),
+        _japanese("ja-medium", 320, 8, 8, 200_000, 8e-4, architecture="llama", **LARGER),
+        _japanese("ja-medium-shared", 320, 8, 8, 200_000, 8e-4, architecture="llama", **LARGER, **SHARED),
     ),
 }
 

@@ -14,6 +14,7 @@ import pytest
 from jmedlora_utils.analysis import registered
 from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.analysis.studies import QUESTION, Study
+from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.statistics import Interval
 from jmedlora_utils.data.invented_world import World, WorldSettings
@@ -27,7 +28,7 @@ Share = Callable[[str, str, str, int, int], float]
 def make_study(share: Share, seeds: tuple[int, ...] = (11, 12, 13), n: int = 40) -> Study:
     """A study in which `share(run, exam, facts, shots, steps)` of the answers are right, of every run of the preset."""
     rows = []
-    for run, seed in itertools.product(load_preset("registered").runs, seeds):
+    for run, seed in itertools.product(load_preset("mini-seeds").runs, seeds):
         base, asked = run.evaluate["base"], {"exams": ["mini_trained", "mini_heldout"], "shots": [0, 1]} | run.evaluate
         about = {"seed": seed, "run": run.name, "base": base, "centric": "english", "size_params": SIZES.get(base, 2**19)}
         for exam, shots, step in itertools.product(asked["exams"], asked["shots"], asked["steps"]):
@@ -38,7 +39,7 @@ def make_study(share: Share, seeds: tuple[int, ...] = (11, 12, 13), n: int = 40)
                 rows += [known | {"id": f"{exam}-{facts}{i}", "accuracy": float(i < right)} for i in range(n)]
     frame = pd.DataFrame(rows)
     empty = pd.DataFrame(columns=["seed", *QUESTION, "text", "choices", "gold"])
-    return Study("registered", "run", frame, [], pd.DataFrame(), empty, pd.DataFrame(), {"device": "", "created": ""})
+    return Study("mini-seeds", "run", frame, [], pd.DataFrame(), empty, pd.DataFrame(), {"device": "", "created": ""})
 
 
 def learned(run: str, exam: str, facts: str, shots: int, step: int) -> float:
@@ -153,10 +154,11 @@ def test_the_smallest_detectable_effect_is_found_with_the_power_that_it_says() -
 
 
 def test_the_preset_is_the_registered_one_and_no_development_world_is_counted() -> None:
-    preset, development = load_preset("registered"), load_preset("registered-dev")
+    preset, development = load_preset("mini-seeds"), load_preset("mini-dev")
     assert list(preset.seeds) == RULE.seeds and len(RULE.seeds) == 12
     assert list(development.seeds) == RULE.development_seeds and not set(RULE.seeds) & set(RULE.development_seeds)
-    assert not set(RULE.seeds) & set(load_preset("mini-seeds").seeds), "fresh seeds"
+    earlier = pd.concat(pd.read_csv(paths.RESULTS / "studies" / f"study{n}.csv") for n in (1, 2))
+    assert not set(RULE.seeds) & set(range(1, 6)) and earlier["seeds"].max() == 5, "fresh seeds"
     assert development.runs == preset.runs and development.prepare == preset.prepare
     world = World(WorldSettings(11, **preset.prepare["10_prepare_instructions"]))
     assert RULE.facts == {"main": len(world.facts_of("taught")), "half": len(half_of_facts(world))}
