@@ -7,7 +7,8 @@ difference of shares of right answers, or for claim 2 a slope.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -19,7 +20,7 @@ from pydantic import Field
 from jmedlora_utils.analysis import evidence
 from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.analysis.studies import Study, read_runs
-from jmedlora_utils.analysis.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, decide
+from jmedlora_utils.analysis.verdicts import NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, UNDECIDED, decide
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.manifest import write_manifest
 from jmedlora_utils.core.records import read_yaml, write_text
@@ -29,6 +30,9 @@ from jmedlora_utils.core.statistics import Interval
 FILE = paths.PACKAGE_DATA / "registration.yaml"
 NOT_TESTABLE, ONE_SEED = "not testable here", "one seed"
 SMALL, NOT_SMALL = "shown to be small", "not shown to be small"
+LARGE_MINUS_SMALL = "large minus small, in points"
+DECIDING = {1: 3, 2: 1, 3: 3, 4: 2}
+"""How many estimands decide each claim."""
 ANSWERS = "answers.csv"
 SIZES = ("en-small", "en-medium", "en-large")
 TRAINED, HELD_OUT = "mini_trained", "mini_heldout"
@@ -129,7 +133,8 @@ def estimate(claim: int, name: str, by_seed: pd.Series, margin: float | None = N
     """The mean over seeds with its interval, and the verdict where the rule has a margin for it."""
     rule, n = read_registration(), len(by_seed)
     if n < 2:
-        return Estimate(claim, name, by_seed, Interval(float(by_seed.mean()), math.nan, math.nan), math.nan, ONE_SEED)
+        word = "" if margin is None else ONE_SEED
+        return Estimate(claim, name, by_seed, Interval(float(by_seed.mean()), math.nan, math.nan), math.nan, word)
     from scipy.stats import t
 
     found = statistics.seed_interval([np.array([value]) for value in by_seed], rule.level)
@@ -142,32 +147,78 @@ def equivalence(claim: int, name: str, by_seed: pd.Series) -> Estimate:
     """An effect that should be nil: two one-sided tests against plus and minus the margin, through the interval that belongs to them."""
     rule, made = read_registration(), estimate(claim, name, by_seed)
     if len(by_seed) < 2:
-        return made
+        return made._replace(verdict=ONE_SEED)
     inner = statistics.seed_interval([np.array([value]) for value in by_seed], 1 - 2 * rule.equivalence_level)
     within = -rule.margin < inner.low and inner.high < rule.margin
     return made._replace(interval=inner, verdict=SMALL if within else NOT_SMALL)
 
 
-def claim_1(study: Study) -> list[Estimate]:
+class Finding(NamedTuple):
+    """What a study says of one claim."""
+
+    claim: int
+    estimates: list[Estimate]  #: The first is the claim's main effect; those with a word decide
+    verdict: str  #: The word for the claim
+    missing: list[str]  #: Why an estimand could not be measured
+
+
+def findings(study: Study) -> list[Finding]:
+    """The registered rule applied to every claim; an estimand whose runs the study lacks is left out and named."""
+    found = []
+    for claim, makers in ((1, claim_1(study)), (2, claim_2(study)), (3, claim_3(study)), (4, claim_4(study))):
+        measured, missing = [], []
+        for make in makers:
+            try:
+                measured.append(make())
+            except NotMeasuredError as error:
+                missing.append(str(error))
+        found.append(Finding(claim, measured, verdict(claim, measured), missing))
+    return found
+
+
+def changed_words(study: Study) -> dict[int, list[str]]:
+    """The word for each claim with one thing changed at a time: without one of the worlds, each in turn, and by the `strict` scorer."""
+    frame = study.outcomes
+    without = [replace(study, outcomes=frame[frame["seed"] != seed]) for seed in study.seeds if len(study.seeds) > 2]
+    strict = replace(study, outcomes=frame.assign(**{read_registration().metric: frame["strict_accuracy"]}))
+    words: dict[int, list[str]] = {}
+    for changed in (*without, strict):
+        for found in findings(changed):
+            words.setdefault(found.claim, []).append(found.verdict)
+    return words
+
+
+Makers = Sequence[Callable[[], Estimate]]
+
+
+def claim_1(study: Study) -> Makers:
     """Knowledge: taught minus untaught, true minus placebo; what other wordings and prompts keep of it."""
-    margin, arms = read_registration().margin, ("en-large_lora", "en-large_placebo")
-    taught, untaught = ([averaged(study, run, facts) for run in arms] for facts in ("taught", "untaught"))
-    knowledge = (taught[0] - taught[1]) - (untaught[0] - untaught[1])
-    unchanged = untaught[0] - averaged(study, arms[0], "untaught", base=True)
-    form = taught[1] - averaged(study, arms[0], "taught", base=True)
-    lost = {}
-    for run, name in ((arms[0], "LoRA"), ("en-large_full", "full tuning")):
-        best = correct(study, run, TRAINED, "taught")
-        lost[f"{name}: lost with another wording"] = best - correct(study, run, HELD_OUT, "taught")
-        lost[f"{name}: lost with a worked example"] = -change_with_example(study, run)
-    cured = change_with_example(study, "en-large_examples") - change_with_example(study, arms[0])
+    margin, true, placebo = read_registration().margin, "en-large_lora", "en-large_placebo"
+
+    def knowledge() -> pd.Series:
+        taught, untaught = ([averaged(study, run, facts) for run in (true, placebo)] for facts in ("taught", "untaught"))
+        return (taught[0] - taught[1]) - (untaught[0] - untaught[1])
+
+    def lost(run: str, what: str) -> pd.Series:
+        if what == "example":
+            return -change_with_example(study, run)
+        return correct(study, run, TRAINED, "taught") - correct(study, run, HELD_OUT, "taught")
+
+    def more_than_base(run: str, facts: str) -> pd.Series:
+        return averaged(study, run, facts) - averaged(study, true, facts, base=True)
+
     return [
-        estimate(1, "knowledge", knowledge, margin),
-        equivalence(1, "untaught facts", unchanged),
-        estimate(1, "partially: lost with another wording or an example", sum(list(lost.values())[:2]) / 2, margin),
-        estimate(1, "placebo on taught facts", form),
-        *(estimate(1, name, values) for name, values in lost.items()),
-        estimate(1, "kept by records with examples", cured),
+        lambda: estimate(1, "knowledge", knowledge(), margin),
+        lambda: equivalence(1, "untaught facts", more_than_base(true, "untaught")),
+        lambda: estimate(
+            1, "partially: lost with another wording or an example", (lost(true, "wording") + lost(true, "example")) / 2, margin
+        ),
+        lambda: estimate(1, "placebo on taught facts", more_than_base(placebo, "taught")),
+        lambda: estimate(1, "LoRA: lost with another wording", lost(true, "wording")),
+        lambda: estimate(1, "LoRA: lost with a worked example", lost(true, "example")),
+        lambda: estimate(1, "full tuning: lost with another wording", lost("en-large_full", "wording")),
+        lambda: estimate(1, "full tuning: lost with a worked example", lost("en-large_full", "example")),
+        lambda: estimate(1, "kept by records with examples", lost(true, "example") - lost("en-large_examples", "example")),
     ]
 
 
@@ -176,56 +227,72 @@ def change_with_example(study: Study, run: str) -> pd.Series:
     return correct(study, run, TRAINED, "taught", 1) - correct(study, run, TRAINED, "taught", 0)
 
 
-def claim_2(study: Study) -> list[Estimate]:
+def claim_2(study: Study) -> Makers:
     """Size: the slope at the registered load; beside it half the load, and adapters of equal size."""
     margin = read_registration().slope_margin
     main = {base: f"{base}_lora" for base in SIZES}
     half = {base: f"{base}_half" for base in SIZES}
     matched = main | {base: f"{base}_matched" for base in ("en-small", "en-large")}
     return [
-        estimate(2, "slope per doubling", slope(study, main, HELD_OUT), margin),
-        estimate(2, "slope, half the facts", slope(study, half, "mini_half")),
-        estimate(2, "slope, equal adapters", slope(study, matched, HELD_OUT)),
+        lambda: estimate(2, "slope per doubling", slope(study, main, HELD_OUT), margin),
+        lambda: estimate(2, "slope, half the facts", slope(study, half, "mini_half")),
+        lambda: estimate(2, "slope, equal adapters", slope(study, matched, HELD_OUT)),
+        lambda: estimate(
+            2,
+            LARGE_MINUS_SMALL,
+            correct(study, main["en-large"], HELD_OUT, "taught") - correct(study, main["en-small"], HELD_OUT, "taught"),
+        ),
     ]
 
 
-def claim_3(study: Study) -> list[Estimate]:
+def claim_3(study: Study) -> Makers:
     """Language of the base by tokenizer: main effects, interaction, and whether the Japanese-centric bases stay limited."""
     margin = read_registration().margin
-    by = {base: gain(study, f"{base}_lora") for base in ("en-medium", "en-medium-shared", "ja-medium", "ja-medium-shared")}
-    english = (by["en-medium"] + by["en-medium-shared"]) / 2
-    japanese = (by["ja-medium"] + by["ja-medium-shared"]) / 2
-    own, shared = by["en-medium"] - by["ja-medium"], by["en-medium-shared"] - by["ja-medium-shared"]
+
+    def by(base: str) -> pd.Series:
+        return gain(study, f"{base}_lora")
+
+    def both(language: str) -> pd.Series:
+        return (by(f"{language}-medium") + by(f"{language}-medium-shared")) / 2
+
+    def own_minus_shared(language: str) -> pd.Series:
+        return by(f"{language}-medium") - by(f"{language}-medium-shared")
+
     return [
-        estimate(3, "English-centric gain", english, margin),
-        estimate(3, "English minus Japanese", english - japanese, margin),
-        estimate(3, "Japanese-centric short of half", english / 2 - japanese, margin),
-        estimate(3, "Japanese-centric gain", japanese),
-        estimate(3, "own minus shared tokenizer", sum(by[b] - by[f"{b}-shared"] for b in ("en-medium", "ja-medium")) / 2),
-        estimate(3, "language by tokenizer", own - shared),
+        lambda: estimate(3, "English-centric gain", both("en"), margin),
+        lambda: estimate(3, "English minus Japanese", both("en") - both("ja"), margin),
+        lambda: estimate(3, "Japanese-centric short of half", both("en") / 2 - both("ja"), margin),
+        lambda: estimate(3, "Japanese-centric gain", both("ja")),
+        lambda: estimate(3, "own minus shared tokenizer", (own_minus_shared("en") + own_minus_shared("ja")) / 2),
+        lambda: estimate(3, "language by tokenizer", own_minus_shared("en") - own_minus_shared("ja")),
+        lambda: estimate(3, "own tokenizers: English minus Japanese", by("en-medium") - by("ja-medium")),
+        lambda: estimate(3, "as in the paper: large English minus middle Japanese", by("en-large") - by("ja-medium")),
     ]
 
 
-def claim_4(study: Study, counts: pd.DataFrame) -> list[Estimate]:
-    """The metrics: of answers in sentences, those that only reading finds right, and those that Accuracy credits wrongly.
-
-    Args:
-        study: The study; its seeds are those that count.
-        counts: What `answer_counts` returns.
-    """
+def claim_4(study: Study) -> Makers:
+    """The metrics: of answers in sentences, those that only reading finds right, and those that Accuracy credits wrongly."""
     rule = read_registration()
-    by_seed = counts[counts["seed"].isin(study.seeds)].groupby("seed").sum(numeric_only=True)
-    free = by_seed["non_copies"] / by_seed["n"]
-    strict = by_seed["right_not_exact"] / by_seed["right"].where(by_seed["right"] > 0)
-    lenient = by_seed["credited_wrong"] / by_seed["wrong"].where(by_seed["wrong"] > 0)
-    found = [
-        estimate(4, "answers that copy no choice", free),
-        estimate(4, "right answers that Exact match refuses", strict.dropna(), rule.margin),
-        estimate(4, "wrong answers that Accuracy credits", lenient.dropna(), rule.margin),
+
+    @cache
+    def counts() -> pd.DataFrame:
+        found = answer_counts(study)
+        return found[found["seed"].isin(study.seeds)].groupby("seed").sum(numeric_only=True)
+
+    def copies_none() -> pd.Series:
+        return counts()["non_copies"] / counts()["n"]
+
+    def share(part: str, of: str) -> Estimate:
+        name = f"{of} answers that {'Exact match refuses' if part == 'right_not_exact' else 'Accuracy credits'}"
+        values = (counts()[part] / counts()[of].where(counts()[of] > 0)).dropna()
+        made = estimate(4, name, values, rule.margin)
+        return made._replace(verdict=NOT_TESTABLE) if copies_none().mean() < rule.fewest_non_copies else made
+
+    return [
+        lambda: share("right_not_exact", "right"),
+        lambda: share("credited_wrong", "wrong"),
+        lambda: estimate(4, "answers that copy no choice", copies_none()),
     ]
-    if free.mean() < rule.fewest_non_copies:
-        found = [e._replace(verdict=NOT_TESTABLE if e.verdict else "") for e in found]
-    return found
 
 
 def answer_counts(study: Study) -> pd.DataFrame:
@@ -260,13 +327,28 @@ def answer_counts(study: Study) -> pd.DataFrame:
     return pd.DataFrame(found).groupby(["seed", "exam"], as_index=False).sum()
 
 
-def verdict(estimates: Sequence[Estimate]) -> str:
-    """The word for a claim: supported if every part with a word of its own is, not supported if one is not, else undecided."""
+def verdict(claim: int, estimates: Sequence[Estimate]) -> str:
+    """The word for a claim: supported if each of its deciding estimands is, not supported if one is not, else undecided."""
     words = [e.verdict for e in estimates if e.verdict]
+    if len(words) < DECIDING[claim]:
+        return NOT_MEASURED
     for word in (ONE_SEED, NOT_TESTABLE, NOT_SUPPORTED):
         if word in words:
             return word
     return SUPPORTED if set(words) <= {SUPPORTED, SMALL} else UNDECIDED
+
+
+def provisional(study: Study) -> str:
+    """What a page says above the words: that these are not the registered seeds, or not all of them; empty where they are."""
+    rule = read_registration()
+    if study.preset != rule.preset or not set(study.seeds) <= set(rule.seeds):
+        return "Not the registered study: what follows applies its rule to other worlds, and is no evidence."
+    if missing := len(set(rule.seeds) - set(study.seeds)):
+        return (
+            f"{len(study.seeds)} of the {len(rule.seeds)} registered worlds have been run, and {missing} are still to come. The number was "
+            "fixed in advance, so the words below are provisional until all are in."
+        )
+    return ""
 
 
 def table(estimates: Sequence[Estimate]) -> pd.DataFrame:

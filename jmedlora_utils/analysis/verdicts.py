@@ -2,8 +2,7 @@
 
 | study | rule and numbers | code |
 | --- | --- | --- |
-| the miniature, first and second study | `claims`, first lines | `claims` |
-| the registered study | `resources/registration.yaml` | `registered` |
+| the miniature | `resources/registration.yaml` | `registered` |
 | small real models | `resources/small_models_rule.yaml` | `small_models` |
 | published models in pairs | `published_pairs`, first lines | `published_pairs` |
 | one's own articles | `resources/hospital_rule.yaml` | `hospital_rule` |
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from jmedlora_utils.core.statistics import Interval
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided at this size"
+NOT_MEASURED = "not measured"
 
 
 def decide(effect: Interval, margin: float) -> str:

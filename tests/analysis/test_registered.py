@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from jmedlora_utils.analysis import registered
-from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.analysis.studies import QUESTION, Study
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import load_preset
@@ -39,7 +38,8 @@ def make_study(share: Share, seeds: tuple[int, ...] = (11, 12, 13), n: int = 40)
                 rows += [known | {"id": f"{exam}-{facts}{i}", "accuracy": float(i < right)} for i in range(n)]
     frame = pd.DataFrame(rows)
     empty = pd.DataFrame(columns=["seed", *QUESTION, "text", "choices", "gold"])
-    return Study("mini-seeds", "run", frame, [], pd.DataFrame(), empty, pd.DataFrame(), {"device": "", "created": ""})
+    said = pd.DataFrame(columns=["seed", "run", "steps", "exam", "id", "response"])
+    return Study("mini-seeds", "run", frame, [], said, empty, pd.DataFrame(), {"device": "", "created": ""})
 
 
 def learned(run: str, exam: str, facts: str, shots: int, step: int) -> float:
@@ -49,49 +49,55 @@ def learned(run: str, exam: str, facts: str, shots: int, step: int) -> float:
     return 0.2 + 0.6 * (0.75 if exam != "mini_trained" else 1) * (0.5 if shots else 1)
 
 
-def by_name(estimates: list[registered.Estimate]) -> dict[str, registered.Estimate]:
-    return {e.name: e for e in estimates}
+def claim(number: int, study: Study) -> registered.Finding:
+    return registered.findings(study)[number - 1]
+
+
+def by_name(found: registered.Finding) -> dict[str, registered.Estimate]:
+    return {e.name: e for e in found.estimates}
 
 
 def test_knowledge_is_what_true_records_add_to_taught_facts_alone() -> None:
-    found = by_name(registered.claim_1(make_study(learned)))
+    found = by_name(claim(1, make_study(learned)))
     each = np.mean([0.6, 0.45, 0.3, 0.225])
     assert found["knowledge"].interval.value == pytest.approx(each, abs=0.01) and found["knowledge"].verdict == registered.SUPPORTED
     assert found["untaught facts"].verdict == registered.SMALL
     partly = found["partially: lost with another wording or an example"]
     assert partly.interval.value == pytest.approx((0.15 + 0.3) / 2, abs=0.01) and partly.verdict == registered.SUPPORTED
-    assert registered.verdict(list(found.values())) == registered.SUPPORTED
+    assert registered.verdict(1, list(found.values())) == registered.SUPPORTED
 
 
 def test_a_gain_that_the_placebo_shares_is_no_knowledge() -> None:
     form = make_study(lambda run, exam, facts, shots, step: 0.2 if step == 0 else 0.6)
-    found = by_name(registered.claim_1(form))
+    found = by_name(claim(1, form))
     assert found["knowledge"].verdict == registered.NOT_SUPPORTED and found["placebo on taught facts"].interval.value == pytest.approx(0.4)
     assert found["untaught facts"].verdict == registered.NOT_SMALL
-    assert registered.verdict(list(found.values())) == registered.NOT_SUPPORTED
+    assert registered.verdict(1, list(found.values())) == registered.NOT_SUPPORTED
 
 
 def test_the_slope_of_size_is_in_logits_per_doubling() -> None:
     def by_size(run: str, exam: str, facts: str, shots: int, step: int) -> float:
         return 1 / (1 + math.exp(-{"en-small": -1.0, "en-medium": 0.0, "en-large": 1.0}.get(run.split("_")[0], 0.0)))
 
-    main, half, equal = registered.claim_2(make_study(by_size, n=400))
+    main, half, equal, points = claim(2, make_study(by_size, n=400)).estimates
     assert main.interval.value == pytest.approx(0.5, abs=0.03) and main.verdict == registered.SUPPORTED
-    assert half.verdict == equal.verdict == ""
-    flat = registered.claim_2(make_study(lambda *_: 1.0))
+    assert half.verdict == equal.verdict == points.verdict == ""
+    assert points.interval.value == pytest.approx(1 / (1 + math.exp(-1)) - 1 / (1 + math.exp(1)), abs=0.01)
+    flat = claim(2, make_study(lambda *_: 1.0)).estimates
     assert flat[0].interval.value == pytest.approx(0) and flat[0].verdict == registered.NOT_SUPPORTED, "full marks have a finite logit"
 
 
 def test_language_and_tokenizer_are_told_apart() -> None:
     gains = {"en-medium_lora": 0.5, "en-medium-shared_lora": 0.4, "ja-medium_lora": 0.1, "ja-medium-shared_lora": 0.2}
     study = make_study(lambda run, exam, facts, shots, step: 0.2 + (gains.get(run, 0.0) if step else 0.0))
-    found = by_name(registered.claim_3(study))
+    found = by_name(claim(3, study))
     value = {name: round(e.interval.value, 3) for name, e in found.items()}
     assert value["English minus Japanese"] == 0.3 and value["own minus shared tokenizer"] == 0.0
     assert value["language by tokenizer"] == 0.2 and value["Japanese-centric short of half"] == pytest.approx(0.45 / 2 - 0.15)
-    assert registered.verdict(list(found.values())) == registered.SUPPORTED
+    assert value["own tokenizers: English minus Japanese"] == 0.4
+    assert registered.verdict(3, list(found.values())) == registered.SUPPORTED
     close = make_study(lambda run, exam, facts, shots, step: 0.2 + ({**gains, "ja-medium_lora": 0.4}.get(run, 0.0) if step else 0.0))
-    assert by_name(registered.claim_3(close))["Japanese-centric short of half"].verdict == registered.NOT_SUPPORTED
+    assert by_name(claim(3, close))["Japanese-centric short of half"].verdict == registered.NOT_SUPPORTED
 
 
 def answers(*responses: str) -> Study:
@@ -114,12 +120,12 @@ def test_answers_are_read_by_what_they_assert() -> None:
     assert counts["credited_wrong"] <= 1
 
 
-def test_a_model_that_copies_choices_cannot_test_the_metrics() -> None:
+def test_a_model_that_copies_choices_cannot_test_the_metrics(monkeypatch) -> None:
     copies = pd.DataFrame(
         {"seed": [11, 12], "exam": "mini_trained", "n": 20, "non_copies": 0, "right": 15, "right_not_exact": 0, "wrong": 5}
     )
-    found = registered.claim_4(make_study(learned, (11, 12)), copies.assign(credited_wrong=0))
-    assert registered.verdict(found) == registered.NOT_TESTABLE
+    monkeypatch.setattr(registered, "answer_counts", lambda study: copies.assign(credited_wrong=0))
+    assert claim(4, make_study(learned, (11, 12))).verdict == registered.NOT_TESTABLE
 
 
 @pytest.mark.parametrize(
@@ -137,12 +143,43 @@ def test_the_rule_has_three_words(low: float, value: float, high: float, word: s
 
 
 def test_one_seed_has_no_verdict_and_a_missing_arm_is_named() -> None:
-    alone = registered.claim_1(make_study(learned, (11,)))
-    assert registered.verdict(alone) == registered.ONE_SEED and math.isnan(alone[0].interval.low)
+    alone = claim(1, make_study(learned, (11,)))
+    assert alone.verdict == registered.ONE_SEED and math.isnan(alone.estimates[0].interval.low)
+    assert {e.verdict for e in alone.estimates} == {registered.ONE_SEED, ""}
     study = make_study(learned)
-    gone = replace(study, outcomes=study.outcomes[study.outcomes["run"] != "en-large_placebo"])
-    with pytest.raises(NotMeasuredError, match="no answers of en-large_placebo to mini_trained, taught facts, 0-shot"):
-        registered.claim_1(gone)
+    found = claim(1, replace(study, outcomes=study.outcomes[study.outcomes["run"] != "en-large_placebo"]))
+    assert found.verdict == registered.NOT_MEASURED
+    assert "no answers of en-large_placebo to mini_trained, taught facts, 0-shot; run the preset to its end" in found.missing
+    assert "knowledge" not in by_name(found) and by_name(found)["untaught facts"].verdict == registered.SMALL
+
+
+def test_a_word_is_fragile_where_one_world_or_the_scorer_changes_it() -> None:
+    shares = {11: 0.9, 12: 0.9, 13: 0.9, 14: 0.25}
+    frames = [
+        make_study(
+            lambda run, exam, facts, shots, step, seed=seed: (
+                shares[seed] if (step, facts) == (32, "taught") and run == "en-large_lora" else 0.2
+            ),
+            (seed,),
+        ).outcomes
+        for seed in shares
+    ]
+    frame = pd.concat(frames, ignore_index=True)
+    study = replace(make_study(learned), outcomes=frame.assign(strict_accuracy=frame["accuracy"]))
+    words = registered.changed_words(study)
+    assert set(words) == {1, 2, 3, 4} and {len(changed) for changed in words.values()} == {5}, "four worlds, one scorer"
+    assert words[4] == [registered.NOT_MEASURED] * 5
+    sure = make_study(learned)
+    sure = replace(sure, outcomes=sure.outcomes.assign(strict_accuracy=sure.outcomes["accuracy"]))
+    assert set(registered.changed_words(sure)[1]) == {claim(1, sure).verdict}
+    fooled = replace(sure, outcomes=sure.outcomes.assign(strict_accuracy=0.2))
+    assert registered.changed_words(fooled)[1][-1] == registered.NOT_SUPPORTED
+
+
+def test_a_study_that_is_not_whole_says_so() -> None:
+    assert "provisional" in registered.provisional(make_study(learned)) and "3 of the 12" in registered.provisional(make_study(learned))
+    assert "no evidence" in registered.provisional(make_study(learned, (101, 102)))
+    assert registered.provisional(make_study(learned, tuple(RULE.seeds), n=4)) == ""
 
 
 def test_the_smallest_detectable_effect_is_found_with_the_power_that_it_says() -> None:
@@ -164,8 +201,9 @@ def test_the_preset_is_the_registered_one_and_no_development_world_is_counted() 
     assert RULE.facts == {"main": len(world.facts_of("taught")), "half": len(half_of_facts(world))}
 
 
-def test_a_seed_whose_answers_are_all_wrong_or_all_right_does_not_hide_the_others() -> None:
+def test_a_seed_whose_answers_are_all_wrong_or_all_right_does_not_hide_the_others(monkeypatch) -> None:
     counts = pd.DataFrame({"seed": [11, 12, 13], "exam": "mini_trained", "n": 20, "non_copies": 20, "right": [0, 10, 20]})
     counts = counts.assign(right_not_exact=[0, 10, 20], wrong=[20, 10, 0], credited_wrong=[4, 2, 0])
-    _, strict, lenient = registered.claim_4(make_study(learned), counts)
+    monkeypatch.setattr(registered, "answer_counts", lambda study: counts)
+    strict, lenient, _ = claim(4, make_study(learned)).estimates
     assert list(strict.by_seed) == [1.0, 1.0] and list(lenient.by_seed) == [0.2, 0.2]
