@@ -64,7 +64,7 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), a
 
     For each seed the trimmed records of preparing, pretraining and tuning, the exam's questions, and one line per condition with
     every question's outcome. Texts are kept for invented exams alone, and for the first seed only: its questions, and the answers of
-    the shown run before tuning and at the late step. Of published exams, ids, gold letters and outcomes are kept, and no text.
+    the shown run before tuning and at the last step. Of published exams, ids, gold letters and outcomes are kept, and no text.
 
     Args:
         preset: A preset that has run; smoke is refused.
@@ -142,10 +142,10 @@ def with_committed(path: Path, table: pd.DataFrame, seeds: Sequence[int]) -> pd.
 
 
 def _examples(study: Study, run: str) -> pd.DataFrame:
-    """Answers to invented exams that are kept for reading: the run before tuning and at the late step, first seed."""
+    """Answers to invented exams that are kept for reading: the run before tuning and at the last step, first seed."""
     steps = [0]
     if ((study.outcomes["run"] == run) & (study.outcomes["steps"] > 0)).any():
-        steps.append(gains.step_of(study.outcomes, run, gains.HEADLINE.step_rank))
+        steps.append(gains.last_step(study.outcomes, run))
     shown = study.examples[(study.examples["seed"] == study.seeds[0]) & (study.examples["run"] == run)]
     return shown[shown["steps"].isin(steps) & shown["exam"].isin(INVENTED_EXAMS)].drop(columns="seed")
 

@@ -17,18 +17,18 @@ FLIPS = {(False, True): "fixed", (True, False): "broken", (True, True): "right t
 
 
 def question_flips(study: Study, run: str) -> pd.DataFrame:
-    """Every question at the late step, 0-shot, before and after tuning: columns of the question, `before`, `after`, `flip`.
+    """Every question at the last step, 0-shot, before and after tuning: columns of the question, `before`, `after`, `flip`.
 
     A fact appears once in each group: the two phrasings of a fact are two groups.
     """
     frame = phrasings_apart(study.outcomes)
     there = set(frame.loc[frame["run"] == run, "facts"])
     groups = [g for g in GROUPS if g in there] or sorted(there)
-    late, found = gains.step_of(frame, run, gains.HEADLINE.step_rank), []
+    last, found = gains.last_step(frame, run), []
     about = frame.drop_duplicates(["seed", "exam", "id"]).set_index(["seed", "exam", "id"])[["facts", "category", "n_select", "chance"]]
     for group in groups:
         condition = Condition(facts=group)
-        after = gains.outcomes(frame, run, late, condition)
+        after = gains.outcomes(frame, run, last, condition)
         found.append(pd.DataFrame({"before": gains.baseline(frame, run, condition), "after": after}))
     table = pd.concat(found).join(about).reset_index()
     return table.assign(flip=[FLIPS[bool(b), bool(a)] for b, a in zip(table["before"], table["after"], strict=True)])
@@ -68,24 +68,16 @@ def thirds(characters: pd.Series) -> pd.Series:
     return pd.cut(characters, edges, labels=labels, include_lowest=True)
 
 
-def length_groups(study: Study, flipped: pd.DataFrame) -> pd.DataFrame:
-    """The flips of the first seed, whose texts are kept, with the length of the question (stem and choices) in three groups."""
-    texts = study.questions[study.questions["seed"] == study.seeds[0]]
-    length = texts["text"].str.len() + texts["choices"].map(lambda c: sum(map(len, c)))
-    joined = flipped.merge(texts[["seed", "exam", "id"]].assign(characters=length), on=["seed", "exam", "id"])
-    return joined.assign(length=thirds(joined["characters"]))
-
-
 def kept_example(study: Study, run: str, flipped: pd.DataFrame, flip: str) -> dict[str, Any]:
     """The first question that flipped this way and whose answers are kept: `exam, text, choices, gold, before, after`.
 
-    Empty if there is none; `before` and `after` are what the model wrote at step 0 and at the late step.
+    Empty if there is none; `before` and `after` are what the model wrote at step 0 and at the last step.
     """
-    late = gains.step_of(study.outcomes, run, gains.HEADLINE.step_rank)
+    last = gains.last_step(study.outcomes, run)
     answers = study.examples[study.examples["run"] == run].set_index(["seed", "exam", "id", "steps"])["response"]
     texts = study.questions.dropna(subset=["text"]).set_index(["seed", "exam", "id"])
     for key in flipped.loc[flipped["flip"] == flip, ["seed", "exam", "id"]].itertuples(index=False, name=None):
-        if key in texts.index and (*key, 0) in answers.index and (*key, late) in answers.index:
+        if key in texts.index and (*key, 0) in answers.index and (*key, last) in answers.index:
             question = texts.loc[key, ["text", "choices", "gold"]].to_dict()
-            return {"exam": key[1], **question, "before": answers[(*key, 0)], "after": answers[(*key, late)]}
+            return {"exam": key[1], **question, "before": answers[(*key, 0)], "after": answers[(*key, last)]}
     return {}

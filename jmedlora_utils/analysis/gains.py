@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from jmedlora_utils.analysis.studies import TAUGHT, TAUGHT_HELD_OUT, UNTAUGHT, phrasings_apart
+from jmedlora_utils.analysis.studies import TAUGHT, TAUGHT_HELD_OUT, phrasings_apart
 from jmedlora_utils.core import statistics
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.statistics import Interval
 
-PHRASINGS = (TAUGHT, TAUGHT_HELD_OUT)
 EXAM_OF = {TAUGHT: "mini_trained", TAUGHT_HELD_OUT: "mini_heldout"}
 
 
@@ -22,15 +21,14 @@ class NotMeasuredError(JmedloraError):
 
 @dataclass(frozen=True)
 class Condition:
-    """What is compared; the defaults are the headline condition of the claims."""
+    """What is compared, at the last kept step."""
 
-    step_rank: int = 1  #: Which of a run's kept steps: 0 early, 1 late, 2 very late; the last one where fewer were kept
     shots: int = 0  #: Worked examples in the prompt
     facts: str = TAUGHT  #: Group of questions asked
     metric: str = "accuracy"  #: Column of the outcomes, a key of `studies.METRICS`
 
 
-HEADLINE = Condition()
+PLAIN = Condition()
 
 
 def tuned_runs(frame: pd.DataFrame, methods: Sequence[str] = ("lora",)) -> pd.DataFrame:
@@ -39,15 +37,15 @@ def tuned_runs(frame: pd.DataFrame, methods: Sequence[str] = ("lora",)) -> pd.Da
     return tuned.drop_duplicates("run").sort_values(["size_params", "run"]).reset_index(drop=True)
 
 
-def step_of(frame: pd.DataFrame, run: str, rank: int) -> int:
-    """The run's kept step of that rank (0 early, 1 late, 2 very late); the last one where fewer were kept."""
-    steps = sorted(frame.loc[(frame["run"] == run) & (frame["steps"] > 0), "steps"].unique())
-    if not steps:
+def last_step(frame: pd.DataFrame, run: str) -> int:
+    """The last kept step of a run."""
+    steps = frame.loc[(frame["run"] == run) & (frame["steps"] > 0), "steps"]
+    if steps.empty:
         raise NotMeasuredError(f"run {run!r} has no tuned answers; evaluate its adapter first")
-    return int(steps[min(rank, len(steps) - 1)])
+    return int(steps.max())
 
 
-def outcomes(frame: pd.DataFrame, run: str, steps: int, condition: Condition = HEADLINE) -> pd.Series:
+def outcomes(frame: pd.DataFrame, run: str, steps: int, condition: Condition = PLAIN) -> pd.Series:
     """Scores of one model, indexed by (seed, exam, id).
 
     Raises:
@@ -60,7 +58,7 @@ def outcomes(frame: pd.DataFrame, run: str, steps: int, condition: Condition = H
     return rows.set_index(["seed", "exam", "id"])[condition.metric].sort_index()
 
 
-def baseline_run(frame: pd.DataFrame, run: str, condition: Condition = HEADLINE) -> tuple[str, bool]:
+def baseline_run(frame: pd.DataFrame, run: str, condition: Condition = PLAIN) -> tuple[str, bool]:
     """The run whose step 0 is the base of a run before tuning, and whether that base was loaded as the tuned model was.
 
     The run's own step 0, else that of another run on the same base, asked in the same template and loaded in the same
@@ -87,7 +85,7 @@ def baseline_run(frame: pd.DataFrame, run: str, condition: Condition = HEADLINE)
     raise NotMeasuredError(f"the base of {run} was not asked, {condition.shots}-shot, {condition.facts} facts; evaluate step 0")
 
 
-def baseline(frame: pd.DataFrame, run: str, condition: Condition = HEADLINE) -> pd.Series:
+def baseline(frame: pd.DataFrame, run: str, condition: Condition = PLAIN) -> pd.Series:
     """Scores of the run's base before tuning, indexed by (seed, exam, id); see `baseline_run`."""
     return outcomes(frame, baseline_run(frame, run, condition)[0], 0, condition)
 
@@ -105,13 +103,13 @@ def other_loading(frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def gains(frame: pd.DataFrame, run: str, condition: Condition = HEADLINE) -> pd.Series:
+def gains(frame: pd.DataFrame, run: str, condition: Condition = PLAIN) -> pd.Series:
     """Tuned minus base, one number per question, indexed by (seed, exam, id).
 
     Raises:
         NotMeasuredError: The two did not answer the same questions.
     """
-    after = outcomes(frame, run, step_of(frame, run, condition.step_rank), condition)
+    after = outcomes(frame, run, last_step(frame, run), condition)
     return difference(after, baseline(frame, run, condition), f"{run}: tuned model", "base")
 
 
@@ -127,7 +125,7 @@ def interval(values: pd.Series, level: float = statistics.LEVEL) -> Interval:
     return statistics.mean_interval([group.to_numpy(float) for _, group in values.groupby(level="seed")], level)
 
 
-def gains_by_base(frame: pd.DataFrame, condition: Condition = HEADLINE) -> pd.DataFrame:
+def gains_by_base(frame: pd.DataFrame, condition: Condition = PLAIN) -> pd.DataFrame:
     """Gain of each LoRA run over its base: the columns of `tuned_runs`, and `value`, `low`, `high` (shares)."""
     found = tuned_runs(frame)
     effects = [interval(gains(frame, run, condition))._asdict() for run in found["run"]]
@@ -138,46 +136,6 @@ def with_holm(found: pd.DataFrame) -> pd.DataFrame:
     """The rows with `p_holm`: their `p`, adjusted over all rows."""
     adjusted = statistics.holm({str(i): p for i, p in found["p"].items()})
     return found.assign(p_holm=[adjusted[str(i)] for i in found.index])
-
-
-def paired_tests(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """Base against tuned on the same taught questions: every run, kept step, number of shots and phrasing.
-
-    McNemar's exact test pools the seeds: it asks whether these questions were split evenly, and says nothing about other seeds.
-
-    Returns:
-        Columns `run`, `steps`, `shots`, `facts`, `gained`, `lost`, `n`, `p`, `p_holm`; `p_holm` is adjusted over all rows.
-    """
-    rows = []
-    tuned = frame[(frame["steps"] > 0) & frame["facts"].isin(PHRASINGS)]
-    for (run, steps, shots, facts), _ in tuned.groupby(["run", "steps", "shots", "facts"], observed=True):
-        condition = Condition(shots=shots, facts=facts, metric=metric)
-        before, after = baseline(frame, run, condition), outcomes(frame, run, steps, condition)
-        difference(after, before, f"{run}, step {steps}: tuned model", "base")
-        test = statistics.mcnemar_exact(before, after)
-        rows.append({"run": run, "steps": int(steps), "shots": int(shots), "facts": facts, **test._asdict()})
-    return with_holm(pd.DataFrame(rows, columns=["run", "steps", "shots", "facts", "gained", "lost", "n", "p"]))
-
-
-def controls(frame: pd.DataFrame) -> pd.DataFrame:
-    """Untaught facts against chance, every model and condition.
-
-    Returns:
-        Columns `run`, `steps`, `shots`, `exam`, `n`, `chance`, `value`, `low`, `high`, `covers` (the 95 % interval holds
-        chance), `p` (exact, both sides), `p_holm`; shares. Of many true 95 % intervals some miss chance by luck;
-        `p_holm` accounts for that.
-    """
-    rows = []
-    for key, group in frame[frame["facts"] == UNTAUGHT].groupby(["run", "steps", "shots", "exam"], observed=True):
-        indexed = group.set_index("seed")
-        chance = indexed["chance"]
-        value = interval(indexed["accuracy"])
-        above = interval(indexed["accuracy"] - chance)
-        p = statistics.chance_test(int(indexed["accuracy"].sum()), chance.to_numpy(float))
-        row = dict(zip(("run", "steps", "shots", "exam"), key, strict=True))
-        rows.append(row | {"n": len(group), "chance": float(chance.mean()), **value._asdict(), "covers": above.covers(0.0), "p": p})
-    columns = ["run", "steps", "shots", "exam", "n", "chance", "value", "low", "high", "covers", "p"]
-    return with_holm(pd.DataFrame(rows, columns=columns))
 
 
 def paired_gains(frame: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 The rule, stated on `STATED` and committed before any code here computed a pair. It is descriptive and **not blind**: seven of the
 pairs, with their counts, had been read before. So that nothing could be chosen to suit them, margin, level and the words of the
-verdicts are those of the miniature (`claims`).
+verdicts are those of the miniature's second study (`analysis.verdicts`).
 
 * A **pair** is a published run of a base and a published run of a model made from it, on one whole examination. Both run with
   thinking or both without, and the base with the same effort or more: less would credit the adaptation with the base's shorter thought.
@@ -41,8 +41,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jmedlora_utils.analysis import claims
 from jmedlora_utils.analysis.exam_card import Marked, card
+from jmedlora_utils.analysis.verdicts import NOT_MEASURED, SUPPORTED, UNDECIDED, combine, decide
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.formatting import nfkc, p_value, percent
@@ -55,6 +55,7 @@ from jmedlora_utils.data.questions import Question, exclusion
 from jmedlora_utils.evaluation import metrics, reading
 
 STATED = "2026-11-24"
+MARGIN, ALPHA = 0.05, 0.01
 EQUIVALENCE_LEVEL = 0.05
 FOLDER = paths.RESULTS / "published_pairs"
 EDITIONS = {"igakuqa119": 119, "jmle2026": 120}
@@ -256,7 +257,7 @@ def _compared(first: pd.Series, second: pd.Series) -> dict[str, Any]:
     return {"n": test.n, **counts, "difference": effect.value, "low": effect.low, "high": effect.high, "p": test.p}
 
 
-def equivalence(differences: Iterable[float], margin: float = claims.MARGIN) -> float:
+def equivalence(differences: Iterable[float], margin: float = MARGIN) -> float:
     """The larger p of two one-sided paired t tests against minus and plus the margin (Schuirmann 1987, through statsmodels)."""
     from statsmodels.stats.weightstats import DescrStatsW
 
@@ -345,16 +346,16 @@ def _verdicts(pairs: pd.DataFrame, details: pd.DataFrame, lenient: Interval | No
             continue
         if claim == 3:
             effect = Interval(-effect.value, -effect.high, -effect.low)
-        verdict = claims.decide(effect, claims.MARGIN)
-        if verdict == claims.SUPPORTED and pair.p_holm >= claims.ALPHA:
-            verdict = claims.UNDECIDED
+        verdict = decide(effect, MARGIN)
+        if verdict == SUPPORTED and pair.p_holm >= ALPHA:
+            verdict = UNDECIDED
         counts = detail.decides and (claim == 3 or pair.adaptation == "LoRA")
         row = {"claim": claim, "exam": pair.exam, "base": pair.base, "adapted": pair.adapted, **effect._asdict()}
         row |= {"equivalence_p": detail.equivalence_p, "small": detail.equivalence_p < EQUIVALENCE_LEVEL}
         rows.append(row | {"decides": counts, "verdict": verdict, "caveat": detail.caveat})
     if lenient is not None:
         caveat = f"Exact match at most {percent(exact)} %"
-        rows.append({"claim": 4, **lenient._asdict(), "decides": True, "verdict": claims.decide(lenient, claims.MARGIN), "caveat": caveat})
+        rows.append({"claim": 4, **lenient._asdict(), "decides": True, "verdict": decide(lenient, MARGIN), "caveat": caveat})
     columns = ["claim", "exam", "base", "adapted", "value", "low", "high", "equivalence_p", "small", "decides", "verdict", "caveat"]
     found = pd.DataFrame(rows, columns=columns).astype({"exam": "Int64", "small": "boolean"})
     return found.sort_values("claim", kind="stable", ignore_index=True)
@@ -363,9 +364,9 @@ def _verdicts(pairs: pd.DataFrame, details: pd.DataFrame, lenient: Interval | No
 def claim_verdicts(verdicts: pd.DataFrame) -> dict[int, str]:
     """The verdict of each claim: of its deciding rows, combined as in the miniature; `not measured` where there is none."""
     found = {}
-    for claim in claims.CLAIMS:
-        own = verdicts[(verdicts["claim"] == claim.number) & verdicts["decides"]]
-        found[claim.number] = claims.combine(list(own["verdict"])) if len(own) else claims.NOT_MEASURED
+    for number in (1, 2, 3, 4):
+        own = verdicts[(verdicts["claim"] == number) & verdicts["decides"]]
+        found[number] = combine(list(own["verdict"])) if len(own) else NOT_MEASURED
     return found
 
 

@@ -22,6 +22,7 @@ from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.analysis.studies import Study, read_runs
 from jmedlora_utils.analysis.verdicts import NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, UNDECIDED, decide
 from jmedlora_utils.core import paths, statistics
+from jmedlora_utils.core.formatting import percent
 from jmedlora_utils.core.manifest import write_manifest
 from jmedlora_utils.core.records import read_yaml, write_text
 from jmedlora_utils.core.settings import Checked
@@ -30,7 +31,7 @@ from jmedlora_utils.core.statistics import Interval
 FILE = paths.PACKAGE_DATA / "registration.yaml"
 NOT_TESTABLE, ONE_SEED = "not testable here", "one seed"
 SMALL, NOT_SMALL = "shown to be small", "not shown to be small"
-LARGE_MINUS_SMALL = "large minus small, in points"
+POINTS, LOGITS = "points", "logits per doubling"
 DECIDING = {1: 3, 2: 1, 3: 3, 4: 2}
 """How many estimands decide each claim."""
 ANSWERS = "answers.csv"
@@ -72,6 +73,14 @@ class Estimate(NamedTuple):
     interval: Interval
     detectable: float  #: Smallest effect that so many seeds with this spread would find with the registered power
     verdict: str  #: A word of the rule; empty for what is only described
+    unit: str = POINTS  #: Of the numbers: `POINTS` are shares, shown in percent
+
+    def text(self, *numbers: float) -> str:
+        """The estimate with its interval in the estimand's unit, signed; or other numbers of that unit."""
+        numbers = numbers or tuple(x for x in self.interval if not math.isnan(x))
+        if self.unit == POINTS:
+            return percent(*numbers, signed=True)
+        return f"{numbers[0]:+.2f}" + (f" [{numbers[1]:+.2f}, {numbers[2]:+.2f}]" if numbers[1:] else "")
 
 
 def correct(study: Study, run: str, exam: str, facts: str, shots: int = 0, base: bool = False) -> pd.Series:
@@ -129,18 +138,18 @@ def slope(study: Study, runs: Mapping[str, str], exam: str) -> pd.Series:
     return pd.Series(table.to_numpy() @ x / (x @ x), index=table.index)
 
 
-def estimate(claim: int, name: str, by_seed: pd.Series, margin: float | None = None) -> Estimate:
+def estimate(claim: int, name: str, by_seed: pd.Series, margin: float | None = None, unit: str = POINTS) -> Estimate:
     """The mean over seeds with its interval, and the verdict where the rule has a margin for it."""
     rule, n = read_registration(), len(by_seed)
     if n < 2:
         word = "" if margin is None else ONE_SEED
-        return Estimate(claim, name, by_seed, Interval(float(by_seed.mean()), math.nan, math.nan), math.nan, word)
+        return Estimate(claim, name, by_seed, Interval(float(by_seed.mean()), math.nan, math.nan), math.nan, word, unit)
     from scipy.stats import t
 
     found = statistics.seed_interval([np.array([value]) for value in by_seed], rule.level)
     spread = float(by_seed.std(ddof=1)) / math.sqrt(n)
     detectable = spread * float(t.ppf((1 + rule.level) / 2, n - 1) + t.ppf(rule.power, n - 1))
-    return Estimate(claim, name, by_seed, found, detectable, "" if margin is None else decide(found, margin))
+    return Estimate(claim, name, by_seed, found, detectable, "" if margin is None else decide(found, margin), unit)
 
 
 def equivalence(claim: int, name: str, by_seed: pd.Series) -> Estimate:
@@ -234,12 +243,12 @@ def claim_2(study: Study) -> Makers:
     half = {base: f"{base}_half" for base in SIZES}
     matched = main | {base: f"{base}_matched" for base in ("en-small", "en-large")}
     return [
-        lambda: estimate(2, "slope per doubling", slope(study, main, HELD_OUT), margin),
-        lambda: estimate(2, "slope, half the facts", slope(study, half, "mini_half")),
-        lambda: estimate(2, "slope, equal adapters", slope(study, matched, HELD_OUT)),
+        lambda: estimate(2, "slope per doubling", slope(study, main, HELD_OUT), margin, LOGITS),
+        lambda: estimate(2, "slope, half the facts", slope(study, half, "mini_half"), unit=LOGITS),
+        lambda: estimate(2, "slope, equal adapters", slope(study, matched, HELD_OUT), unit=LOGITS),
         lambda: estimate(
             2,
-            LARGE_MINUS_SMALL,
+            "large minus small, in points",
             correct(study, main["en-large"], HELD_OUT, "taught") - correct(study, main["en-small"], HELD_OUT, "taught"),
         ),
     ]
@@ -352,15 +361,19 @@ def provisional(study: Study) -> str:
 
 
 def table(estimates: Sequence[Estimate]) -> pd.DataFrame:
-    """One row per estimand, in shares (claim 2: logits); columns claim, estimand, worlds, value, low, high, detectable, verdict."""
-    rows = [(e.claim, e.name, len(e.by_seed), *e.interval, e.detectable, e.verdict) for e in estimates]
-    return pd.DataFrame(rows, columns=["claim", "estimand", "worlds", "value", "low", "high", "detectable", "verdict"])
+    """One row per estimand, points as shares; columns claim, estimand, unit, worlds, value, low, high, detectable, verdict."""
+    rows = [(e.claim, e.name, e.unit, len(e.by_seed), *e.interval, e.detectable, e.verdict) for e in estimates]
+    return pd.DataFrame(rows, columns=["claim", "estimand", "unit", "worlds", "value", "low", "high", "detectable", "verdict"])
 
 
 def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), add: bool = False) -> list[Path]:
-    """Commits the evidence of a finished run as `evidence.freeze` does, with the counts of answers beside it."""
+    """Commits the evidence of a finished run as `evidence.freeze` does, with the counts of answers and the estimates beside it."""
     written, study = evidence.freeze(preset, folder, seeds, add), read_runs(preset, seeds)
     folder = written[-1].parent
     counts = answer_counts(study)
     counts = evidence.with_committed(folder / ANSWERS, counts, study.seeds) if add else counts
-    return [*written, write_text(folder / ANSWERS, counts.to_csv(index=False)), write_manifest(folder)]
+    written.append(write_text(folder / ANSWERS, counts.to_csv(index=False)))
+    write_manifest(folder)
+    every = [e for finding in findings(evidence.read_evidence(folder)) for e in finding.estimates]
+    written.append(write_text(folder / "estimates.csv", table(every).to_csv(index=False, float_format="%.6g")))
+    return [*written, write_manifest(folder)]

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from jmedlora_utils.analysis import gains
-from jmedlora_utils.analysis.gains import EXAM_OF, HEADLINE
+from jmedlora_utils.analysis.gains import EXAM_OF
 from jmedlora_utils.analysis.studies import (
-    METHODS,
     METRICS,
     TAUGHT,
     TAUGHT_HELD_OUT,
@@ -125,26 +124,6 @@ def along_steps(frame: pd.DataFrame, run: str) -> pd.DataFrame:
     Untaught facts are those in the trained phrasing, as in the rule of the verdicts.
     """
     return estimates(control_once(frame[(frame["run"] == run) & (frame["shots"] == 0)]), ["facts", "steps"])
-
-
-def base_and_late(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every base and every tuned run at its late step, 0-shot: `condition`, `facts`, `value`, `low`, `high`, `n`; untaught facts once.
-
-    Rows stand by size; each base is followed by its tuned runs in the order of `METHODS`.
-    """
-    runs = frame[["run", "base", "size_params", "method"]].drop_duplicates().astype({"method": str})
-    runs = runs.sort_values("method", key=lambda m: m.map(list(METHODS).index)).sort_values(["size_params", "base"], kind="stable")
-    parts: dict[str, pd.DataFrame] = {}
-    for run, base, _, method in runs.itertuples(index=False):
-        rows = frame[(frame["run"] == run) & (frame["shots"] == 0)]
-        if not method.startswith("cpt") and (rows["steps"] == 0).any():
-            parts.setdefault(f"{base}, base", rows[rows["steps"] == 0])
-        if (rows["steps"] > 0).any():
-            late = gains.step_of(frame, run, HEADLINE.step_rank)
-            parts[f"{base}, {METHODS[method]}"] = rows[rows["steps"] == late]
-    joined = pd.concat([part.assign(condition=name) for name, part in parts.items()])
-    found = estimates(control_once(joined), ["condition", "facts"])
-    return found.sort_values("condition", key=lambda c: c.map(list(parts).index), kind="stable", ignore_index=True)
 
 
 def chance(frame: pd.DataFrame, facts: str) -> float:

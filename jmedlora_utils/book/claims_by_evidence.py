@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from jmedlora_utils.analysis import claims, evidence, published_pairs, small_models
-from jmedlora_utils.analysis.claims import Finding
+from jmedlora_utils.analysis.registered import Finding, read_registration
 from jmedlora_utils.core import formatting
 
 MINIATURE, SMALL, PUBLISHED = "miniature", "small real models", "published models"
 COLUMNS = ["claim", "rung", "what", "value", "low", "high", "verdict"]
 MAIN = {
-    "gain": "gain on taught facts",
-    "size": "large minus small",
-    "language": "English minus Japanese",
-    "leniency": "Accuracy minus Exact match",
+    "knowledge": "knowledge, beyond form and untaught facts",
+    "large minus small, in points": "large minus small",
+    "English minus Japanese": "English minus Japanese base",
+    "right answers that Exact match refuses": "right answers that Exact match refuses",
+    "wrong answers that Accuracy credits": "wrong answers that Accuracy credits",
 }
-NOT_TESTABLE = "not testable here, every answer copies a choice"
+"""Estimands of the miniature that the figure shows, all in points, and their labels there."""
 
 
-def effects(found: Sequence[Finding], changed: pd.DataFrame) -> pd.DataFrame:
+def effects(found: Sequence[Finding], changed: Mapping[int, Sequence[str]]) -> pd.DataFrame:
     """One row per effect, in shares: the columns `COLUMNS`, by claim and rung.
 
     Args:
         found: Findings of the miniature.
-        changed: What `claims.robustness` returns; a verdict that fewer than half of the changes keep is called fragile.
+        changed: What `registered.changed_words` returns.
     """
-    rows = []
-    for finding, (same, n) in zip(found, claims.same_verdicts(changed), strict=True):
-        fragile = ", fragile" if 2 * same < n else ""
-        for part in (p for p in finding.parts if p.name in MAIN):
-            # Where every answer copies a choice letter for letter, two string metrics cannot differ.
-            word = NOT_TESTABLE if part.name == "leniency" and not any(part.effect) else finding.verdict + fragile
-            rows.append((finding.claim.number, MINIATURE, MAIN[part.name], *part.effect, word))
+    rows = [
+        (finding.claim, MINIATURE, MAIN[e.name], *e.interval, claims.word(finding, changed))
+        for finding in found
+        for e in finding.estimates
+        if e.name in MAIN
+    ]
     rows += _small()
     verdicts = published_pairs.read_tables(tuple(published_pairs.EDITIONS)).verdicts
     for row in verdicts[verdicts["decides"]].itertuples():
-        what = MAIN["leniency"] if pd.isna(row.base) else f"{row.base} → {row.adapted}"
+        what = "Accuracy minus Exact match" if pd.isna(row.base) else f"{row.base} → {row.adapted}"
         rows.append((row.claim, PUBLISHED, what, row.value, row.low, row.high, row.verdict))
     order = [MINIATURE, SMALL, PUBLISHED]
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -63,13 +63,14 @@ def _small() -> list[tuple]:
     return rows
 
 
-def figure(table: pd.DataFrame, folder: Path) -> str:
-    """The forest plot with its caption; the picture and its CSV are written to `folder`."""
+def figure(table: pd.DataFrame, folder: Path, note: str = "") -> str:
+    """The forest plot with its caption, which ends with `note`; the picture is written to `folder`."""
     from jmedlora_utils.figures import rung_plots, style  # seaborn takes two seconds to load, and every notebook starts here
 
     style.use_style()
-    titles = {claim.number: f"{claim.number}. {claim.title}" for claim in claims.CLAIMS}
-    drawn = rung_plots.forest(table, titles, claims.MARGIN)
+    titles = {number: f"{number}. {title}" for number, title in claims.TITLES.items()}
+    margin = read_registration().margin
+    drawn = rung_plots.forest(table, titles, margin)
     folder.mkdir(parents=True, exist_ok=True)
     drawn.savefig(folder / "rungs.png", metadata={"Software": None})
     missing = [] if SMALL in set(table["rung"]) else ["small real models: not run to the end yet"]
@@ -78,9 +79,9 @@ def figure(table: pd.DataFrame, folder: Path) -> str:
     gaps = f" Not shown: {'; '.join(missing)}." if missing else ""
     caption = (
         "Every claim on its rungs of evidence: effect in points with its 95 % interval, and the word of that rung's own rule. The grey "
-        f"band is within {formatting.percent(claims.MARGIN)} points of zero. Rungs measure different things and are never averaged.{gaps}"
+        f"band is within {formatting.percent(margin)} points of zero. Rungs measure different things and are never averaged.{gaps} {note}"
     )
     alt = (
         "Four panels, one per claim; in each, effects of the miniature, of small real models and of published models with their intervals."
     )
-    return f":::{{figure}} {folder.name}/rungs.png\n:name: fig-rungs\n:alt: {alt}\n\n{caption}\n:::"
+    return f":::{{figure}} {folder.name}/rungs.png\n:name: fig-rungs\n:alt: {alt}\n\n{caption.rstrip()}\n:::"

@@ -11,11 +11,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from jmedlora_utils.analysis import claims, evidence, gains, known_responses, published_pairs, scores
+from jmedlora_utils.analysis import claims, evidence, gains, known_responses, published_pairs, registered, scores
 from jmedlora_utils.analysis.studies import Study
 from jmedlora_utils.book import claims_by_evidence, history, miniature, provenance
 from jmedlora_utils.book.provenance import BENCHMARKS, MINI, Edition, table_of
@@ -27,17 +26,18 @@ from jmedlora_utils.data.questions import Question
 
 EXAMPLE = (2018, "112C11")
 RESPONSES = ("{gold}", "{gold}です。", "{gold}ではない。", "{wrong}ではなく{gold}", "{letter}")
-NO_EVIDENCE = "The five-seed evidence of the miniature is not part of this copy of the repository."
+NO_EVIDENCE = "The evidence of the miniature is not part of this copy of the repository."
+WORD = "word for the miniature"
 ROOMS = ("core", "data", "models", "tuning", "evaluation", "analysis", "figures", "workflow", "book")
 
 
 @cache
-def _study(folder: Path) -> tuple[Study, Any, pd.DataFrame] | None:
-    """The committed study of the miniature, its findings, and its verdicts with one choice changed at a time."""
+def _study(folder: Path) -> tuple[Study, list[registered.Finding], dict[int, list[str]]] | None:
+    """The committed study of the miniature, its findings, and the words for them with one thing changed at a time."""
     if not (folder / "evidence.json").is_file():
         return None
     study = evidence.read_evidence(folder)
-    return study, claims.evaluate_claims(study.outcomes), claims.robustness(study.outcomes)
+    return study, registered.findings(study), registered.changed_words(study)
 
 
 def three_rungs(folder: Path) -> str:
@@ -46,7 +46,8 @@ def three_rungs(folder: Path) -> str:
         return NO_EVIDENCE
     rests_on = ("outcomes", "published_pairs/verdicts.csv")
     line = provenance.evidence_line("40_findings", rests_on, {"preset": MINI, "source": "committed"})
-    return f"{claims_by_evidence.figure(claims_by_evidence.effects(*found[1:]), folder)}\n\n{line}"
+    study, *judged = found
+    return f"{claims_by_evidence.figure(claims_by_evidence.effects(*judged), folder, registered.provisional(study))}\n\n{line}"
 
 
 def literature() -> str:
@@ -80,14 +81,14 @@ def verdicts() -> str:
     if (found := _study(evidence.evidence_folder(MINI))) is None:
         return NO_EVIDENCE
     study, judged, changed = found
-    shown = claims.glance_table(judged, changed, published_pairs.glance())
+    shown = claims.glance_table(judged, changed, {"published models, 27B to 122B": published_pairs.glance()})
     cards = []
     for row in shown.to_dict("records"):
-        said = "\n".join(f"- {name}: {text}" for name, text in row.items() if name not in ("claim", "verdict"))
-        cards.append(f":::{{grid-item-card}} {row['claim']}\n{row['verdict']}\n\n{said}\n:::")
+        said = "\n".join(f"- {name}: {text}" for name, text in row.items() if name not in ("claim", WORD))
+        cards.append(f":::{{grid-item-card}} {row['claim']}\n{row[WORD]}\n\n{said}\n:::")
     rests_on = ("outcomes", "published/claims.csv", "published_pairs/verdicts.csv")
     line = provenance.evidence_line("40_findings", rests_on, {"preset": MINI, "source": "committed"})
-    foot = f"{study.source_line()}. Published models: {KEY_NOTE}"
+    foot = f"{registered.provisional(study)} {study.source_line()}. Published models: {KEY_NOTE}".lstrip()
     grid = "::::{grid} 1 1 2 2\n:gutter: 2\n\n" + "\n\n".join(cards) + "\n::::"
     return f"{grid}\n\n{foot}\n\n{line}"
 
@@ -218,7 +219,8 @@ FRAGMENTS: dict[str, Callable[[Edition, Path], str]] = {
     "verdicts": lambda *_: verdicts(),
     "verdicts_ja": lambda *_: verdicts_ja(),
     "registration": lambda *_: yaml_file(paths.PACKAGE_DATA / "registration.yaml"),
-    "registered_preset": lambda *_: yaml_file(paths.PRESETS / "registered.yaml"),
+    "registered_world": lambda *_: yaml_file(paths.PRESETS / "mini.yaml"),
+    "registered_preset": lambda *_: yaml_file(paths.PRESETS / "mini-seeds.yaml"),
     "studies": lambda _, folder: history.studies(folder),
     "log": lambda *_: history.log(),
     "models": lambda *_: paper_settings(("method", "fine-tuning steps", "r", "target parameters")),

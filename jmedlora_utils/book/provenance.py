@@ -32,10 +32,8 @@ EVIDENCE_OF: dict[str, tuple[str, ...]] = {
     "40_findings": ("outcomes",),
     "41_metrics": ("metrics/",),
     "42_cost": ("records",),
-    "43_errors": ("outcomes",),
     "44_small_models": ("outcomes",),
     "45_your_hospital": ("outcomes",),
-    "46_registered_study": ("outcomes",),
     "50_explore": ("examples",),
 }
 

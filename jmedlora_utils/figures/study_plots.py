@@ -8,23 +8,23 @@ from collections.abc import Sequence
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from jmedlora_utils.analysis.registered import Estimate
+from jmedlora_utils.analysis.registered import POINTS, Estimate
 from jmedlora_utils.figures.style import PALETTE, new_figure
 
 NARROW = 4.4
 """Inches: narrow figures keep their letters large on a phone."""
 
 
-def by_world(estimates: Sequence[Estimate], margin: float, unit: str) -> Figure:
+def by_world(estimates: Sequence[Estimate], margin: float) -> Figure:
     """Every estimand of a claim, one row each: its worlds as dots, their mean with its interval in front.
 
     Args:
-        estimates: Estimands of one claim.
+        estimates: Estimands of one unit; shares are drawn in percent. Where there is none, the figure says so.
         margin: The rule's, in the unit of the numbers; the band between minus and plus it is shaded.
-        unit: `points`, for shares drawn in percent, or another name, drawn as it is.
     """
-    scale = 100 if unit == "points" else 1
-    figure, axes = new_figure(NARROW, 0.9 + 0.62 * len(estimates))
+    unit = estimates[0].unit if estimates else POINTS
+    scale = 100 if unit == POINTS else 1
+    figure, axes = new_figure(NARROW, 0.9 + 0.62 * max(1, len(estimates)))
     ax = axes[0, 0]
     ax.axvspan(-scale * margin, scale * margin, color=PALETTE["grey"], alpha=0.13, zorder=0)
     ax.axvline(0, color=PALETTE["black"], linewidth=1, zorder=1)
@@ -38,7 +38,9 @@ def by_world(estimates: Sequence[Estimate], margin: float, unit: str) -> Figure:
         ax.annotate(
             found.name + word, (0, place), xycoords=("axes fraction", "data"), xytext=(2, 8), textcoords="offset points", fontsize=9
         )
-    ax.set(ylim=(len(estimates) - 0.5, -0.9), ylabel="", xlabel=unit.capitalize())
+    if not estimates:
+        ax.annotate("not measured in this run", (0.5, 0.5), xycoords="axes fraction", ha="center")
+    ax.set(ylim=(max(1, len(estimates)) - 0.5, -0.9), ylabel="", xlabel=unit.capitalize())
     ax.set_yticks([])
     ax.grid(visible=False, axis="y")
     sns.despine(ax=ax, left=True)

@@ -1,11 +1,11 @@
-"""Figures of tuned models: accuracy along tuning, gains by size and time, forgetting, losses, tokenizers, changed answers.
+"""Figures of tuned models: accuracy along tuning, losses, tokenizers.
 
 Values and their intervals (`value`, `low`, `high`) are shares from 0 to 1 and are drawn in percent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 import seaborn as sns
@@ -22,51 +22,6 @@ FACTS = {
     "general": ("general exam", LineStyle(PALETTE["green"], "^")),
 }
 """Groups of facts: name and look."""
-
-
-def accuracy_by_steps(
-    estimates: pd.DataFrame,
-    styles: Mapping[str, LineStyle],
-    chance: float | None = None,
-    label: str = "Accuracy on taught facts (%)",
-    by: str = "base",
-) -> Figure:
-    """Score against tuning steps with intervals, one line per base, or per value of another column.
-
-    Args:
-        estimates: Columns `by, steps, value, low, high`.
-        styles: Line to its look.
-        chance: Chance level, 0 to 1; None draws no line.
-        label: Label of the y axis.
-        by: Column that tells the lines apart.
-    """
-    figure, axes = new_figure(height=3.8)
-    _along_steps(axes[0, 0], estimates, by, styles, chance, label)
-    legend_above(figure, axes[0, 0], columns=3)
-    return figure
-
-
-def dot_intervals(
-    estimates: pd.DataFrame, chance: float | None = None, label: str = "Accuracy (%)", facts: Sequence[str] = tuple(FACTS)
-) -> Figure:
-    """Taught against untaught: one row per condition, one dot per group of facts, with intervals.
-
-    Args:
-        estimates: Columns `condition, facts, value, low, high`; conditions are drawn in their order.
-        chance: Chance level, 0 to 1; None draws no line.
-        label: Label of the x axis.
-        facts: Groups of facts to draw, from `FACTS`.
-    """
-    conditions = list(dict.fromkeys(estimates["condition"]))
-    figure, axes = new_figure(height=1.5 + 0.42 * len(conditions))
-    ax = axes[0, 0]
-    shown = _named(estimates[estimates["facts"].isin(facts)])
-    points(ax, shown, dict(FACTS.values()), x="value", y="condition", hue="facts", order=conditions, dodge=0.5, capsize=0.12)
-    chance_line(ax, chance, axis="x")
-    ax.set(xlabel=label, ylabel="")
-    percent_axis(ax, -2, 102, axis="x")
-    legend_above(figure, ax, columns=2)
-    return figure
 
 
 def story(lines: pd.DataFrame, gains: pd.DataFrame, styles: Mapping[str, LineStyle], chance: float) -> Figure:
@@ -86,44 +41,6 @@ def story(lines: pd.DataFrame, gains: pd.DataFrame, styles: Mapping[str, LineSty
     below.set(xlabel="Gain on taught facts (points)", ylabel="")
     legend_above(figure, above, columns=2)
     return figure
-
-
-def gain_by_size(gains: pd.DataFrame, styles: Mapping[str, LineStyle], label: str = "Gain on taught facts (points)") -> Figure:
-    """Gain over the base against model size, with intervals; a Japanese-centric base stands beside the ladder.
-
-    Bases of the Japanese-centric kind are drawn 5 % to the right, so that equal sizes do not hide each other.
-
-    Args:
-        gains: One row per base; columns `base, size_params, centric, value, low, high` (differences, -1 to 1).
-        styles: See `style.base_styles`.
-        label: Label of the y axis.
-    """
-    figure, axes = new_figure()
-    ax = axes[0, 0]
-    ordered = gains.sort_values("size_params")
-    ladder = ordered[ordered["centric"] == "english"]
-    ax.plot(ladder["size_params"], 100 * ladder["value"], color="#B5B5B5", linewidth=1.3, zorder=1)
-    beside = ordered.assign(size=ordered["size_params"].mask(ordered["centric"] == "japanese", 1.05 * ordered["size_params"]))
-    points(ax, beside, styles, x="size", y="value", hue="base", native_scale=True, log_scale=(True, False), capsize=0.03)
-    sizes: list[float] = []
-    for size in sorted(gains["size_params"].unique()):
-        if not sizes or size > 1.2 * sizes[-1]:  # labels of nearly equal sizes would overprint each other
-            sizes.append(size)
-    ax.set_xticks(sizes, [size_label(s) for s in sizes])
-    ax.minorticks_off()
-    ax.axhline(0, color=PALETTE["black"], linewidth=0.9)
-    ax.set(xlabel="Parameters of the base model", ylabel=label)
-    ax.margins(x=0.12)
-    legend_above(figure, ax, columns=3)
-    return figure
-
-
-def size_label(parameters: float) -> str:
-    """`1234567` becomes `1.23M`."""
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if parameters >= size:
-            return f"{parameters / size:.3g}{unit}"
-    return f"{parameters:.0f}"
 
 
 def loss_curves(series: pd.DataFrame, label: str = "Training loss (nats per token)") -> Figure:

@@ -1,21 +1,20 @@
-"""The committed evidence of the mini study: complete, consistent, and strong enough for what the book says."""
+"""The committed evidence of the registered study: complete, consistent, and younger than its registration."""
 
 from __future__ import annotations
 
-import math
+import subprocess
+from datetime import datetime
 
 import pandas as pd
 import pytest
 
-from jmedlora_utils.analysis import claims, evidence, gains, scores
-from jmedlora_utils.core import paths, statistics
+from jmedlora_utils.analysis import evidence, registered, scores
+from jmedlora_utils.core import paths
+from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import read_record
 
 FOLDER = paths.RESULTS / "mini"
-pytestmark = pytest.mark.skipif(
-    not (FOLDER / "evidence.json").is_file(),
-    reason="book/results/mini is not frozen yet; run `python -m jmedlora_utils freeze`",
-)
+RULE = registered.read_registration()
 
 
 @pytest.fixture(scope="module")
@@ -39,44 +38,47 @@ def test_records_are_named_after_their_run_and_no_smoke(study):
         assert (record.preset, record.status, f"seed{record.seed}") == (study.preset, "done", path.parent.parent.name)
 
 
-def test_every_seed_holds_every_condition(study):
+def test_every_seed_is_a_registered_one_and_holds_every_condition(study):
     conditions = study.outcomes.groupby("seed")[["run", "steps", "shots", "exam"]].apply(lambda g: len(g.drop_duplicates()))
-    assert conditions.nunique() == 1
-    assert len(study.seeds) >= 2
+    assert conditions.nunique() == 1 and set(study.outcomes["run"]) == {run.name for run in load_preset(RULE.preset).runs}
+    assert study.preset == RULE.preset and set(study.seeds) <= set(RULE.seeds) and len(study.seeds) >= 2
+    assert bool(registered.provisional(study)) == (set(study.seeds) != set(RULE.seeds))
 
 
 def test_evidence_is_small_and_names_no_machine():
     files = [p for p in FOLDER.rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) < 3_000_000
+    assert sum(p.stat().st_size for p in files) < 6_000_000
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert not any(f in text for f in ("/root/", "/home/", "/tmp/", "/work/")), path
 
 
-def test_the_verdicts_are_those_that_the_book_reports(study):
+def test_the_registration_is_older_than_everything_that_was_trained():
+    history = subprocess.run(
+        ["git", "log", "--format=%cI", "--", paths.relative(registered.FILE)], cwd=paths.ROOT, capture_output=True, text=True, check=False
+    )
+    shallow = subprocess.run(["git", "rev-parse", "--is-shallow-repository"], cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    if history.returncode or not history.stdout or shallow.stdout.strip() != "false":
+        pytest.skip("this copy has no history of its own, so the order of its commits cannot be seen")
+    first = min(datetime.fromisoformat(line) for line in history.stdout.split())
+    trained = [read_record(path) for path in FOLDER.glob("seed*/records/*.json") if path.stem[:2] in ("19", "20")]
+    assert trained and min(datetime.fromisoformat(record.created) for record in trained) > first
+
+
+def test_the_effects_are_those_that_were_committed(study):
     """A change of code must not move them unseen; new evidence may."""
-    found = claims.evaluate_claims(study.outcomes)
-    parts = {p.name: tuple(round(100 * x, 1) for x in p.effect) for f in found for p in f.parts}
-    assert [f.verdict for f in found] == [claims.SUPPORTED, claims.UNDECIDED, claims.SUPPORTED, claims.NOT_SUPPORTED]
-    assert parts["gain"] == (77.7, 70.1, 85.2) and parts["size"] == (16.0, -0.7, 32.7) and parts["language"] == (14.3, 2.1, 26.5)
-    assert claims.same_verdicts(claims.robustness(study.outcomes)) == [(5, 5), (4, 5), (1, 5), (5, 5)]
-    assert gains.other_loading(study.outcomes) == ["en-medium_qlora"]
+    written = pd.read_csv(FOLDER / "estimates.csv", keep_default_na=False).astype({"value": float, "low": float, "high": float})
+    computed = registered.table([e for finding in registered.findings(study) for e in finding.estimates])
+    keys = ["claim", "estimand", "unit", "worlds", "verdict"]
+    assert written[keys].astype(str).equals(computed[keys].astype(str))
+    numbers = ["value", "low", "high"]
+    assert (written[numbers] - computed[numbers]).abs().max().max() < 1e-4
 
 
-def test_untaught_facts_stay_at_chance(study):
-    """No condition differs from chance beyond what so many comparisons produce by luck."""
-    found = gains.controls(study.outcomes)
-    assert found["p_holm"].min() > 0.05 and (~found["covers"]).mean() <= 0.05
-
-
-def test_answers_of_the_form_asked_for_are_right_as_often_as_a_blind_pick(study):
-    """Answers that cannot be right pull a condition below chance and could hide a leak: there are few, and the others are at chance."""
-    untaught = study.outcomes[study.outcomes["facts"] == "untaught"]
-    assert study.forms["n"].sum() == len(untaught)
-    for n_select, group in study.forms.groupby("n_select"):
-        seeds = group.groupby("seed")[["as_asked", "right"]].sum()
-        shares = seeds["right"] / seeds["as_asked"]
-        assert statistics.seed_interval([[share] for share in shares]).covers(1 / math.comb(5, n_select))
-    assert study.forms["as_asked"].sum() > 0.95 * study.forms["n"].sum()
-    missed = gains.controls(study.outcomes).query("not covers")
-    assert (missed["value"] < missed["chance"]).all()
+def test_the_placebo_learned_the_form_and_not_the_facts(study):
+    """Its answers copy listed choices as the true arm's do, and it is no better than a guess on taught facts."""
+    taught = registered.correct(study, "en-large_placebo", "mini_trained", "taught")
+    assert (taught < 0.2 + 0.1).all() and taught.mean() < registered.correct(study, "en-large_lora", "mini_trained", "taught").mean() - 0.3
+    forms = study.forms[study.forms["run"].isin(["en-large_lora", "en-large_placebo"])]
+    shares = forms.groupby("run")[["n", "as_asked"]].sum()
+    assert (shares["as_asked"] / shares["n"] > 0.9).all()

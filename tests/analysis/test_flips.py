@@ -1,10 +1,10 @@
-"""Paired answers: counts, gains and tests against values worked out by hand; groups by length; kept examples."""
+"""Paired answers: counts, gains and tests against values worked out by hand; kept examples."""
 
 import pandas as pd
 import pytest
 import synthetic_study
 
-from jmedlora_utils.analysis import flips, scores, studies
+from jmedlora_utils.analysis import flips, studies
 from jmedlora_utils.analysis.flips import FLIPS
 
 
@@ -42,8 +42,6 @@ def test_no_fact_counts_twice_among_the_flips(study) -> None:
     assert not flipped.assign(fact=facts).duplicated(["seed", "facts", "fact"]).any()
     shown = flips.flip_counts(flipped, "facts").set_index("facts")["n"]
     assert shown["untaught"] == shown["untaught held out phrasing"] == flipped["facts"].str.startswith("untaught").sum() / 2
-    dots = scores.base_and_late(study.outcomes).set_index(["condition", "facts"])["n"]
-    assert dots["en-large, LoRA", "untaught"] == shown["untaught"]
 
 
 def test_an_example_comes_from_the_kept_answers(study) -> None:
@@ -51,4 +49,3 @@ def test_an_example_comes_from_the_kept_answers(study) -> None:
     example = flips.kept_example(study, "en-large_lora", flipped, flipped["flip"].iloc[0])
     assert len(example["choices"]) == 5 and {"exam", "text", "gold", "before", "after"} <= set(example)
     assert flips.kept_example(study, "en-large_lora", flipped, "no such flip") == {}
-    assert set(flips.length_groups(study, flipped)["seed"]) == {1}, "texts are kept for the first seed only"

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic_study
 
 from jmedlora_utils.analysis import gains, scores, studies
+from jmedlora_utils.analysis.gains import NotMeasuredError
 
 RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-small_lora", "en-large_lora", "ja-medium_lora")]
+
+
+SIZES = {"en-small": 2e5, "en-medium": 8e5, "en-large": 3e6, "ja-medium": 8e5}
+N = 60
+
+
+def study(skill: dict[str, float], seeds: int = 3, held_out: float = 0.5, leak: float = 0.0, near: float = 0.3) -> pd.DataFrame:
+    """Outcomes of LoRA runs: `skill` is the share of taught facts learned by the late step."""
+    rng, parts = np.random.default_rng(0), []
+    conditions = [(seed, base, *step) for seed in range(1, seeds + 1) for base in skill for step in ((0, 0), (30, 0.5), (100, 1), (200, 1))]
+    for seed, base, steps, rank in conditions:
+        about = {"seed": seed, "run": f"{base}_lora", "base": base, "size_params": SIZES[base], "method": "lora", "quantisation": "none"}
+        about |= {"template": "plain", "centric": "japanese" if base.startswith("ja") else "english", "steps": steps, "shots": 0}
+        for exam, share in (("mini_trained", 1.0), ("mini_heldout", held_out)):
+            for section, p in (("taught", skill[base] * rank * share), ("untaught", leak * rank)):
+                right = ((rng.random(N) < p) | (rng.random(N) < 0.2)).astype(float)
+                exact = right * (rng.random(N) >= near)
+                facts = "taught_held_out_phrasing" if (exam, section) == ("mini_heldout", "taught") else section
+                question = {"exam": exam, "facts": facts, "id": [f"{section}{i:02d}" for i in range(N)], "n_select": 1, "chance": 0.2}
+                scores = {"accuracy": right, "exact_match": exact, "gestalt": np.maximum(exact, 0.9 * right)}
+                scores |= {"strict_accuracy": right, "strict_exact_match": exact}
+                parts.append(pd.DataFrame({**about, **question, **scores}))
+    return pd.concat(parts, ignore_index=True)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +98,47 @@ def test_scores_are_laid_out_by_group_and_condition(outcomes) -> None:
 def test_the_control_counts_each_fact_once(outcomes) -> None:
     facts = outcomes[(outcomes["facts"] == "untaught") & (outcomes["run"] == "en-large_lora") & (outcomes["steps"] == 20)]
     once = facts[(facts["shots"] == 0) & (facts["exam"] == "mini_trained")]
-    late = scores.base_and_late(outcomes).set_index(["condition", "facts"])["n"]
     along = scores.along_steps(outcomes, "en-large_lora").set_index(["facts", "steps"])["n"]
-    assert late["en-large, LoRA", "untaught"] == along["untaught", 20] == len(once)
-
-
-def test_rows_of_a_figure_stand_by_size_each_base_before_its_tuned_runs(outcomes) -> None:
-    conditions = list(dict.fromkeys(scores.base_and_late(outcomes)["condition"]))
-    assert conditions[:2] == ["en-small, base", "en-small, LoRA"] and conditions[-2:] == ["en-large, base", "en-large, LoRA"]
+    assert along["untaught", 20] == len(once)
     assert scores.largest_run(outcomes) == "en-large_lora"
+
+
+def test_the_last_kept_step_counts_and_a_run_without_one_is_named(outcomes) -> None:
+    assert gains.last_step(outcomes, "en-large_lora") == 40
+    with pytest.raises(NotMeasuredError, match="'en-large_lora' has no tuned answers"):
+        gains.last_step(outcomes[outcomes["steps"] == 0], "en-large_lora")
+
+
+def test_a_base_asked_beside_another_run_serves_as_baseline_but_never_one_after_further_pretraining():
+    frame = study({"en-large": 0.8}, seeds=1)
+    full = frame[frame["steps"] > 0].assign(run="en-large_full", method="full")
+    cpt = frame[frame["steps"] == 0].assign(run="a-first", method="cpt-lora", accuracy=1.0)
+    assert gains.gains(pd.concat([frame, full, cpt]), "en-large_full").equals(gains.gains(frame, "en-large_lora"))
+
+
+def test_a_run_in_4_bits_is_compared_with_its_base_in_4_bits_and_says_where_there_is_none():
+    frame = study({"en-large": 0.8}, seeds=1)
+    four_bits = frame.assign(run="en-large_qlora", method="qlora", quantisation="nf4")
+    only_tuned, both = pd.concat([frame, four_bits[four_bits["steps"] > 0]]), pd.concat([frame, four_bits])
+    assert gains.baseline_run(only_tuned, "en-large_qlora") == ("en-large_lora", False)
+    assert gains.other_loading(only_tuned) == ["en-large_qlora"] and gains.other_loading(both) == []
+    assert [gains.baseline_run(both, f"en-large_{m}") for m in ("qlora", "lora")] == [("en-large_qlora", True), ("en-large_lora", True)]
+
+
+def untuned(frame: pd.DataFrame) -> pd.Series:
+    return frame["steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f[~untuned(f)], "step 0"),
+        (lambda f: f.assign(template=untuned(f).map({True: "plain", False: "another"})), "step 0"),
+        (lambda f: f.assign(quantisation=untuned(f).map({True: "nf4", False: "none"})), "step 0"),
+        (lambda f: f[~(untuned(f) & (f["id"] == "taught00"))], "different questions"),
+    ],
+    ids=["no base", "another template", "another precision", "other questions"],
+)
+def test_a_tuned_model_is_compared_with_no_other_base(change, message):
+    with pytest.raises(NotMeasuredError, match=message):
+        gains.gains(change(study({"en-large": 0.8}, seeds=1)), "en-large_lora")

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from exam_fixtures import data_dir, needs_recent_data, question
 
-from jmedlora_utils.analysis import claims
 from jmedlora_utils.analysis import published_pairs as pairs
+from jmedlora_utils.analysis import verdicts
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.statistics import Interval
 from jmedlora_utils.data import published_answers
@@ -74,8 +74,8 @@ def test_the_seven_pairs_to_the_last_digit(found):
 
 @needs_recent_data
 def test_the_rule_on_the_real_pairs(found):
-    verdicts = {1: claims.NOT_SUPPORTED, 2: claims.NOT_MEASURED, 3: claims.NOT_SUPPORTED, 4: claims.SUPPORTED}
-    assert pairs.claim_verdicts(found.verdicts) == verdicts
+    words = {1: verdicts.NOT_SUPPORTED, 2: verdicts.NOT_MEASURED, 3: verdicts.NOT_SUPPORTED, 4: verdicts.SUPPORTED}
+    assert pairs.claim_verdicts(found.verdicts) == words
     deciding = found.verdicts[found.verdicts["decides"]]["adapted"].dropna().tolist()
     assert deciding == ["Preferred-MedRECT-32B", "GPT-OSS-Swallow-120B-RL-v0.1", "Qwen3-Swallow-32B-RL-v0.2"]
     assert "serving: OpenRouter / Ollama" in found.pairs.set_index("adapted").loc["pfn-medllm-qwen-72b", "confounds"]
@@ -210,7 +210,7 @@ def test_a_folder_without_a_pair_gives_empty_tables_with_their_columns(tmp_path)
     material = pairs.Material({"jmle2026": questions}, {"jmle2026": read_runs(tmp_path, "jmle2026", questions)}, ())
     found = pairs.examine(material)
     assert (len(found.pairs), len(found.cuts), len(found.steps), len(found.systems)) == (0, 0, 0, 1)
-    assert pairs.claim_verdicts(found.verdicts)[3] == claims.NOT_MEASURED and not pairs.ladder(found)["answers"].any()
+    assert pairs.claim_verdicts(found.verdicts)[3] == verdicts.NOT_MEASURED and not pairs.ladder(found)["answers"].any()
     for table in (found.pairs, found.cuts, found.steps):
         assert {"pair", "only first / only second right", "points [95 %]", "p"} <= set(pairs.readable(table))
 
@@ -271,13 +271,13 @@ def test_a_base_is_paired_at_the_same_kind_of_thinking_and_no_less_effort(tmp_pa
 @pytest.mark.parametrize(
     ("domain", "adaptation", "effect", "p_holm", "decides", "expected"),
     [
-        ("medicine", "LoRA", (0.08, 0.02, 0.14), 0.001, True, (1, True, claims.SUPPORTED)),
-        ("medicine", "LoRA", (0.08, 0.02, 0.14), 0.04, True, (1, True, claims.UNDECIDED)),
-        ("medicine", "LoRA", (0.01, -0.02, 0.04), 1.0, True, (1, True, claims.NOT_SUPPORTED)),
-        ("medicine", "LoRA", (0.01, -0.02, 0.06), 1.0, False, (1, False, claims.UNDECIDED)),
-        ("medicine", "fine-tuning", (0.01, -0.02, 0.04), 1.0, True, (1, False, claims.NOT_SUPPORTED)),
-        ("Japanese", "reinforcement", (-0.08, -0.14, -0.02), 0.001, True, (3, True, claims.SUPPORTED)),
-        ("Japanese", "reinforcement", (0.08, 0.02, 0.14), 0.001, True, (3, True, claims.NOT_SUPPORTED)),
+        ("medicine", "LoRA", (0.08, 0.02, 0.14), 0.001, True, (1, True, verdicts.SUPPORTED)),
+        ("medicine", "LoRA", (0.08, 0.02, 0.14), 0.04, True, (1, True, verdicts.UNDECIDED)),
+        ("medicine", "LoRA", (0.01, -0.02, 0.04), 1.0, True, (1, True, verdicts.NOT_SUPPORTED)),
+        ("medicine", "LoRA", (0.01, -0.02, 0.06), 1.0, False, (1, False, verdicts.UNDECIDED)),
+        ("medicine", "fine-tuning", (0.01, -0.02, 0.04), 1.0, True, (1, False, verdicts.NOT_SUPPORTED)),
+        ("Japanese", "reinforcement", (-0.08, -0.14, -0.02), 0.001, True, (3, True, verdicts.SUPPORTED)),
+        ("Japanese", "reinforcement", (0.08, 0.02, 0.14), 0.001, True, (3, True, verdicts.NOT_SUPPORTED)),
     ],
 )
 def test_the_rule_decides_a_pair(domain, adaptation, effect, p_holm, decides, expected):
@@ -290,7 +290,7 @@ def test_the_rule_decides_a_pair(domain, adaptation, effect, p_holm, decides, ex
 
 def test_claim_4_is_decided_by_its_interval_alone():
     found = pairs._verdicts(pd.DataFrame(columns=pairs.PAIR_COLUMNS), pd.DataFrame(), Interval(0.02, 0.01, 0.03))
-    assert pairs.claim_verdicts(found)[4] == claims.NOT_SUPPORTED and pairs.claim_verdicts(found)[1] == claims.NOT_MEASURED
+    assert pairs.claim_verdicts(found)[4] == verdicts.NOT_SUPPORTED and pairs.claim_verdicts(found)[1] == verdicts.NOT_MEASURED
 
 
 @pytest.mark.parametrize(("gained", "lost", "n", "small"), [(24, 22, 400, True), (52, 56, 400, False), (0, 0, 9, True), (9, 0, 9, False)])

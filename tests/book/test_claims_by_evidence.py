@@ -7,40 +7,34 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from jmedlora_utils.analysis import claims, evidence, published_pairs
+from jmedlora_utils.analysis import claims, evidence, published_pairs, registered
 from jmedlora_utils.book import claims_by_evidence, fragments
 from jmedlora_utils.core import paths
 
 
 def test_the_front_figure_repeats_the_effects_of_the_pages(tmp_path: Path) -> None:
     study = evidence.load_study("mini-seeds")
-    judged = claims.evaluate_claims(study.outcomes)
-    table = claims_by_evidence.effects(judged, claims.robustness(study.outcomes))
+    judged, changed = registered.findings(study), registered.changed_words(study)
+    table = claims_by_evidence.effects(judged, changed)
+    shown = {e.name for finding in judged for e in finding.estimates} & set(claims_by_evidence.MAIN)
+    assert shown == set(claims_by_evidence.MAIN), "every row of the figure is an estimand of the rule"
     for finding in judged:
-        mine = table[(table["claim"] == finding.claim.number) & (table["rung"] == claims_by_evidence.MINIATURE)]
-        effects = [tuple(p.effect) for p in finding.parts if p.name in claims_by_evidence.MAIN]
+        mine = table[(table["claim"] == finding.claim) & (table["rung"] == claims_by_evidence.MINIATURE)]
+        effects = [tuple(e.interval) for e in finding.estimates if e.name in claims_by_evidence.MAIN]
         assert [tuple(row) for row in mine[["value", "low", "high"]].to_numpy()] == effects
-        assert all(finding.verdict in word or word == claims_by_evidence.NOT_TESTABLE for word in mine["verdict"])
+        assert set(mine["verdict"]) == {claims.word(finding, changed)}
+        assert all(e.unit == registered.POINTS for e in finding.estimates if e.name in claims_by_evidence.MAIN)
     verdicts = published_pairs.read_tables(tuple(published_pairs.EDITIONS)).verdicts
     published = table[table["rung"] == claims_by_evidence.PUBLISHED]
     assert sorted(published["value"]) == sorted(verdicts.loc[verdicts["decides"], "value"])
-    shown = claims_by_evidence.figure(table, tmp_path)
-    assert ("small real models: not run" in shown) != evidence.has_evidence("small")
+    figure = claims_by_evidence.figure(table, tmp_path, "A note.")
+    assert ("small real models: not run" in figure) != evidence.has_evidence("small") and "A note." in figure
     with Image.open(tmp_path / "rungs.png") as picture:
         assert picture.height > picture.width, "narrow, for a phone"
-
-
-def test_a_verdict_that_few_other_choices_keep_is_called_fragile() -> None:
-    study = evidence.load_study("mini-seeds")
-    judged, changed = claims.evaluate_claims(study.outcomes), claims.robustness(study.outcomes)
-    words = claims_by_evidence.effects(judged, changed).set_index(["claim", "rung"])["verdict"]
-    for number, (same, n) in enumerate(claims.same_verdicts(changed), start=1):
-        word = words[number, claims_by_evidence.MINIATURE]
-        assert word == claims_by_evidence.NOT_TESTABLE or ("fragile" in word) == (2 * same < n)
 
 
 def test_every_finding_of_the_literature_has_a_source_in_the_bibliography() -> None:
     rows = pd.read_csv(paths.RESULTS / "published" / "literature.csv", keep_default_na=False)
     cited = (paths.BOOK / "references.bib").read_text(encoding="utf-8")
     assert all(f"{{{row.cite}," in cited if row.cite else row.note for row in rows.itertuples())
-    assert set(rows["claim"]) <= {claim.number for claim in claims.CLAIMS} and fragments.literature().count("\n") == len(rows) + 1
+    assert set(rows["claim"]) <= set(claims.TITLES) and fragments.literature().count("\n") == len(rows) + 1

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from exam_fixtures import data_dir, needs_data
 
-from jmedlora_utils.analysis import claims, evidence
+from jmedlora_utils.analysis import claims, evidence, registered
 from jmedlora_utils.book import fragments, history, miniature, provenance
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.records import Record, read_record, write_record
@@ -121,10 +121,16 @@ def test_committed_evidence_is_linked_and_a_run_is_named(monkeypatch, tmp_path: 
 
 
 def test_the_japanese_table_follows_the_english_verdicts() -> None:
-    assert {part for claim in claims.CLAIMS for part in claim.parts} == set(miniature.PARTS_JA)
-    assert set(miniature.VERDICTS_JA) == {*claims.VERDICTS, claims.NOT_MEASURED} and len(miniature.CLAIMS_JA) == len(claims.CLAIMS)
+    study = evidence.load_study("mini-seeds")
+    found, changed = registered.findings(study), registered.changed_words(study)
+    assert {e.name for finding in found for e in finding.estimates if e.verdict} == set(miniature.PARTS_JA)
+    assert len(miniature.CLAIMS_JA) == len(claims.TITLES)
     shown = fragments.verdicts_ja()
-    assert shown.count("支持される**") == 2 and "5通りのうち1通り" in shown and "17.3 % から 95.0 %" in shown
+    for finding in found:
+        assert f"**{miniature.VERDICTS_JA[finding.verdict]}**" in shown and all(e.text() in shown for e in finding.estimates if e.verdict)
+        assert f"{len(changed[finding.claim])}通りのうち{changed[finding.claim].count(finding.verdict)}通り" in shown
+    assert shown.count("もろい") == sum("fragile" in claims.word(finding, changed) for finding in found)
+    assert ("暫定" in shown) == bool(registered.provisional(study))
 
 
 def test_without_evidence_the_pages_say_so(monkeypatch, tmp_path: Path) -> None:

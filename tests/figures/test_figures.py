@@ -4,10 +4,12 @@ import io
 import math
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 
-from jmedlora_utils.figures import pair_plots, style, tuning_plots
+from jmedlora_utils.analysis import registered
+from jmedlora_utils.figures import pair_plots, study_plots, style, tuning_plots
 
 BASES = pd.DataFrame(
     [("en-small", 2e5, "english"), ("en-medium", 8e5, "english"), ("en-large", 3e6, "english"), ("ja-medium", 8e5, "japanese")],
@@ -52,25 +54,44 @@ def test_japanese_glyphs_are_drawn_and_a_missing_one_is_an_error():
         draw(figure)
 
 
-def test_gains_by_size_show_every_base_in_points_with_ascii_minus_signs():
-    gains = estimates(base=["en-small", "en-large"], value=[-0.2, 0.3], size_params=[2e5, 3e6], centric=["english", "english"])
-    ax = draw(tuning_plots.gain_by_size(gains, style.base_styles(BASES)))
-    assert {-20, 30} <= set(heights(ax))
-    ticks = [t.get_text() for t in ax.get_yticklabels()]
+def made(name: str, *worlds: float, verdict: str = "", unit: str = registered.POINTS) -> registered.Estimate:
+    values = pd.Series(worlds, index=range(11, 11 + len(worlds)))
+    return registered.estimate(1, name, values, unit=unit)._replace(verdict=verdict)
+
+
+def test_every_world_of_an_estimand_is_a_dot_in_its_unit_with_ascii_minus_signs():
+    ax = draw(study_plots.by_world([made("gain", -0.2, 0.3, 0.4, verdict="supported"), made("form", 0.0, 0.1, 0.2)], 0.05))
+    dots = np.concatenate([dots.get_offsets()[:, 0] for dots in ax.collections if len(dots.get_offsets()) == 3])
+    assert sorted(np.round(dots)) == [-20, 0, 10, 20, 30, 40] and ax.get_xlabel() == "Points"
+    assert "gain: supported" in {text.get_text() for text in ax.texts}
+    ticks = [t.get_text() for t in ax.get_xticklabels()]
     assert any("-" in t for t in ticks) and not any("\u2212" in t for t in ticks)
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["200k", "3M"]
+    slopes = draw(study_plots.by_world([made("slope", 0.2, 0.4, unit=registered.LOGITS)], 0.1))
+    assert slopes.get_xlabel() == "Logits per doubling" and slopes.get_xlim()[1] < 2, "logits are not drawn in percent"
+    assert "not measured" in draw(study_plots.by_world([], 0.05)).texts[0].get_text()
 
 
-def test_accuracy_by_steps_draws_values_and_intervals_in_percent():
+def along_steps(frame: pd.DataFrame, look: dict[str, style.LineStyle], by: str = "base") -> mpl.figure.Figure:
+    figure, axes = style.new_figure()
+    style.points(axes[0, 0], frame, look, lines=True, x="steps", y="value", hue=by)
+    style.legend_above(figure, axes[0, 0])
+    return figure
+
+
+def test_points_draw_values_and_intervals_in_percent():
     frame = estimates(base=["en-small", "en-small", "en-large", "en-large"], steps=[0, 100, 0, 100], value=[0.2, 0.4, 0.2, 0.8])
-    figure = tuning_plots.accuracy_by_steps(frame, style.base_styles(BASES), chance=0.18)
+    figure = along_steps(frame, style.base_styles(BASES))
     ax = draw(figure)
     assert heights(ax) == [20, 20, 40, 80]
     drawn = {round(float(y)) for line in ax.lines for y in line.get_ydata() if not math.isnan(y)}
-    assert {10, 30, 50, 70, 90, 18} <= drawn, "ends of the intervals and the chance line"
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "100"]
-    assert ax.get_ylim() == (0, 103)
-    assert labels(figure) == ["en-small", "en-large", "chance"]
+    assert {10, 30, 50, 70, 90} <= drawn, "ends of the intervals"
+    assert labels(figure) == ["en-small", "en-large"]
+
+
+def test_the_story_draws_chance_and_percent():
+    lines = estimates(facts=["taught", "taught"], steps=[0, 100], value=[0.2, 0.8])
+    ax = draw(tuning_plots.story(lines, estimates(base=["en-small"], value=[0.3]), style.base_styles(BASES), 0.18))
+    assert ax.get_ylim() == (0, 103) and any(set(np.round(line.get_ydata())) == {18} for line in ax.lines)
 
 
 def test_every_base_has_its_own_look_and_language_its_own_dashes_in_every_figure():
@@ -78,20 +99,20 @@ def test_every_base_has_its_own_look_and_language_its_own_dashes_in_every_figure
     assert len({(s.colour, s.marker) for s in styles.values()}) == len(BASES)
     assert {b: s.dashes for b, s in styles.items()} == {"en-small": "-", "en-medium": "-", "en-large": "-", "ja-medium": "--"}
     frame = estimates(base=["ja-medium", "ja-medium"], steps=[0, 100], value=[0.2, 0.4])
-    ax = draw(tuning_plots.accuracy_by_steps(frame, styles))
+    ax = draw(along_steps(frame, styles))
     line = next(line for line in ax.lines if len(line.get_ydata()) == 2 and line.get_marker() == "D")
     assert mpl.colors.to_hex(line.get_color()).upper() == style.JAPANESE_REDS[0] and line.get_linestyle() == "--"
 
 
 def test_an_interval_that_rounding_turned_round_does_not_break_a_figure():
     frame = pd.DataFrame({"run": ["a"], "steps": [0], "value": [0.5], "low": [0.5 + 1e-12], "high": [0.5]})
-    assert heights(draw(tuning_plots.accuracy_by_steps(frame, style.looks(["a"]), 0.2, by="run"))) == [50]
+    assert heights(draw(along_steps(frame, style.looks(["a"]), by="run"))) == [50]
 
 
 def test_groups_of_facts_have_fixed_names():
     facts = list(tuning_plots.FACTS)
-    frame = estimates(condition=["base"] * len(facts), facts=facts, value=[0.2] * (len(facts) - 1) + [0.9])
-    figure = tuning_plots.dot_intervals(frame, 0.2)
+    lines = estimates(facts=facts, steps=[0] * len(facts), value=[0.2] * (len(facts) - 1) + [0.9])
+    figure = tuning_plots.story(lines, estimates(base=["en-small"], value=[0.3]), style.base_styles(BASES), 0.2)
     draw(figure)
     assert labels(figure) == [*(name for name, _ in tuning_plots.FACTS.values()), "chance"]
 
@@ -105,11 +126,6 @@ def test_loss_curves_and_the_story_draw_means_groups_and_gains():
     assert [t.get_text() for t in draw(figure).get_xticklabels()] == ["0", "80"]
     assert [t.get_text() for t in figure.axes[1].get_yticklabels()] == ["ja-medium", "en-small"]
     assert labels(figure) == ["taught, trained phrasing", "untaught (control)", "chance"]
-
-
-@pytest.mark.parametrize(("n", "label"), [(159_000, "159k"), (1_960_000, "1.96M"), (7e9, "7B"), (12, "12")])
-def test_sizes_are_short(n, label):
-    assert tuning_plots.size_label(n) == label
 
 
 def test_the_forest_draws_every_pair_and_step_hollow_where_it_does_not_decide():

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nbformat
@@ -11,13 +12,14 @@ import synthetic_study
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 
-from jmedlora_utils.analysis import evidence, exam_errors, registered, small_models
+from jmedlora_utils.analysis import evidence, registered, small_models
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.records import Record
 from tests.analysis.test_registered import learned
 from tests.analysis.test_registered import make_study as make_registered
 from tests.analysis.test_small_models import BASE, OTHER, make_study
 
-STEMS = ("32_scores", "40_findings", "42_cost", "43_errors")
+STEMS = ("32_scores", "40_findings", "42_cost")
 RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-small_lora", "en-large_lora", "en-large_full", "ja-medium_lora")]
 
 
@@ -46,8 +48,7 @@ def pages(tmp_path_factory):
         patch.setenv("JMEDLORA_RUNS", str(tmp_path_factory.mktemp("runs")))
         synthetic_study.use_preset(patch, (1,), RUNS)
         synthetic_study.write_study("smoke", (1,), RUNS, answers=6)
-        more = {"43_errors": {"run_name": "en-large_lora"}}
-        made = {stem: run_cells(stem, preset="smoke", source="run", **more.get(stem, {})) for stem in STEMS}
+        made = {stem: run_cells(stem, preset="smoke", source="run") for stem in STEMS}
         tables = paths.runs_root() / "smoke" / "tables"
     return SimpleNamespace(shown=made, tables=tables)  # other tests of this file read presets of their own
 
@@ -69,39 +70,26 @@ def test_page_41_draws_and_counts_the_committed_evidence(pages):
     assert "| JJSIMQA | 459 | 8.9 | 4.2 | 5.9 | 7.2 |" in shown["smallest"].data, "the smallest visible difference, in points"
 
 
-def test_page_40_measures_one_effect_by_hand_as_the_package_does(pages):
+def test_page_40_names_what_a_run_did_not_measure(pages):
     shown = pages.shown["40_findings"]
-    two_by_two = shown["mcnemar"]
-    gained, lost = two_by_two.loc["wrong", "right"], two_by_two.loc["right", "wrong"]
-    assert f"{gained} questions gained and {lost} lost" in shown["mcnemar-seen"].data
-    by_hand, package = (re.findall(r"[+-][\d.]+", part) for part in shown["bootstrap-seen"].data.split("The package"))
-    assert by_hand[0] == package[0] and all(abs(float(a) - float(b)) < 6 for a, b in zip(by_hand, package, strict=True))
-    assert shown["rule"] in {"supported", "not supported", "undecided at this size"}
-    assert f"{gained} / {lost}" in shown["claim1-table"].data, "the page by hand and its table count the same pairs"
+    assert shown["verdicts"].data.count("| **not measured** |") == 4 and "no answers of en-large_placebo" in shown["verdicts"].data
+    assert "33.1 %" in shown["verdicts"].data and "apply its rule" not in shown["banner"].data
+    assert "no evidence" in shown["banner"].data and "not run" in shown["answers"].data
 
 
-def test_every_claim_gets_a_card_from_published_to_verdict(pages):
-    shown = pages.shown["40_findings"]
-    for number in (1, 2, 3, 4):
-        card = shown[f"claim{number}-card"].data
-        assert f":name: tab-claim-{number}" in card
-        rows = [line.split("|")[1].strip() for line in card.splitlines() if line.startswith("|")][2:]
-        assert rows[0] == "published" and rows[-1] == "**verdict**" and rows[-2] == "at a larger size"
-        assert any(row.startswith("miniature, ") for row in rows) and "not run" in card
-    assert "33.1 %" in shown["claim1-card"].data and shown["verdicts"].data.count("at the paper's size: not run") == 4
-
-
-def test_limits_count_seeds(pages):
-    assert "**One seed.**" in pages.shown["40_findings"]["limits-seeds"].data
+def test_page_40_counts_what_was_fixed_and_broken_as_its_table_of_flips(pages):
+    shown, flipped = pages.shown["40_findings"], pd.read_csv(pages.tables / "flips.csv")
+    two_by_two, taught = shown["flips"], flipped[flipped["facts"] == "taught"]
+    fixed, broken = ((taught["flip"] == name).sum() for name in ("fixed", "broken"))
+    assert (two_by_two.loc["wrong", "right"], two_by_two.loc["right", "wrong"]) == (fixed, broken)
+    assert f"{fixed} questions fixed and {broken} broken" in shown["mcnemar"].data
+    assert set(flipped["flip"]) <= {"fixed", "broken", "right twice", "wrong twice"}
+    assert "distance before" in shown["fixed"].data, "a kept question of each kind is shown"
 
 
 def test_pages_write_their_tables(pages):
-    written = {"findings.csv", "summary.csv", "scores.csv", "gains.csv", "cost.csv", "flips.csv", *exam_errors.TABLES.values()}
+    written = {"estimates.csv", "seeds.csv", "flips.csv", "scores.csv", "gains.csv", "differences.csv", "cost.csv"}
     assert {p.name for p in pages.tables.glob("*.csv")} == written
-    flipped = pd.read_csv(pages.tables / "flips.csv")
-    assert set(flipped["flip"]) <= {"fixed", "broken", "right twice", "wrong twice"}
-    gain = (flipped["flip"] == "fixed").sum() - (flipped["flip"] == "broken").sum()
-    assert gain == flipped["after"].sum() - flipped["before"].sum()
 
 
 def test_pages_32_and_42_read_arms_that_were_asked_different_exams(tmp_path, monkeypatch):
@@ -109,10 +97,12 @@ def test_pages_32_and_42_read_arms_that_were_asked_different_exams(tmp_path, mon
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
     synthetic_study.write_blind_answers("small-smoke")
     shown = run_cells("32_scores", preset="small-smoke", source="run")
-    assert "Scores on `small_exam_1_taught`" in shown["scores"].data and "Scores on `taught`" in shown["scores"].data
-    exam, facts = "| gemma_exam - smollm2_exam | small_exam_1_taught |", "| gemma_facts - smollm2_facts | taught |"
-    assert exam in shown["differences-table"].data and facts in shown["differences-table"].data
-    assert "gemma_exam - smollm2_facts" not in shown["differences-table"].data
+    drawn = {text.get_text() for ax in shown["map"].axes for text in ax.get_xticklabels()}
+    assert {"small exam 1 taught", "taught"} <= drawn
+    differences = pd.read_csv(tmp_path / "small-smoke" / "tables" / "differences.csv").set_index(["run", "minus"])["group"]
+    assert "small_exam_1_taught" in set(differences["gemma_exam", "smollm2_exam"])
+    assert "taught" in set(differences["gemma_facts", "smollm2_facts"])
+    assert ("gemma_exam", "smollm2_facts") not in differences.index
     figure = run_cells("42_cost", preset="small-smoke", source="run")["price"]
     names = {text.get_text() for text in figure.axes[0].get_legend().get_texts()} if figure.axes[0].get_legend() else set()
     names |= {text.get_text() for legend in figure.legends for text in legend.get_texts()}
@@ -123,12 +113,13 @@ def test_page_32_shows_untuned_bases_with_likelihood_chance_and_published_small_
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
     synthetic_study.write_blind_answers("small-bases")
     shown = run_cells("32_scores", preset="small-bases", source="run")
-    assert "chance earns 17.5 % Accuracy" in shown["scores"].data
+    assert "jjsimqa 17.5" in shown["chances"].data
     assert "| gemma_base | jjsimqa | 0 | 1 | 25.0 | 25.0 | 25.0 | 17.5 | 16 |" in shown["likelihood"].data
     reported = pd.read_csv(paths.RESULTS / "published" / "reported.csv")
     assert "| Swallow-7B | 18.6 |" in shown["published"].data and "uniform guessing" in shown["published"].data
     assert not [s for s in reported["system"] if re.search(r"[2-9]\dB", s) and s in shown["published"].data]
-    assert "nothing to compare" in shown["gains-table"].data and "no two tuned bases" in shown["differences-table"].data
+    tables = tmp_path / "small-bases" / "tables"
+    assert pd.read_csv(tables / "gains.csv").empty and pd.read_csv(tables / "differences.csv").empty
 
 
 def test_page_44_compares_the_arms_by_the_committed_rule(tmp_path, monkeypatch):
@@ -146,17 +137,28 @@ def test_page_44_compares_the_arms_by_the_committed_rule(tmp_path, monkeypatch):
     assert written == {"summary.csv", "claim_1.csv", "transfer.csv", "answers.csv", "measures.csv"}
 
 
-def test_page_46_judges_by_the_registration_and_warns_of_other_seeds(tmp_path, monkeypatch):
+def test_page_40_judges_by_the_registration_and_warns_of_other_seeds(tmp_path, monkeypatch):
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
     counts = pd.DataFrame({"seed": [11, 12, 13], "exam": "mini_lookalike", "n": 40, "non_copies": 36, "right": 30})
     counts = counts.assign(right_not_exact=[28, 29, 27], wrong=10, credited_wrong=[2, 3, 4])
     monkeypatch.setattr(registered, "answer_counts", lambda study: counts.iloc[: len(study.seeds)].assign(seed=study.seeds))
     for seeds in ((11, 12, 13), (101, 102)):
         study = make_registered(learned, seeds)
+        outcomes = study.outcomes.assign(quantisation="none", template="", method="lora", category="", n_select=1, chance=0.2)
+        scored = {name: outcomes["accuracy"] for name in ("exact_match", "gestalt", "strict_exact_match", "strict_accuracy")}
+        study = replace(study, outcomes=outcomes.assign(**scored), records=[base_record(seed) for seed in seeds])
         monkeypatch.setattr(evidence, "load_study", lambda preset, source, study=study: study)
-        shown = run_cells("46_registered_study", preset="registered", source="run")
+        shown = run_cells("40_findings", preset="mini-seeds", source="run")
         text = "\n".join(cell.data for cell in shown.values() if hasattr(cell, "data") and isinstance(cell.data, str))
-        assert ("Not the registered seeds" in text) == (seeds[0] == 101)
-        assert "Claim 1, knowledge goes in, partially: **supported**" in text and "study 1" in text
-    rows = pd.read_csv(tmp_path / "registered" / "tables" / "estimates.csv")
+        assert ("Not the registered study" in text) == (seeds[0] == 101) and ("provisional" in text) == (seeds[0] == 11)
+        assert "**supported" in shown["verdicts"].data and "study 1" in shown["studies"].data
+        by_hand, package = shown["by-hand-seen"].data, registered.findings(study)[0].estimates[0].text()
+        assert package in by_hand, "the page by hand and the package give the same interval"
+    rows = pd.read_csv(tmp_path / "mini-seeds" / "tables" / "estimates.csv")
     assert set(rows["claim"]) == {1, 2, 3, 4} and (rows["low"] <= rows["value"]).all()
+
+
+def base_record(seed: int) -> Record:
+    measured = {"entry": {"0shot": {"accuracy": 0.9}}, "fertility": {"ja": 1.0, "en": 0.3}}
+    config, model = {"centric": "english"}, {"base": "en-large"}
+    return Record("pretrain", "19_pretrain__en-large", "mini-seeds", seed, config, measured, {"parameters": 10}, model=model)
