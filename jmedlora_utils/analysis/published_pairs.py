@@ -60,6 +60,7 @@ EQUIVALENCE_LEVEL = 0.05
 FOLDER = paths.RESULTS / "published_pairs"
 EDITIONS = {"igakuqa119": 119, "jmle2026": 120}
 EFFORTS = ("low", "medium", "high")
+RUNG = "published models, 27B to 122B"
 PARTS = {1: "gain by a medical LoRA", 3: "lead of the base over its Japanese sibling", 4: "leniency"}
 """What the effect of a claim's deciding rows is."""
 SETTINGS = ("decoding", "effort", "quantisation", "serving", "vision", "prompt")

@@ -81,7 +81,7 @@ def verdicts() -> str:
     if (found := _study(evidence.evidence_folder(MINI))) is None:
         return NO_EVIDENCE
     study, judged, changed = found
-    shown = claims.glance_table(judged, changed, {"published models, 27B to 122B": published_pairs.glance()})
+    shown = claims.glance_table(judged, changed, {published_pairs.RUNG: published_pairs.glance()})
     cards = []
     for row in shown.to_dict("records"):
         said = "\n".join(f"- {name}: {text}" for name, text in row.items() if name not in ("claim", WORD))

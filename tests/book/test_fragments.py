@@ -110,7 +110,7 @@ def test_committed_evidence_is_linked_and_a_run_is_named(monkeypatch, tmp_path: 
         return provenance.evidence_line("40_findings", entries, {"preset": "mini", "source": source})
 
     shown = line(*provenance.EVIDENCE_OF["50_explore"], source="committed")
-    assert "</book/results/mini/seed1/examples.jsonl>" in shown and "</book/results/mini/seed1/questions.jsonl>" in shown
+    assert "</book/results/mini/seed11/examples.jsonl>" in shown and "</book/results/mini/seed11/questions.jsonl>" in shown
     monkeypatch.setattr(evidence, "evidence_folder", lambda preset: tmp_path / "mini")
     assert "`runs/mini/`" in line("outcomes") and "`runs/mini/`" in line("examples", source="run")
     (tmp_path / "mini").mkdir()

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 
+import pandas as pd
 import pytest
 
 from jmedlora_utils.analysis import hospital_answers
@@ -71,3 +72,14 @@ def test_the_printed_record_is_one_of_the_sample_and_the_commands_exist() -> Non
     typed = re.findall(r"^\$ make (\w+)(?: PRESET=([\w-]+))?", PAGE, re.MULTILINE)
     assert typed and all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target, _ in typed)
     assert {name for _, name in typed if name} <= set(presets.preset_names())
+
+
+def test_the_page_shows_the_committed_rehearsal_and_decides_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    shown = run_cells(STEM, preset="hospital", source="committed")
+    assert shown["verdict"].data.startswith("**rehearsal**") and "committed evidence" in shown["scores-table"].data
+    answers = pd.read_csv(paths.RESULTS / "hospital" / "answers.csv")
+    adapter = answers[(answers["steps"] > 0) & (answers["exam"] == "quiz")]
+    for facts, own in adapter.groupby("facts"):
+        share = f"| adapter | {facts} | {len(own)} | {100 * own['strict_accuracy'].mean():.1f} ["
+        assert share in shown["scores-table"].data
