@@ -16,7 +16,7 @@ import pandas as pd
 
 from jmedlora_utils.analysis import claims, evidence, gains, known_responses, published_pairs, registered, scores
 from jmedlora_utils.analysis.studies import Study
-from jmedlora_utils.book import claims_by_evidence, history, miniature, provenance
+from jmedlora_utils.book import claims_by_evidence, history, miniature, planner_tables, provenance
 from jmedlora_utils.book.provenance import BENCHMARKS, MINI, Edition, table_of
 from jmedlora_utils.core import formatting, paths
 from jmedlora_utils.core.records import read_record
@@ -223,6 +223,7 @@ FRAGMENTS: dict[str, Callable[[Edition, Path], str]] = {
     "registered_preset": lambda *_: yaml_file(paths.PRESETS / "mini-seeds.yaml"),
     "studies": lambda _, folder: history.studies(folder),
     "log": lambda *_: history.log(),
+    "planner": lambda *_: planner_tables.tables(),
     "models": lambda *_: paper_settings(("method", "fine-tuning steps", "r", "target parameters")),
     "paper_settings": lambda *_: paper_settings(),
     "question": lambda *_: question(),

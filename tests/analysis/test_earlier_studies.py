@@ -23,6 +23,6 @@ def test_estimates_lie_in_their_intervals_and_have_a_word() -> None:
     for table in STUDIES.values():
         assert ((table["low"] <= table["estimate"]) & (table["estimate"] <= table["high"])).all()
         assert set(table["claim_verdict"]) <= {SUPPORTED, NOT_SUPPORTED, UNDECIDED}
-    methods = pd.read_csv(FOLDER / "study2_methods.csv")
+    methods = pd.read_csv(FOLDER / "methods.csv")
     assert ((methods["low"] >= 0) & (methods["low"] <= methods["value"]) & (methods["value"] <= methods["high"])).all()
     assert (methods["high"] <= 1).all() and not methods.duplicated(["run", "steps", "facts"]).any()

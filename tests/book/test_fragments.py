@@ -10,11 +10,12 @@ import pytest
 from exam_fixtures import data_dir, needs_data
 
 from jmedlora_utils.analysis import claims, evidence, registered
-from jmedlora_utils.book import fragments, history, miniature, provenance
+from jmedlora_utils.book import fragments, history, miniature, planner_tables, provenance
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.records import Record, read_record, write_record
 from jmedlora_utils.data import fetch, prompts
 from jmedlora_utils.data.igakuqa import load_igakuqa
+from jmedlora_utils.models import gpus
 
 
 def test_every_include_of_a_page_has_a_maker_and_every_maker_a_page() -> None:
@@ -137,6 +138,21 @@ def test_without_evidence_the_pages_say_so(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(evidence, "evidence_folder", lambda preset: tmp_path)
     assert fragments.story(tmp_path) == fragments.verdicts() == fragments.NO_EVIDENCE
     assert "含まれていません" in fragments.verdicts_ja()
+
+
+def test_the_planner_says_what_fits_and_whether_that_was_measured(monkeypatch) -> None:
+    shown = planner_tables.tables()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines() if line.startswith("| llama")]
+    assert len(rows) == 2 * len(planner_tables.MODELS) * len(planner_tables.METHODS)
+    fits, hours = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    one_card = [[cell != "no" and "cards" not in cell for cell in row[2:]] for row in fits]
+    assert one_card == [[cell != "no" for cell in row[2:]] for row in hours] and any(map(any, one_card)) and not all(map(all, one_card))
+    case = {"peak_bytes_planned": 104, "peak_bytes": 100}
+    record = Record("benchmark", "gpu_check", "", 0, metrics={"cases": [case]}, device="One card")
+    monkeypatch.setattr(gpus, "gpu_checks", lambda: [record])
+    assert "Measured on One card: planned peaks are within 4.0 %" in planner_tables.measured()
+    monkeypatch.setattr(gpus, "gpu_checks", lambda: [])
+    assert "not measured on a GPU" in planner_tables.measured()
 
 
 def test_earlier_studies_show_every_study_and_idea(tmp_path: Path) -> None:
