@@ -37,7 +37,9 @@ def word(finding: Finding, changed: Mapping[int, Sequence[str]]) -> str:
     return f"{finding.verdict}, fragile" if fragile else finding.verdict
 
 
-def glance_table(found: Sequence[Finding], changed: Mapping[int, Sequence[str]], others: Mapping[str, Mapping[int, str]]) -> pd.DataFrame:
+def glance_table(
+    found: Sequence[Finding], changed: Mapping[int, Sequence[str]], others: Mapping[str, Mapping[int, str]] | None = None
+) -> pd.DataFrame:
     """One row per claim: what was published, the effects in the miniature, what the other rungs say, and the word.
 
     Args:
@@ -51,6 +53,6 @@ def glance_table(found: Sequence[Finding], changed: Mapping[int, Sequence[str]],
     published, rows = published_claims(), []
     for finding in found:
         row = {"claim": f"{finding.claim}. {TITLES[finding.claim]}", "published": published.loc[finding.claim, "published_value"]}
-        row |= {"the miniature [95 %]": effects_text(finding)} | {name: words[finding.claim] for name, words in others.items()}
+        row |= {"the miniature [95 %]": effects_text(finding)} | {name: words[finding.claim] for name, words in (others or {}).items()}
         rows.append(row | {"word for the miniature": f"**{word(finding, changed)}**"})
     return pd.DataFrame(rows)

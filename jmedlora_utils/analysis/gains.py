@@ -37,6 +37,13 @@ def tuned_runs(frame: pd.DataFrame, methods: Sequence[str] = ("lora",)) -> pd.Da
     return tuned.drop_duplicates("run").sort_values(["size_params", "run"]).reset_index(drop=True)
 
 
+def main_runs(frame: pd.DataFrame) -> pd.DataFrame:
+    """What `tuned_runs` returns without controls and variants: LoRA runs that asked their own base first, one for each base of a study."""
+    asked = set(frame.loc[frame["steps"] == 0, "run"].astype(str))
+    found = tuned_runs(frame)
+    return found[found["run"].astype(str).isin(asked)].reset_index(drop=True)
+
+
 def last_step(frame: pd.DataFrame, run: str) -> int:
     """The last kept step of a run."""
     steps = frame.loc[(frame["run"] == run) & (frame["steps"] > 0), "steps"]
@@ -126,8 +133,8 @@ def interval(values: pd.Series, level: float = statistics.LEVEL) -> Interval:
 
 
 def gains_by_base(frame: pd.DataFrame, condition: Condition = PLAIN) -> pd.DataFrame:
-    """Gain of each LoRA run over its base: the columns of `tuned_runs`, and `value`, `low`, `high` (shares)."""
-    found = tuned_runs(frame)
+    """Gain of each base's main run: the columns of `tuned_runs`, and `value`, `low`, `high` (shares)."""
+    found = main_runs(frame)
     effects = [interval(gains(frame, run, condition))._asdict() for run in found["run"]]
     return pd.concat([found, pd.DataFrame(effects, columns=list(Interval._fields))], axis=1)
 

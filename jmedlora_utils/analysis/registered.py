@@ -355,7 +355,7 @@ def provisional(study: Study) -> str:
     if missing := len(set(rule.seeds) - set(study.seeds)):
         return (
             f"{len(study.seeds)} of the {len(rule.seeds)} registered worlds have been run, and {missing} are still to come. The number was "
-            "fixed in advance, so the words below are provisional until all are in."
+            "fixed in advance, so every word is provisional until all are in."
         )
     return ""
 

@@ -113,8 +113,8 @@ def likelihood_rows(study: Study) -> pd.DataFrame:
 
 
 def largest_run(frame: pd.DataFrame) -> str:
-    """The LoRA run on the largest English-centric base."""
-    tuned = gains.tuned_runs(frame)
+    """The main LoRA run on the largest English-centric base."""
+    tuned = gains.main_runs(frame)
     return str(tuned[tuned["centric"] == "english"].iloc[-1]["run"])
 
 

@@ -125,6 +125,14 @@ def test_a_run_in_4_bits_is_compared_with_its_base_in_4_bits_and_says_where_ther
     assert [gains.baseline_run(both, f"en-large_{m}") for m in ("qlora", "lora")] == [("en-large_qlora", True), ("en-large_lora", True)]
 
 
+def test_controls_and_variants_of_a_base_are_no_main_runs() -> None:
+    frame = study({"en-small": 0.2, "en-large": 0.8}, seeds=1)
+    variant = frame[(frame["steps"] > 0) & (frame["base"] == "en-large")].assign(run="en-large_variant")
+    both = pd.concat([frame, variant[variant["id"] != "taught00"]])
+    assert list(gains.main_runs(both)["run"]) == ["en-small_lora", "en-large_lora"] and len(gains.tuned_runs(both)) == 3
+    assert scores.largest_run(both) == "en-large_lora" and len(gains.gains_by_base(both)) == 2
+
+
 def untuned(frame: pd.DataFrame) -> pd.Series:
     return frame["steps"] == 0
 
