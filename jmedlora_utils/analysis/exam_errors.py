@@ -133,13 +133,13 @@ def measure(data_dir: Path | str, years: Sequence[int]) -> Errors:
     return Errors(group_counts(asked, marked), together, prohibited_counts(questions, marked), "counted from the published answers")
 
 
-def measured_or_committed(years: Sequence[int], on_missing: str) -> Errors:
+def measured_or_committed(data_dir: str, years: Sequence[int], on_missing: str) -> Errors:
     """Counts from the examination where it is at hand, verified, else the committed counts; see `exam_card.examination`.
 
     Raises:
         JmedloraError: `exam_card.examination` refuses, or a year is missing.
     """
-    if (there := exam_card.examination("", years, on_missing)) is None:
+    if (there := exam_card.examination(data_dir, years, on_missing)) is None:
         return read(paths.RESULTS / "published", years)
     folder, notice = there
     return replace(measure(folder, years), notice=notice)

@@ -105,10 +105,10 @@ def test_committed_counts_agree_with_the_strict_exam_card_and_with_each_other() 
 
 def test_without_the_examination_or_its_answers_the_committed_counts_stand_in_and_say_so(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
-    found = exam_errors.measured_or_committed([2019], "committed")
+    found = exam_errors.measured_or_committed("", [2019], "committed")
     assert set(found.prohibited["year"]) == {2019} and "committed counts" in found.notice
     for year, on_missing, said in ((2031, "committed", "no year 2031"), (2019, "ignore", "on_missing is 'ignore'")):
         with pytest.raises(JmedloraError, match=said):
-            exam_errors.measured_or_committed([year], on_missing)
+            exam_errors.measured_or_committed("", [year], on_missing)
     write_year(tmp_path, 2019, 113, {"A": [raw("113A1")]})
     assert exam_card.examination("", [2019], "committed") is None

@@ -56,7 +56,8 @@ def test_31_scores_two_years_from_a_named_folder_into_a_named_folder(run, tmp_pa
     assert tuple(table.columns) == COLUMNS
     assert len(table) == len(SYSTEMS) * 2
     assert table.set_index(["system", "year"]).loc[("gpt4", 2018), ["points", "passed"]].tolist() == [382, True]
-    assert pictures(executed) == ["marks-figure", "text-figure", "fields-figure"]
+    assert pictures(executed) == ["marks-figure", "text-figure", "fields-figure", "exam-students-figure", "sources-figure"]
+    assert (tmp_path / "card" / "error_flips.csv").is_file()
     assert "unknown parameter" not in done.stderr
     assert str(data_dir()) not in shown(executed)
 
