@@ -223,6 +223,7 @@ def claim_1(study: Study) -> Makers:
             1, "partially: lost with another wording or an example", (lost(true, "wording") + lost(true, "example")) / 2, margin
         ),
         lambda: estimate(1, "placebo on taught facts", more_than_base(placebo, "taught")),
+        lambda: estimate(1, "true records alone: taught minus untaught", more_than_base(true, "taught") - more_than_base(true, "untaught")),
         lambda: estimate(1, "LoRA: lost with another wording", lost(true, "wording")),
         lambda: estimate(1, "LoRA: lost with a worked example", lost(true, "example")),
         lambda: estimate(1, "full tuning: lost with another wording", lost("en-large_full", "wording")),

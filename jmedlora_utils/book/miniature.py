@@ -23,8 +23,8 @@ PARTS_JA = {
     "slope per doubling": "パラメータ数が2倍になるごとの伸び(ロジット)",
     "English-centric gain": "英語中心のモデルの伸び",
     "English minus Japanese": "英語中心と日本語中心の伸びの差",
-    "Japanese-centric short of half": "日本語中心の伸びが英語中心の半分に届かない分",
-    "right answers that Exact match refuses": "読めば正しいのに Exact match が認めない答え",
+    "Japanese-centric short of half": "英語中心の伸びの半分から日本語中心の伸びを引いた差(正なら半分未満)",
+    "right answers that Exact match refuses": "内容は正しいのに Exact match が認めない答え",
     "wrong answers that Accuracy credits": "誤りなのに Accuracy が認める答え",
 }
 VERDICTS_JA = {
@@ -77,7 +77,7 @@ def summary_ja(study: Study) -> str:
     at, guessing = before_and_after(study), formatting.percent(scores.chance(study.outcomes, "untaught"))
     planned = len(registered.read_registration().seeds)
     some = (
-        f"登録した{planned}の世界のうち、まだ{len(study.seeds)}しか終わっていないため、判定は暫定です。"
+        f"登録した{planned}個の世界のうち、まだ{len(study.seeds)}個しか終わっていないため、判定は暫定です。"
         if len(study.seeds) < planned
         else ""
     )

@@ -11,7 +11,7 @@ from typing import Any
 from jmedlora_utils.book import provenance
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.presets import declared_parameters
+from jmedlora_utils.core.presets import declared_parameters, load_preset
 from jmedlora_utils.core.records import read_json
 
 COLAB_NOTEBOOKS = ("20_", "30_")
@@ -115,10 +115,13 @@ def _between_tables(output: dict[str, Any], line: str) -> dict[str, Any]:
 def code_only(stem: str) -> Notebook:
     """A notebook as it stands in git, with a note that it was not run for this book."""
     notebook = read_json(paths.NOTEBOOKS / f"{stem}.ipynb")
+    runs = {job.notebook: preset.name for preset in map(load_preset, ("hospital", "small", "mini")) for job in preset.jobs()}
+    named = "" if runs[stem] == "mini" else f" PRESET={runs[stem]}"
+    kept = runs[stem] if (paths.RESULTS / runs[stem] / "evidence.json").is_file() else ""
+    records = f"Its records in the committed study are {{ref}}`listed on the status page <{provenance.LABEL}{kept}>`." if kept else ""
     note = (
         ":::{note}\n**Code only.** This copy of the book is built from committed evidence, so this notebook was not run for it. "
-        "`make reproduce` runs it and shows its results here. Its records in the committed study are "
-        f"{{ref}}`listed on the status page <{provenance.LABEL}mini>`.\n:::"
+        f"`make reproduce{named}` runs it and shows its results here. {records or 'No run of it is committed yet.'}\n:::"
     )
     notebook["cells"].insert(1, {"cell_type": "markdown", "id": "not-run", "metadata": {}, "source": note})
     return notebook

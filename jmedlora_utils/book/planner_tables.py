@@ -24,13 +24,18 @@ def tables() -> str:
             fitted = {key: memory.fit_tuning(run, BATCH, card.usable()) for key, card in gpus.CARDS.items()}
             best = {f"{key} GB": planner.best_settings(run, BATCH, card) or "no" for key, card in gpus.CARDS.items()}
             took = {
-                f"{key} GB": planner.hours_in_words(*planner.tuning_seconds(name, fits, tokens, key, speeds)) if fits else "no"
+                f"{key} GB": planner.hours_in_words(*planner.tuning_seconds(name, fits, tokens, key, speeds))
+                if fits
+                else "not estimated"
+                if "cards" in best[f"{key} GB"]
+                else "no"
                 for key, fits in fitted.items()
             }
             settings.append(row | best)
             hours.append(row | took)
     size = f"{STEPS:,} steps of {BATCH} records with {planner.TOKENS_PER_RECORD} tokens each"
-    first = formatting.numbered(pd.DataFrame(settings), "tab-planner", "The fastest settings that fit each card, counted.")
+    longest = f"The fastest settings that fit each card with records of {ADAPTER['length']:,} tokens, counted."
+    first = formatting.numbered(pd.DataFrame(settings), "tab-planner", longest)
     second = formatting.numbered(pd.DataFrame(hours), "tab-planner-hours", f"Hours for {size}, at these settings.")
     return f"{first}\n{second}\n{measured()}"
 

@@ -28,7 +28,7 @@ from jmedlora_utils.workflow.checks import load_checked
 
 HEARTBEAT_SECONDS = 20
 PROFILES = paths.ROOT / "profiles"
-READ_EXAMINATIONS = ("31_", "33_", "41_", "43_", "50_")  # analysis of published examinations; see `_reads_examinations`
+READ_EXAMINATIONS = ("31_", "33_", "41_", "50_")  # analysis of published examinations; see `_reads_examinations`
 # What a step may take on a cluster: host memory in MB, and minutes. A step that is stopped by them goes on where it stopped when it
 # is tried again, with more memory and the same time (Snakefile).
 GPU_STEPS = {

@@ -62,6 +62,9 @@ def test_knowledge_is_what_true_records_add_to_taught_facts_alone() -> None:
     each = np.mean([0.6, 0.45, 0.3, 0.225])
     assert found["knowledge"].interval.value == pytest.approx(each, abs=0.01) and found["knowledge"].verdict == registered.SUPPORTED
     assert found["untaught facts"].verdict == registered.SMALL
+    assert found["true records alone: taught minus untaught"].interval.value == pytest.approx(each, abs=0.01), (
+        "this placebo stays at chance"
+    )
     partly = found["partially: lost with another wording or an example"]
     assert partly.interval.value == pytest.approx((0.15 + 0.3) / 2, abs=0.01) and partly.verdict == registered.SUPPORTED
     assert registered.verdict(1, list(found.values())) == registered.SUPPORTED

@@ -47,10 +47,10 @@ def test_notebook_13_writes_quiz_records_and_sample_of_the_examples(tmp_path, mo
         run_cells("13_prepare_quiz", exam_questions=80)
 
 
-@pytest.mark.parametrize("name", ["ward", "decide"])
+@pytest.mark.parametrize("name", ["ward-quiz", "decide"])
 def test_the_printed_presets_can_be_planned(name: str, tmp_path, monkeypatch) -> None:
     own = (paths.BOOK / "own_articles.md").read_text(encoding="utf-8")
-    printed = {"ward": PAGE, "decide": own.split("## 6. Decide")[1]}
+    printed = {"ward-quiz": PAGE, "decide": own.split("## 6. Decide")[1]}
     [text] = re.findall(r"^```yaml\n(.*?)^```", printed[name], re.DOTALL | re.MULTILINE)
     shutil.copytree(paths.PRESETS, tmp_path / "presets")
     monkeypatch.setattr(paths, "PRESETS", tmp_path / "presets")
@@ -60,7 +60,7 @@ def test_the_printed_presets_can_be_planned(name: str, tmp_path, monkeypatch) ->
     (tmp_path / "presets" / f"{name}.yaml").write_text(text, encoding="utf-8")
     planned = load_checked(name)
     assert hospital_answers.has_quiz(name) and STEM in {step.job.notebook for step in steps(planned)}
-    assert planned.seeds == ((1, 2, 3) if name == "ward" else (1,))
+    assert planned.seeds == (1, 2, 3)
 
 
 def test_the_printed_record_is_one_of_the_sample_and_the_commands_exist() -> None:
