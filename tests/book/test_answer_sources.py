@@ -62,7 +62,7 @@ def test_committed_evidence_opens_where_there_is_no_run(runs, tmp_path: Path, mo
     evidence.freeze("mini", tmp_path / "mini")
     shutil.rmtree(paths.runs_root() / "mini")
     found = answer_sources.open_answers("mini", 1, source="auto")
-    assert {(s.run, s.step) for s in found.sets} == {("en-large_lora", 0), ("en-large_lora", 20)}
+    assert {(s.run, s.step) for s in found.sets} == {("en-large_lora", 0), ("en-large_lora", 40)}
     questions = found.read_questions("mini_trained")
     assert set(found.sets[0].answers) <= {q.id for exam in {s.exam for s in found.sets} for q in found.read_questions(exam).values()}
     assert {q.section for q in questions.values()} == {"taught", "untaught"}
