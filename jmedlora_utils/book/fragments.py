@@ -96,7 +96,7 @@ def verdicts() -> str:
 def verdicts_ja() -> str:
     """The verdicts in Japanese."""
     if (found := _study(evidence.evidence_folder(MINI))) is None:
-        return "五つのシードによる結果は、この複製には含まれていません。"
+        return "登録した世界での結果は、この複製には含まれていません。"
     study, judged, changed = found
     return f"{table_of(miniature.HEADS_JA, miniature.verdicts_ja(judged, changed))}\n\n{miniature.summary_ja(study)}"
 

@@ -18,7 +18,8 @@ def studies(folder: Path) -> str:
     rows["condition"] = rows["step"] + ", " + rows["shots"].astype(str) + "-shot"
     rows["study"] = "study " + rows["study"].astype(str)
     _draw(rows, folder / "studies.png")
-    caption = "Effects in each study by step and worked examples, with 95 % intervals over five seeds; the verdicts are of *late, 0-shot*."
+    caption = "Effects in each study by step and worked examples, with 95 % intervals over five seeds. "
+    caption += "The verdicts are of *late, 0-shot*; *late* is the second of three steps."
     alt = "Three panels, gain, size and language; in each, four conditions with one interval per study."
     figure = f":::{{figure}} {folder.name}/studies.png\n:name: fig-studies\n:alt: {alt}\n\n{caption}\n:::"
     names = sorted(path.name for path in FOLDER.glob("study*.csv"))

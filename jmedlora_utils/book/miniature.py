@@ -76,11 +76,8 @@ def summary_ja(study: Study) -> str:
     """The main numbers of the miniature in Japanese sentences."""
     at, guessing = before_and_after(study), formatting.percent(scores.chance(study.outcomes, "untaught"))
     planned = len(registered.read_registration().seeds)
-    some = (
-        f"登録した{planned}個の世界のうち、まだ{len(study.seeds)}個しか終わっていないため、判定は暫定です。"
-        if len(study.seeds) < planned
-        else ""
-    )
+    some = f"登録した{planned}個の世界のうち、まだ{len(study.seeds)}個しか終わっていないため、判定は暫定です。"
+    some = some if registered.provisional(study) else ""
     return (
         "最大の英語中心モデルでは、LoRA による調整のあと、教えた事実の正答率(Accuracy)は "
         f"{at['taught'][0]} % から {at['taught'][1]} % になり、調整で使わなかった言い回しでは "

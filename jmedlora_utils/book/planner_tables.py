@@ -23,16 +23,14 @@ def tables() -> str:
             row = {"model": name, "method": method}
             fitted = {key: memory.fit_tuning(run, BATCH, card.usable()) for key, card in gpus.CARDS.items()}
             best = {f"{key} GB": planner.best_settings(run, BATCH, card) or "no" for key, card in gpus.CARDS.items()}
+            settings.append(row | best)
+            several = {key: "not estimated" if "cards" in words else "no" for key, words in best.items()}
             took = {
                 f"{key} GB": planner.hours_in_words(*planner.tuning_seconds(name, fits, tokens, key, speeds))
-                if fits
-                else "not estimated"
-                if "cards" in best[f"{key} GB"]
-                else "no"
                 for key, fits in fitted.items()
+                if fits
             }
-            settings.append(row | best)
-            hours.append(row | took)
+            hours.append(row | several | took)
     size = f"{STEPS:,} steps of {BATCH} records with {planner.TOKENS_PER_RECORD} tokens each"
     longest = f"The fastest settings that fit each card with records of {ADAPTER['length']:,} tokens, counted."
     first = formatting.numbered(pd.DataFrame(settings), "tab-planner", longest)

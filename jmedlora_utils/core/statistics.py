@@ -153,22 +153,6 @@ def chance_level(questions: Iterable[Any]) -> float:
     return float(each.mean())
 
 
-def chance_test(right: int, chance: np.ndarray) -> float:
-    """Exact two-sided p value that `right` answers come from blind picks with the given chances.
-
-    The count is the sum of one binomial count for each distinct chance; its distribution is their convolution. Two-sided:
-    every count at most as probable as the one seen (the rule of scipy's `binomtest`).
-    """
-    from scipy.stats import binom
-
-    pmf = np.ones(1)
-    for p, n in zip(*np.unique(np.round(chance, 12), return_counts=True), strict=True):
-        pmf = np.convolve(pmf, binom.pmf(np.arange(n + 1), n, p))
-    if not 0 <= right < pmf.size:
-        raise JmedloraError(f"chance_test: {right} right answers of {pmf.size - 1} questions")
-    return float(min(1.0, pmf[pmf <= pmf[right] * (1 + 1e-7)].sum()))
-
-
 def questions_needed(difference: float, rate: float, power: float = 0.8, alpha: float = 0.05) -> int:
     """Questions for each of two models on *different* questions to see a difference of their shares, the first of which is `rate`.
 

@@ -103,21 +103,6 @@ def test_chance_is_a_fifth_for_one_and_a_tenth_for_two_of_five():
     assert statistics.chance_level(questions) == pytest.approx(0.15)
 
 
-@given(st.integers(1, 60), st.data())
-def test_chance_test_is_binomtest_where_all_questions_are_alike(n, data):
-    from scipy.stats import binomtest
-
-    k = data.draw(st.integers(0, n))
-    assert statistics.chance_test(k, np.full(n, 0.2)) == pytest.approx(binomtest(k, n, 0.2).pvalue, rel=1e-6)
-
-
-def test_chance_test_on_mixed_questions_holds_its_level():
-    rng = np.random.default_rng(5)
-    chance = np.repeat([0.2, 0.1], [60, 40])
-    rejected = [statistics.chance_test(int((rng.random(100) < chance).sum()), chance) <= 0.05 for _ in range(400)]
-    assert 0.01 < np.mean(rejected) < 0.08
-
-
 def test_questions_needed_agrees_with_statsmodels():
     from statsmodels.stats.proportion import samplesize_proportions_2indep_onetail
 
