@@ -23,6 +23,7 @@ from jmedlora_utils.core.statistics import Interval
 ARMS = ["run", "arm", "material", "language_taught", "exposure"]
 ANSWERS = ["run", "seed", "steps", "exam", "facts", "n", "unreadable", "denying", "other"]
 MEASURES = ["run", "seed", "what", "group", "value"]
+SHOWN = ["seed", "base", "arm", "id", "picked"]
 RETRIEVAL = {"mini_article": "retrieval, right article", "mini_bm25": "retrieval, BM25"}
 QUESTIONS = {"examination": TAUGHT_EXAMS, "facts, taught wording": ("mini_trained",), "facts, other wording": ("mini_heldout",)}
 DENIAL = re.compile("ではな|でな[いく]|じゃな|誤り|誤って|間違|正しくな|不適切|^いいえ")
@@ -60,6 +61,32 @@ def summary(study: Study) -> pd.DataFrame:
             )
         )
     return pd.concat(parts, ignore_index=True)
+
+
+def by_arm(study: Study) -> pd.DataFrame:
+    """Accuracy of every arm on the questions of its material, without a worked example, over both orders of the choices.
+
+    Returns:
+        `base`, `material`, `arm`, `group` (`taught`, `taught, other wording`, `untaught`), `value`, `low`, `high`, `chance` (shares) and
+        `n`; bases first, then arms as the preset has them, then retrieval.
+    """
+    frame = (
+        study.outcomes[study.outcomes["shots"] == 0]
+        .astype({"run": str, "base": str, "exam": str, "facts": str})
+        .merge(arms(study), on="run")
+    )
+    frame["arm"] = frame["exam"].map(RETRIEVAL).fillna(frame["arm"].str.replace("lora", "LoRA"))
+    frame["arm"] += frame["language_taught"].map({"english": ", in English"}).fillna("")
+    kinds = {exam: kind for kind, exams in QUESTIONS.items() for exam in exams} | dict.fromkeys(RETRIEVAL, "facts")
+    frame = frame.assign(kind=frame["exam"].map(kinds)).dropna(subset="kind")
+    frame["material"] = frame["kind"].str.split(",").str[0]
+    frame["group"] = frame["facts"].where(frame["facts"] == "untaught", "taught")
+    frame["group"] = frame["group"].mask((frame["exam"] == "mini_heldout") & (frame["group"] == "taught"), "taught, other wording")
+    keys = ["base", "material", "arm", "group"]
+    found = scores.estimates(frame, keys, small_models_rule.read_rule().scorer)
+    found = found.merge(frame.groupby(keys)["chance"].mean().reset_index(), on=keys)
+    order = ["base", *dict.fromkeys(a for a in found["arm"] if a != "base" and a not in RETRIEVAL.values()), *RETRIEVAL.values()]
+    return found.sort_values(keys, key=lambda c: c.map(order.index) if c.name == "arm" else c, kind="stable", ignore_index=True)
 
 
 def find_run(study: Study, base: str, arm: str, material: str = "", language: str = "") -> str:
@@ -212,15 +239,40 @@ def measures(preset: str, seeds: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=MEASURES)
 
 
-TABLES = {"answers.csv": ANSWERS, "measures.csv": MEASURES}
+def shown_answers(study: Study) -> pd.DataFrame:
+    """What base, tuned model and placebo chose in one real question: the taught one of the first seed with the longest stem.
+
+    Returns:
+        The columns `SHOWN`; `picked` is the letter that the strict scorer reads, in the order in which the question was asked (that of
+        `shuffling.other_order(question, 1)`), or empty. Letters stand for the answers, because texts of real examinations are not kept.
+    """
+    from jmedlora_utils.data.questions import Question
+    from jmedlora_utils.evaluation import metrics
+
+    first, exam = study.seeds[0], TAUGHT_EXAMS[0]
+    asked = study.questions[(study.questions["seed"] == first) & (study.questions["exam"] == exam) & (study.questions["facts"] == "taught")]
+    if asked.empty:
+        return pd.DataFrame(columns=SHOWN)
+    q = max(asked.to_dict("records"), key=lambda row: len(row["text"]))
+    question = Question(q["id"], exam, "ja", q["text"], tuple(q["choices"]), frozenset(q["gold"]), n_select=int(q["n_select"]))
+    said = study.examples[(study.examples["seed"] == first) & (study.examples["exam"] == exam) & (study.examples["id"] == q["id"])]
+    table, rows = arms(study).merge(study.outcomes[["run", "base"]].astype(str).drop_duplicates(), on="run"), []
+    for row in said.merge(table[table["material"].isin(["", "examination"])], on="run").to_dict("records"):
+        picked = metrics.score(question, row["response"], "strict").picked
+        rows.append((first, row["base"], row["arm"], q["id"], "".join(sorted(picked))))
+    return pd.DataFrame(rows, columns=SHOWN)
+
+
+TABLES = ("answers.csv", "measures.csv", "example.csv")
 
 
 def tables(study: Study) -> dict[str, pd.DataFrame]:
-    """`answers.csv` and `measures.csv`: as committed, or counted from the run."""
+    """`answers.csv`, `measures.csv` and `example.csv`: as committed, or counted from the run."""
     if study.origin == "committed":
         folder = evidence.evidence_folder(study.preset)
         return {name: pd.read_csv(folder / name) for name in TABLES}
-    return {"answers.csv": answer_counts(study), "measures.csv": measures(study.preset, study.seeds)}
+    made = answer_counts(study), measures(study.preset, study.seeds), shown_answers(study)
+    return dict(zip(TABLES, made, strict=True))
 
 
 def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), add: bool = False) -> list[Path]:

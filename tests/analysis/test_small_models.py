@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -109,6 +110,25 @@ def test_answers_are_counted_by_what_is_wrong_with_them() -> None:
     counted = small_models.answer_counts(make_study()).iloc[0]
     assert (counted["n"], counted["unreadable"], counted["denying"]) == (4, 1, 1)
     assert counted["other"] == 2, "one names another choice; one denies one, and is read as naming it"
+
+
+def test_arms_are_shown_on_the_questions_of_their_material_beside_chance() -> None:
+    found = small_models.by_arm(make_study()).set_index(["material", "arm", "group"])
+    assert found.loc[("examination", "LoRA", "taught"), ["value", "chance", "n"]].tolist() == pytest.approx([16 / N, 0.2, 2 * 3 * N])
+    assert found.loc[("facts", "LoRA, in English", "taught, other wording"), "value"] == pytest.approx(8 / N)
+    assert found.loc[("facts", "retrieval, BM25", "taught"), "value"] == pytest.approx(4 / N)
+    arms = list(dict.fromkeys(arm for _, arm, _ in found.index))
+    assert arms[0] == "base" and "small_transfer" not in {name for key in found.index for name in key}
+
+
+def test_the_example_is_the_longest_taught_question_of_the_first_seed_as_letters() -> None:
+    study = make_study()
+    asked = (study.questions["exam"] == "small_exam_1") & (study.questions["facts"] == "taught")
+    study.questions.loc[asked & (study.questions["id"] == "taught3"), "text"] = "次のうち、正しいものはどれか。"
+    said = {"smollm2_exam": "乙" * 12, "smollm2_base": "？", "smollm2_facts": "甲" * 12}
+    rows = [{"seed": 1, "run": run, "steps": 80, "exam": "small_exam_1", "id": "taught3", "response": text} for run, text in said.items()]
+    found = small_models.shown_answers(replace(study, examples=pd.concat([study.examples, pd.DataFrame(rows)], ignore_index=True)))
+    assert found.astype(str).to_numpy().tolist() == [["1", BASE, "lora", "taught3", "b"], ["1", BASE, "base", "taught3", ""]]
 
 
 def test_an_arm_that_is_missing_is_named() -> None:

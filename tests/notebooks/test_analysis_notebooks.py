@@ -125,15 +125,22 @@ def test_page_44_compares_the_arms_by_the_committed_rule(tmp_path, monkeypatch):
     study = make_study(bases=(BASE, OTHER))
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
     monkeypatch.setattr(evidence, "load_study", lambda preset, source: study)
-    measured = [("smollm2_base", 1, "nats per byte", "japanese", 1.5), ("smollm2_base", 1, "likelihood", "small_exam_1, 0-shot, all", 0.2)]
-    monkeypatch.setattr(small_models, "measures", lambda preset, seeds: pd.DataFrame(measured, columns=small_models.MEASURES))
+    measured = [("nats per byte", "japanese", 1.5), ("nats per byte", "english", 0.9), ("tuning seconds", "", 90.0), ("peak GiB", "", 2.0)]
+    measured += [("tokens read", "", 1234.0), ("likelihood", "mini_trained, 0-shot, taught", 0.2)]
+    frame = pd.DataFrame([("smollm2_exam", 1, *row) for row in measured], columns=small_models.MEASURES)
+    monkeypatch.setattr(small_models, "measures", lambda preset, seeds: frame)
     shown = run_cells("44_small_models", preset="small-smoke", source="run")
     assert "nothing here is evidence" in shown["banner"].data and "supported" in shown["rule"].data
     assert shown["claim1"].data.count("| supported") == 6 and "+70.0" in shown["claim1"].data
     assert "retrieval, BM25" in shown["scores-table"].data and "20.0" in shown["scores-table"].data
-    assert "points more from Japanese than from English records" in shown["claim3"].data and "どれか" in shown["example"].data
+    assert [ax.get_title(loc="left") for ax in shown["scores"].axes] == [
+        f"{base}, {material}" for base in (OTHER, BASE) for material in ("examination", "facts")
+    ]
+    assert "| 1.500 | 0.900 |" in shown["measures"].data and "| 1,234 | 1.5 | 2.0 |" in shown["cost"].data
+    assert "points more from Japanese than from English records" in shown["claim3"].data
+    assert "nothing was taught" in shown["example"].data
     written = {p.name for p in (tmp_path / "small-smoke" / "tables").iterdir()}
-    assert written == {"summary.csv", "claim_1.csv", "transfer.csv", "answers.csv", "measures.csv"}
+    assert written == {"summary.csv", "claim_1.csv", "transfer.csv", "arms.csv", "answers.csv", "measures.csv", "example.csv"}
 
 
 def test_page_40_judges_by_the_registration_and_warns_of_other_seeds(tmp_path, monkeypatch):

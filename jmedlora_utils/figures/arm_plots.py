@@ -1,0 +1,40 @@
+"""The figure of the small real models: every arm's Accuracy on taught and untaught questions, beside chance."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from jmedlora_utils.figures.style import PALETTE, LineStyle, chance_line, legend_above, new_figure, points
+
+NARROW = 4.4
+"""Inches: narrow figures keep their letters large on a phone."""
+GROUPS = {
+    "taught": LineStyle(PALETTE["blue"], "o"),
+    "taught, other wording": LineStyle(PALETTE["sky"], "D"),
+    "untaught": LineStyle(PALETTE["vermilion"], "s"),
+}
+
+
+def by_arm(table: pd.DataFrame) -> Figure:
+    """One panel per base and material, one row per arm, one marker per group of questions.
+
+    Args:
+        table: What `small_models.by_arm` returns; groups are keys of `GROUPS`, shares are drawn in percent, arms in their order.
+    """
+    panels = list(table.groupby(["base", "material"], sort=False))
+    heights = [0.6 + own["arm"].nunique() for _, own in panels]
+    figure, axes = new_figure(NARROW, 0.36 * sum(heights) + 1.2, rows=len(panels), sharex=True, height_ratios=heights)
+    for ax, ((base, material), own) in zip(axes[:, 0], panels, strict=True):
+        chance_line(ax, own["chance"].mean(), axis="x")
+        points(ax, own, GROUPS, x="value", y="arm", hue="group", dodge=0.35)
+        ax.set_title(f"{base}, {material}", loc="left", fontsize=10)
+        ax.set(xlim=(0, 100), xlabel="", ylabel="")
+        ax.tick_params(axis="y", labelsize=9.5)
+        sns.despine(ax=ax, left=True)
+    axes[-1, 0].set_xlabel("Accuracy, scorer strict (%)")
+    for name, look in GROUPS.items():
+        axes[0, 0].plot([], [], look.marker, color=look.colour, label=name)
+    legend_above(figure, axes[0, 0])
+    return figure
