@@ -22,6 +22,15 @@ return [...document.querySelectorAll(".bd-article *")]
     .filter((e) => !e.matches(".headerlink") && e.getBoundingClientRect().right > limit + 1 && !scrolls(e))
     .map((e) => e.tagName + " " + (e.textContent || "").trim().slice(0, 60)).slice(0, 5);
 """
+# A table that scrolls sideways hides its last column from who does not try.
+CUT = """
+return [...document.querySelectorAll(".jm-scroll")].filter((e) => e.clientWidth && e.scrollWidth > e.clientWidth + 1)
+    .map((e) => e.textContent.trim().replace(/\\s+/g, " ").slice(0, 80));
+"""
+CODE = """
+return [...document.querySelectorAll("div.highlight pre")].filter((e) => e.clientWidth && e.scrollWidth > e.clientWidth + 1)
+    .map((e) => e.textContent.trim().slice(0, 80));
+"""
 # A character that no font has is painted like one that no font can have.
 TOFU = """
 const family = getComputedStyle(document.body).fontFamily;
@@ -89,6 +98,8 @@ def test_a_page_fits_a_phone(browser, address: str, look, picture, page: str) ->
     look(f"{address}/{page}", PHONE)
     picture(f"{Path(page).stem}-phone")
     check_fit(browser)
+    assert not (cut := browser.execute_script(CUT)), f"tables whose last column is out of sight: {cut}"
+    assert not (long := browser.execute_script(CODE)), f"code that scrolls sideways: {long}"
 
 
 @pytest.mark.slow
