@@ -7,7 +7,7 @@ difference of shares of right answers, or for claim 2 a slope.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -97,13 +97,17 @@ def correct(study: Study, run: str, exam: str, facts: str, shots: int = 0, base:
     Raises:
         NotMeasuredError: The study holds no such answers.
     """
-    frame = study.outcomes
-    rows = frame[(frame["run"] == run) & (frame["exam"] == exam) & (frame["shots"] == shots)]
-    rows = rows[rows["facts"].astype(str).str.split("_").str[0] == facts]  # a wording is told by its exam
+    return answered(study, run, exam, facts, shots, base)[read_registration().metric]
+
+
+def answered(study: Study, run: str, exam: str, facts: str, shots: int = 0, base: bool = False) -> pd.DataFrame:
+    """What `correct` reads: the rows of `Study.means` of one run and group at one step, indexed by seed."""
+    frame = study.means
+    rows = frame[(frame["run"] == run) & (frame["exam"] == exam) & (frame["shots"] == shots) & (frame["facts"] == facts)]
     rows = rows[rows["steps"] == (0 if base else rows["steps"].max())]
     if rows.empty or (not base and (rows["steps"] == 0).all()):
         raise NotMeasuredError(f"no answers of {run} to {exam}, {facts} facts, {shots}-shot; run the preset to its end")
-    return rows.groupby("seed", observed=True)[read_registration().metric].mean()
+    return rows.set_index("seed")
 
 
 def averaged(study: Study, run: str, facts: str, base: bool = False) -> pd.Series:
@@ -116,23 +120,24 @@ def gain(study: Study, run: str, exam: str = HELD_OUT, shots: int = 0) -> pd.Ser
     return correct(study, run, exam, "taught", shots) - correct(study, run, exam, "taught", shots, base=True)
 
 
-def slope(study: Study, runs: Mapping[str, str], exam: str) -> pd.Series:
+def slope(study: Study, runs: Iterable[str], exam: str) -> pd.Series:
     """Least-squares slope of the logit of Accuracy on taught facts over the logarithm to base 2 of the parameters, by seed.
 
     Args:
         study: The study.
-        runs: Base to its run, at least two sizes.
+        runs: Runs on bases of at least two sizes.
         exam: Exam whose taught facts are asked.
 
-    Shares of 0 and 1 have no logit, so half an answer is added on both sides (Haldane 1956).
+    Shares of 0 and 1 have no logit, so half an answer is added on both sides (Haldane 1956), the share being one of all questions of the
+    exam, taught and untaught: so the code stood when it was registered.
     """
-    frame, columns = study.outcomes, {}
-    for base, run in runs.items():
-        share = correct(study, run, exam, "taught")
-        n = (frame[(frame["run"] == run) & (frame["exam"] == exam)].groupby("seed", observed=True)["id"].nunique()).reindex(share.index)
-        right = share * n
-        size = int(frame.loc[frame["base"] == base, "size_params"].iloc[0])
-        columns[math.log2(size)] = np.log((right + 0.5) / (n - right + 0.5))
+    columns = {}
+    for run in runs:
+        rows = answered(study, run, exam, "taught")
+        whole = study.means[(study.means["run"] == run) & (study.means["exam"] == exam) & (study.means["shots"] == 0)]
+        n = whole[whole["steps"] == rows["steps"].iloc[0]].groupby("seed")["n"].sum()
+        right = rows[read_registration().metric] * n
+        columns[math.log2(rows["size_params"].iloc[0])] = np.log((right + 0.5) / (n - right + 0.5))
     table = pd.DataFrame(columns)
     x = table.columns.to_numpy(float) - table.columns.to_numpy(float).mean()
     return pd.Series(table.to_numpy() @ x / (x @ x), index=table.index)
@@ -248,9 +253,9 @@ def claim_2(study: Study) -> Makers:
     half = {base: f"{base}_half" for base in SIZES}
     matched = main | {base: f"{base}_matched" for base in ("en-small", "en-large")}
     return [
-        lambda: estimate(2, "slope per doubling", slope(study, main, HELD_OUT), margin, LOGITS),
-        lambda: estimate(2, "slope, half the facts", slope(study, half, "mini_half"), unit=LOGITS),
-        lambda: estimate(2, "slope, equal adapters", slope(study, matched, HELD_OUT), unit=LOGITS),
+        lambda: estimate(2, "slope per doubling", slope(study, main.values(), HELD_OUT), margin, LOGITS),
+        lambda: estimate(2, "slope, half the facts", slope(study, half.values(), "mini_half"), unit=LOGITS),
+        lambda: estimate(2, "slope, equal adapters", slope(study, matched.values(), HELD_OUT), unit=LOGITS),
         lambda: estimate(
             2,
             "large minus small, in points",

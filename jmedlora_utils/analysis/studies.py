@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ METHODS = {
 }
 CONDITION = ["seed", "run", "base", "size_params", "centric", "method", "quantisation", "template", "steps", "shots"]
 QUESTION = ["exam", "facts", "id", "category", "n_select", "chance"]
+MEANS_OF = ["seed", "run", "base", "size_params", "steps", "shots", "exam", "facts"]
 FORMS = ["seed", "run", "steps", "shots", "exam", "n_select", "n", "as_asked", "right"]
 INVENTED_EXAMS = ("mini_trained", "mini_heldout", "mini_general", "mini_article", "mini_bm25", "mini_half", "mini_lookalike")
 TAUGHT_EXAMS = ("small_exam_1", "small_exam_2")  # real questions, some of which were taught; their texts are never kept
@@ -60,6 +62,16 @@ class Study:
     @property
     def seeds(self) -> list[int]:
         return sorted(int(s) for s in self.outcomes["seed"].unique())
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """Mean of every metric, and the number of questions `n`, by seed, run, base, size, step, shots, exam and group of facts.
+
+        A group is told without its wording, which the exam tells: `taught` or `untaught`.
+        """
+        facts = self.outcomes["facts"].astype(str).str.removesuffix("_held_out_phrasing")
+        rows = self.outcomes.assign(facts=facts).groupby(MEANS_OF, observed=True)
+        return rows[list(METRICS)].mean().assign(n=rows.size()).reset_index()
 
     def seeds_text(self) -> str:
         """`1 seed` or `5 seeds`."""

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from jmedlora_utils.analysis import registered
-from jmedlora_utils.analysis.studies import QUESTION, Study
+from jmedlora_utils.analysis.studies import METRICS, QUESTION, Study
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.statistics import Interval
@@ -37,6 +37,7 @@ def make_study(share: Share, seeds: tuple[int, ...] = (11, 12, 13), n: int = 40)
                 known = about | {"exam": exam, "shots": shots, "steps": step, "facts": name}
                 rows += [known | {"id": f"{exam}-{facts}{i}", "accuracy": float(i < right)} for i in range(n)]
     frame = pd.DataFrame(rows)
+    frame = frame.assign(**{metric: frame["accuracy"] for metric in METRICS})
     empty = pd.DataFrame(columns=["seed", *QUESTION, "text", "choices", "gold"])
     said = pd.DataFrame(columns=["seed", "run", "steps", "exam", "id", "response"])
     return Study("mini-seeds", "run", frame, [], said, empty, pd.DataFrame(), {"device": "", "created": ""})
