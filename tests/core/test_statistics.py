@@ -17,8 +17,10 @@ outcomes = st.lists(st.integers(0, 1), min_size=1, max_size=60)
 SEEDS = [np.array([0.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0]), np.array([0.0, 0.0, 1.0])]
 REFUSED = [
     *((lambda k=k, n=n: statistics.wilson(k, n), "no share") for k, n in [(1, 0), (-1, 5), (6, 5)]),
-    *((lambda bad=bad: statistics.bootstrap_mean(bad), "") for bad in [[], [np.array([])], [np.array([1.0, np.nan])]]),
-    *((lambda a=a, b=b: statistics.mcnemar_exact(a, b), "") for a, b in [([0, 1], [1]), ([], []), ([0.5], [1.0])]),
+    *((lambda bad=bad: statistics.bootstrap_mean(bad), "one non-empty array") for bad in [[], [np.array([])]]),
+    (lambda: statistics.bootstrap_mean([np.array([1.0, np.nan])]), "not a number"),
+    *((lambda a=a, b=b: statistics.mcnemar_exact(a, b), "the same questions") for a, b in [([0, 1], [1]), ([], [])]),
+    (lambda: statistics.mcnemar_exact([0.5], [1.0]), "must be 0 or 1"),
     (lambda: statistics.paired_bootstrap(SEEDS[:1], [SEEDS[0][:-1]]), "same questions"),
     (lambda: statistics.seed_interval(SEEDS[:1]), "several seeds"),
     (lambda: statistics.chance_level([]), "no questions"),
