@@ -161,19 +161,21 @@ def transfer(study: Study, bases: Sequence[str]) -> pd.DataFrame:
     """What tuning on real questions changes on others: untaught years, and another examination; an equivalence test.
 
     Returns:
-        `base`, `questions`, `n`, `value`, `low`, `high` (the interval of two one-sided tests), and `verdict`.
+        `base`, `questions`, `n`, `value`, `low`, `high` (the interval of two one-sided tests), `placebo` (the change that the placebo
+        makes: practice with the form), and `verdict`.
     """
     rule, rows = small_models_rule.read_rule(), []
     for base in bases:
-        runs = find_run(study, base, "lora", "examination", "japanese"), find_run(study, base, "base")
+        arms_of = (("lora", "examination", "japanese"), ("placebo", "examination", "japanese"), ("base",))
+        runs = [find_run(study, base, *arm) for arm in arms_of]
         for name, exams in (("untaught years", TAUGHT_EXAMS), ("JJSIMQA", ("small_transfer",))):
-            tuned, untuned = (answered(study, run, exams, rule.scorer) for run in runs)
-            change = (tuned - untuned)[lambda s: s.index.get_level_values("facts") != "taught"]
+            tuned, placebo, untuned = (answered(study, run, exams, rule.scorer) for run in runs)
+            change, form = ((s - untuned)[lambda s: s.index.get_level_values("facts") != "taught"] for s in (tuned, placebo))
             by_seed = [own.to_numpy(float) for _, own in change.groupby(level="seed")]
             found = statistics.mean_interval(by_seed, 1 - 2 * rule.equivalence_level)
             small = -rule.margin < found.low and found.high < rule.margin
             word = "shown to be small" if small else "not shown to be small"
-            row = {"base": base, "questions": name, "n": len(change), **found._asdict()}
+            row = {"base": base, "questions": name, "n": len(change), **found._asdict(), "placebo": form.mean()}
             rows.append(row | {"verdict": word if len(by_seed) >= rule.fewest_seeds else "too few seeds"})
     return pd.DataFrame(rows)
 

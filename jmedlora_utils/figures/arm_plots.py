@@ -30,7 +30,7 @@ def by_arm(table: pd.DataFrame) -> Figure:
         chance_line(ax, own["chance"].mean(), axis="x")
         points(ax, own, GROUPS, x="value", y="arm", hue="group", dodge=0.35)
         ax.set_title(f"{base}, {material}", loc="left", fontsize=10)
-        ax.set(xlim=(0, 100), xlabel="", ylabel="")
+        ax.set(xlim=(-1, 101), ylim=(own["arm"].nunique() - 0.3, -0.7), xlabel="", ylabel="")
         ax.tick_params(axis="y", labelsize=9.5)
         sns.despine(ax=ax, left=True)
     axes[-1, 0].set_xlabel("Accuracy, scorer strict (%)")

@@ -85,6 +85,7 @@ def test_the_words_of_the_rule(found: Interval, seeds: int, word: str) -> None:
 def test_transfer_looks_at_questions_that_were_not_taught_alone() -> None:
     found = small_models.transfer(make_study(), [BASE]).set_index("questions")
     assert found.loc["untaught years", "value"] == pytest.approx((5 - 4) / N) and found.loc["untaught years", "n"] == 3 * N
+    assert found.loc["untaught years", "placebo"] == pytest.approx((5 - 4) / N)
     assert found.loc["JJSIMQA", "n"] == 3 * 2 * N
     assert set(found["verdict"]) == {"not shown to be small"}
 
