@@ -35,6 +35,8 @@ MARKER = ".jmedlora-book.json"
 ADDRESS = "JMEDLORA_ADDRESS"
 """Environment variable with the public address of the book; it overrides `html.baseurl` of `_config.yml`."""
 BIBLIOGRAPHY = paths.BOOK / "references.bib"
+SHOWS_A_QUESTION = ("44_small_models",)
+"""Notebooks that print one question of the examination where it lies on this machine; the others read committed evidence alone."""
 _SPHINX_WARNING = re.compile(r"WARNING|ERROR|CRITICAL|Error")
 
 
@@ -130,10 +132,11 @@ def stage_evidence(jobs: int = 2) -> tuple[Path, list[str]]:
     for folder in {evidence, *(path for path in paths.RESULTS.glob("*") if path.is_dir())}:
         check_manifest(folder)
     shutil.rmtree(runs, ignore_errors=True)
-    environment = os.environ | {"JMEDLORA_RUNS": str(runs), "JMEDLORA_DATA": str(runs / "no-examination")}
+    without_exam = {"JMEDLORA_DATA": str(runs / "no-examination")}
 
     def run(stem: str) -> None:
         command = [sys.executable, "-m", "jmedlora_utils", "run", "--preset", preset.name, "--output", stem, "--threads", "1"]
+        environment = os.environ | {"JMEDLORA_RUNS": str(runs)} | ({} if stem in SHOWS_A_QUESTION else without_exam)
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=paths.ROOT)
         if done.returncode != 0:
             said = plain(done.stderr).strip().splitlines() or ["it ended without a message"]

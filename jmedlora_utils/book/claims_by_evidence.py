@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from jmedlora_utils.analysis import claims, evidence, published_pairs, small_models
-from jmedlora_utils.analysis.registered import Finding, read_registration
+from jmedlora_utils.analysis.registered import Estimate, Finding, read_registration
 from jmedlora_utils.core import formatting
 
 MINIATURE, SMALL, PUBLISHED = "miniature", "small real models", "published models"
@@ -31,7 +31,7 @@ def effects(found: Sequence[Finding], changed: Mapping[int, Sequence[str]]) -> p
         changed: What `registered.changed_words` returns.
     """
     rows = [
-        (finding.claim, MINIATURE, MAIN[e.name], *e.interval, claims.word(finding, changed))
+        (finding.claim, MINIATURE, MAIN[e.name], *e.interval, _word(finding, e, changed))
         for finding in found
         for e in finding.estimates
         if e.name in MAIN
@@ -46,6 +46,11 @@ def effects(found: Sequence[Finding], changed: Mapping[int, Sequence[str]]) -> p
     return table.sort_values(
         ["claim", "rung"], key=lambda c: c.map(order.index) if c.name == "rung" else c, kind="stable", ignore_index=True
     )
+
+
+def _word(finding: Finding, shown: Estimate, changed: Mapping[int, Sequence[str]]) -> str:
+    """The effect's own word, or the claim's where the effect has none or is all that decides."""
+    return claims.word(finding, changed) if not shown.verdict or shown.verdict == finding.verdict else shown.verdict
 
 
 def _small() -> list[tuple]:

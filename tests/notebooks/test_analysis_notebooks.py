@@ -138,7 +138,7 @@ def test_page_44_compares_the_arms_by_the_committed_rule(tmp_path, monkeypatch):
     ]
     assert "| 1.500 | 0.900 |" in shown["measures"].data and "| 1,234 | 1.5 | 2.0 |" in shown["cost"].data
     assert "points more from Japanese than from English records" in shown["claim3"].data
-    assert "nothing was taught" in shown["example"].data
+    assert "letters alone" in shown["example"].data and "No real question" in shown["example-table"].data
     written = {p.name for p in (tmp_path / "small-smoke" / "tables").iterdir()}
     assert written == {"summary.csv", "claim_1.csv", "transfer.csv", "arms.csv", "answers.csv", "measures.csv", "example.csv"}
 
