@@ -128,8 +128,8 @@ def slope(study: Study, runs: Iterable[str], exam: str) -> pd.Series:
         runs: Runs on bases of at least two sizes.
         exam: Exam whose taught facts are asked.
 
-    Shares of 0 and 1 have no logit, so half an answer is added on both sides (Haldane 1956), the share being one of all questions of the
-    exam, taught and untaught: so the code stood when it was registered.
+    Shares of 0 and 1 have no logit, so half an answer is added on both sides (Haldane 1956). The number of answers is that of all
+    questions of the exam, taught and untaught, as in the code that was registered.
     """
     columns = {}
     for run in runs:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from jmedlora_utils.analysis import evidence, scores, small_models_rule
 from jmedlora_utils.analysis.gains import NotMeasuredError
-from jmedlora_utils.analysis.studies import INVENTED_EXAMS, TAUGHT_EXAMS, Study, read_runs
+from jmedlora_utils.analysis.studies import INVENTED_EXAMS, METHODS, TAUGHT_EXAMS, Study, read_runs
 from jmedlora_utils.analysis.verdicts import decide
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
@@ -26,6 +26,7 @@ MEASURES = ["run", "seed", "what", "group", "value"]
 SHOWN = ["seed", "base", "arm", "id", "picked"]
 RETRIEVAL = {"mini_article": "retrieval, right article", "mini_bm25": "retrieval, BM25"}
 QUESTIONS = {"examination": TAUGHT_EXAMS, "facts, taught wording": ("mini_trained",), "facts, other wording": ("mini_heldout",)}
+LABELS = METHODS | {"lora, worked example": "LoRA, worked example"}
 DENIAL = re.compile("ではな|でな[いく]|じゃな|誤り|誤って|間違|正しくな|不適切|^いいえ")
 
 
@@ -68,14 +69,15 @@ def by_arm(study: Study) -> pd.DataFrame:
 
     Returns:
         `base`, `material`, `arm`, `group` (`taught`, `taught, other wording`, `untaught`), `value`, `low`, `high`, `chance` (shares) and
-        `n`; bases first, then arms as the preset has them, then retrieval.
+        `n`, at the last step of each run; the base comes first and retrieval last.
     """
     frame = (
         study.outcomes[study.outcomes["shots"] == 0]
         .astype({"run": str, "base": str, "exam": str, "facts": str})
         .merge(arms(study), on="run")
     )
-    frame["arm"] = frame["exam"].map(RETRIEVAL).fillna(frame["arm"].str.replace("lora", "LoRA"))
+    frame = frame[frame["steps"] == frame.groupby("run")["steps"].transform("max")]
+    frame["arm"] = frame["exam"].map(RETRIEVAL).fillna(frame["arm"].replace(LABELS))
     frame["arm"] += frame["language_taught"].map({"english": ", in English"}).fillna("")
     kinds = {exam: kind for kind, exams in QUESTIONS.items() for exam in exams} | dict.fromkeys(RETRIEVAL, "facts")
     frame = frame.assign(kind=frame["exam"].map(kinds)).dropna(subset="kind")

@@ -49,7 +49,7 @@ def effects(found: Sequence[Finding], changed: Mapping[int, Sequence[str]]) -> p
 
 
 def _word(finding: Finding, shown: Estimate, changed: Mapping[int, Sequence[str]]) -> str:
-    """The effect's own word, or the claim's where the effect has none or is all that decides."""
+    """The effect's own word; the claim's, which may be called fragile, where the effect has none or the same."""
     return claims.word(finding, changed) if not shown.verdict or shown.verdict == finding.verdict else shown.verdict
 
 

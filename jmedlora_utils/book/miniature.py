@@ -76,14 +76,14 @@ def summary_ja(study: Study) -> str:
     """The main numbers of the miniature in Japanese sentences."""
     at, guessing = before_and_after(study), formatting.percent(scores.chance(study.outcomes, "untaught"))
     planned = len(registered.read_registration().seeds)
-    some = f"登録した{planned}個の世界のうち、まだ{len(study.seeds)}個しか終わっていないため、判定は暫定です。"
-    some = some if registered.provisional(study) else ""
+    note = f"登録した{planned}個の世界のうち、まだ{len(study.seeds)}個しか終わっていないため、判定は暫定です。"
+    note = note if registered.provisional(study) else ""
     return (
         "最大の英語中心モデルでは、LoRA による調整のあと、教えた事実の正答率(Accuracy)は "
         f"{at['taught'][0]} % から {at['taught'][1]} % になり、調整で使わなかった言い回しでは "
         f"{at['taught_held_out_phrasing'][1]} % でした。教えていない事実は {at['untaught'][1]} % で、"
         f"偶然に当たる割合は {guessing} % です。"
-        f"一般の試験は {at['general'][0]} % から {at['general'][1]} % になりました。{some}\n\n"
+        f"一般の試験は {at['general'][0]} % から {at['general'][1]} % になりました。{note}\n\n"
         f"世界(シード)の数は {len(study.seeds)}、測定日は {study.about['created'][:10]}、"
         f"計算機は {_device_ja(study.about['device'])} です。"
     )

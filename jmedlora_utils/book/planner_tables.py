@@ -24,13 +24,13 @@ def tables() -> str:
             fitted = {key: memory.fit_tuning(run, BATCH, card.usable()) for key, card in gpus.CARDS.items()}
             best = {f"{key} GB": planner.best_settings(run, BATCH, card) or "no" for key, card in gpus.CARDS.items()}
             settings.append(row | best)
-            several = {key: "not estimated" if "cards" in words else "no" for key, words in best.items()}
+            unfit = {key: "not estimated" if "cards" in words else "no" for key, words in best.items()}
             took = {
                 f"{key} GB": planner.hours_in_words(*planner.tuning_seconds(name, fits, tokens, key, speeds))
                 for key, fits in fitted.items()
                 if fits
             }
-            hours.append(row | several | took)
+            hours.append(row | unfit | took)
     size = f"{STEPS:,} steps of {BATCH} records with {planner.TOKENS_PER_RECORD} tokens each"
     longest = f"The fastest settings that fit each card with records of {ADAPTER['length']:,} tokens, counted."
     first = formatting.numbered(pd.DataFrame(settings), "tab-planner", longest)

@@ -6,10 +6,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from jmedlora_utils.figures.style import PALETTE, LineStyle, chance_line, legend_above, new_figure, points
+from jmedlora_utils.figures.style import NARROW, PALETTE, LineStyle, chance_line, legend_above, new_figure, points
 
-NARROW = 4.4
-"""Inches: narrow figures keep their letters large on a phone."""
 GROUPS = {
     "taught": LineStyle(PALETTE["blue"], "o"),
     "taught, other wording": LineStyle(PALETTE["sky"], "D"),

@@ -10,10 +10,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from jmedlora_utils.figures.style import PALETTE, LineStyle, legend_above, new_figure
+from jmedlora_utils.figures.style import NARROW, PALETTE, LineStyle, legend_above, new_figure
 
-NARROW = 4.4
-"""Inches: narrow figures keep their letters large on a phone."""
 LETTERS = 58
 """Letters of one line of text across the figure."""
 RUNGS = {

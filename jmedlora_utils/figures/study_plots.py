@@ -9,10 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from jmedlora_utils.analysis.registered import POINTS, Estimate
-from jmedlora_utils.figures.style import PALETTE, new_figure
-
-NARROW = 4.4
-"""Inches: narrow figures keep their letters large on a phone."""
+from jmedlora_utils.figures.style import NARROW, PALETTE, new_figure
 
 
 def by_world(estimates: Sequence[Estimate], margin: float) -> Figure:

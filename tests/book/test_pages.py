@@ -22,7 +22,7 @@ return [...document.querySelectorAll(".bd-article *")]
     .filter((e) => !e.matches(".headerlink") && e.getBoundingClientRect().right > limit + 1 && !scrolls(e))
     .map((e) => e.tagName + " " + (e.textContent || "").trim().slice(0, 60)).slice(0, 5);
 """
-# A table that scrolls sideways hides its last column from who does not try.
+# A table that scrolls sideways hides its last column from a reader who does not scroll it.
 CUT = """
 return [...document.querySelectorAll(".jm-scroll")].filter((e) => e.clientWidth && e.scrollWidth > e.clientWidth + 1)
     .map((e) => e.textContent.trim().replace(/\\s+/g, " ").slice(0, 80));

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from jmedlora_utils.analysis import evidence, registered, small_models
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.records import Record
+from jmedlora_utils.data import fetch, igakuqa
 from tests.analysis.test_registered import learned
 from tests.analysis.test_registered import make_study as make_registered
 from tests.analysis.test_small_models import BASE, OTHER, make_study
@@ -141,6 +142,19 @@ def test_page_44_compares_the_arms_by_the_committed_rule(tmp_path, monkeypatch):
     assert "letters alone" in shown["example"].data and "No real question" in shown["example-table"].data
     written = {p.name for p in (tmp_path / "small-smoke" / "tables").iterdir()}
     assert written == {"summary.csv", "claim_1.csv", "transfer.csv", "arms.csv", "answers.csv", "measures.csv", "example.csv"}
+
+
+def test_page_44_prints_the_shown_question_as_it_was_asked(tmp_path, monkeypatch):
+    years = range(2018, 2022)
+    if fetch.missing(f"IgakuQA/data/{year}/" for year in years):
+        pytest.skip("the examination is not on this machine: JMEDLORA_DATA, or `make exams`")
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    shown = run_cells("44_small_models", preset="small", source="committed")
+    picked = pd.read_csv(paths.RESULTS / "small" / "example.csv").fillna("")
+    asked = next(q for q in igakuqa.load_igakuqa(paths.exam_data_dir(), years) if q.id == picked["id"].iloc[0])
+    assert asked.text[:20] in shown["example"].data
+    right = next(line for line in shown["example-table"].data.splitlines() if "| right |" in line and line[2] in "abcde")
+    assert f" {asked.choice(min(asked.gold))} " in right
 
 
 def test_page_40_judges_by_the_registration_and_warns_of_other_seeds(tmp_path, monkeypatch):
