@@ -13,13 +13,15 @@ import pandas as pd
 from jmedlora_utils.analysis import evidence, scores, small_models_rule
 from jmedlora_utils.analysis.gains import NotMeasuredError
 from jmedlora_utils.analysis.studies import INVENTED_EXAMS, METHODS, TAUGHT_EXAMS, Study, read_runs
-from jmedlora_utils.analysis.verdicts import decide
+from jmedlora_utils.analysis.verdicts import NOT_MEASURED, decide
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.formatting import percent
 from jmedlora_utils.core.manifest import write_manifest
 from jmedlora_utils.core.records import load_records, write_text
 from jmedlora_utils.core.statistics import Interval
 
+RUNG = "small real models, tuned here"
 ARMS = ["run", "arm", "material", "language_taught", "exposure"]
 ANSWERS = ["run", "seed", "steps", "exam", "facts", "n", "unreadable", "denying", "other"]
 MEASURES = ["run", "seed", "what", "group", "value"]
@@ -89,6 +91,11 @@ def by_arm(study: Study) -> pd.DataFrame:
     found = found.merge(frame.groupby(keys)["chance"].mean().reset_index(), on=keys)
     order = ["base", *dict.fromkeys(a for a in found["arm"] if a != "base" and a not in RETRIEVAL.values()), *RETRIEVAL.values()]
     return found.sort_values(keys, key=lambda c: c.map(order.index) if c.name == "arm" else c, kind="stable", ignore_index=True)
+
+
+def bases_of(study: Study) -> list[str]:
+    """The base models of the study, SmolLM2 before Gemma."""
+    return sorted(study.outcomes["base"].astype(str).unique(), reverse=True)
 
 
 def find_run(study: Study, base: str, arm: str, material: str = "", language: str = "") -> str:
@@ -193,6 +200,25 @@ def interaction(study: Study, first: str, second: str) -> Interval:
         japanese, english = (answered(study, run, ("mini_trained",), rule.scorer) for run in runs)
         differences.append(japanese - english)
     return taught_minus_untaught(differences[1] - differences[0], rule.level)
+
+
+def glance(study: Study, answers: pd.DataFrame) -> dict[int, str]:
+    """For a table of claims: what the small models say of each claim, by its number; effects in points.
+
+    `answers` is what `answer_counts` returns.
+    """
+    bases, n = bases_of(study), f"{len(study.seeds)} seeds" if len(study.seeds) > 1 else "1 seed"
+    said = []
+    for (base, word), own in claim_1(study, bases).groupby(["base", "verdict"], sort=False):
+        effects = [f"{row.questions} {percent(row.value, row.low, row.high, signed=True)}" for row in own.itertuples()]
+        said.append(f"{base}, **{word}**: {', '.join(effects)}")
+    found = {1: f"{'; '.join(said)}; {n}", 2: f"**{NOT_MEASURED}**; one size of each model", 3: f"**{NOT_MEASURED}**; one model was run"}
+    if len(bases) > 1:
+        more = percent(*interaction(study, *bases[:2]), signed=True)
+        found[3] = f"**described**; Japanese over English records, {bases[1]} minus {bases[0]}: {more}"
+    counts = answers[["n", "denying", "other"]].sum()
+    found[4] = f"**described**; of {counts['n']} kept answers {counts['denying']} deny a choice and {counts['other']} name a wrong one"
+    return found
 
 
 # --- what the outcomes do not hold -------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def _small() -> list[tuple]:
     if not evidence.has_evidence("small"):
         return []
     study = evidence.load_study("small")
-    bases = sorted(study.outcomes["base"].astype(str).unique(), reverse=True)
+    bases = small_models.bases_of(study)
     rows = [
         (1, SMALL, f"{row.base}, {row.questions}", row.value, row.low, row.high, row.verdict)
         for row in small_models.claim_1(study, bases).itertuples()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from jmedlora_utils.analysis import claims, evidence, gains, known_responses, published_pairs, registered, scores
+from jmedlora_utils.analysis import claims, evidence, gains, known_responses, published_pairs, registered, scores, small_models
 from jmedlora_utils.analysis.studies import Study
 from jmedlora_utils.book import claims_by_evidence, history, miniature, planner_tables, provenance
 from jmedlora_utils.book.provenance import BENCHMARKS, MINI, Edition, table_of
@@ -81,12 +81,16 @@ def verdicts() -> str:
     if (found := _study(evidence.evidence_folder(MINI))) is None:
         return NO_EVIDENCE
     study, judged, changed = found
-    shown = claims.glance_table(judged, changed, {published_pairs.RUNG: published_pairs.glance()})
+    others = {published_pairs.RUNG: published_pairs.glance()}
+    if evidence.has_evidence("small"):
+        small = evidence.load_study("small")
+        others = {small_models.RUNG: small_models.glance(small, small_models.tables(small)["answers.csv"])} | others
+    shown = claims.glance_table(judged, changed, others)
     cards = []
     for row in shown.to_dict("records"):
         said = "\n".join(f"- {name}: {text}" for name, text in row.items() if name not in ("claim", WORD))
         cards.append(f":::{{grid-item-card}} {row['claim']}\n{row[WORD]}\n\n{said}\n:::")
-    rests_on = ("outcomes", "published/claims.csv", "published_pairs/verdicts.csv")
+    rests_on = ("outcomes", "published/claims.csv", "published_pairs/verdicts.csv", "small/summary.csv")
     line = provenance.evidence_line("40_findings", rests_on, {"preset": MINI, "source": "committed"})
     foot = f"{registered.provisional(study)} {study.source_line()}. Published models: {KEY_NOTE}".lstrip()
     grid = "::::{grid} 1 1 2 2\n:gutter: 2\n\n" + "\n\n".join(cards) + "\n::::"
