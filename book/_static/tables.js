@@ -1,5 +1,6 @@
 // Puts each table of the article into a frame that scrolls sideways, so a wide one does not push the page; its caption stays in sight.
-// On a phone a table that is wider than its frame turns into cards instead, one per row, with the heading beside each cell.
+// On a phone a table that is wider than its frame, or that has rows of many lines, turns into cards, one per row, with the heading beside
+// each cell.
 document.addEventListener("DOMContentLoaded", () => {
   const phone = window.matchMedia("(max-width: 600px)");
   const framed = [];
@@ -28,10 +29,14 @@ document.addEventListener("DOMContentLoaded", () => {
     text.append(...caption.childNodes);
     caption.append(text);
   }
+  const TALL = 170; // pixels: a row of more than seven lines is easier to read as a card
+  const unfit = (frame, table) =>
+    frame.clientWidth > 0 &&
+    (frame.scrollWidth > frame.clientWidth + 1 || [...table.tBodies[0].rows].some((row) => row.offsetHeight > TALL));
   const fit = () => {
     for (const [frame, table] of framed) {
       table.classList.remove("jm-cards");
-      table.classList.toggle("jm-cards", phone.matches && frame.clientWidth > 0 && frame.scrollWidth > frame.clientWidth + 1);
+      table.classList.toggle("jm-cards", phone.matches && unfit(frame, table));
     }
   };
   fit();

@@ -24,11 +24,23 @@ def published_claims() -> pd.DataFrame:
     return pd.read_csv(paths.RESULTS / "published" / "claims.csv").set_index("claim")
 
 
+VERDICT = "verdict in the miniature"
+BESIDE = (
+    "LoRA minus full tuning: lost, mean of both",
+    "middle minus small, in points",
+    "large minus middle, in points",
+    "equal adapters: large minus middle, in points",
+)
+"""Estimands without a verdict that stand beside those with one, because a verdict alone would mislead."""
+NOTES = {"right answers that Exact match refuses": "by construction"}
+
+
 def effects_text(finding: Finding) -> str:
-    """The estimands that decide, each with its interval, or the first reason why not all of them could be measured."""
+    """The estimands that decide, each with its interval, and those of `BESIDE`; or the first reason why one that decides is missing."""
     if finding.verdict == NOT_MEASURED:
         return finding.missing[0]
-    return "; ".join(f"{e.name} {e.text()}" for e in finding.estimates if e.verdict)
+    shown = (e for e in finding.estimates if e.verdict or e.name in BESIDE)
+    return "; ".join(f"{e.name} {e.text()}" + (f" ({NOTES[e.name]})" if e.name in NOTES else "") for e in shown)
 
 
 def word(finding: Finding, changed: Mapping[int, Sequence[str]]) -> str:
@@ -40,7 +52,7 @@ def word(finding: Finding, changed: Mapping[int, Sequence[str]]) -> str:
 def glance_table(
     found: Sequence[Finding], changed: Mapping[int, Sequence[str]], others: Mapping[str, Mapping[int, str]] | None = None
 ) -> pd.DataFrame:
-    """One row per claim: what was published, the effects in the miniature, what the other rungs say, and the word.
+    """One row per claim: what was published, the effects in the miniature, what the other rungs say, and the verdict.
 
     Args:
         found: What `registered.findings` returns.
@@ -54,5 +66,5 @@ def glance_table(
     for finding in found:
         row = {"claim": f"{finding.claim}. {TITLES[finding.claim]}", "published": published.loc[finding.claim, "published_value"]}
         row |= {"the miniature [95 %]": effects_text(finding)} | {name: words[finding.claim] for name, words in (others or {}).items()}
-        rows.append(row | {"word for the miniature": f"**{word(finding, changed)}**"})
+        rows.append(row | {VERDICT: f"**{word(finding, changed)}**"})
     return pd.DataFrame(rows)

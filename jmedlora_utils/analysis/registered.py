@@ -76,7 +76,13 @@ class Estimate(NamedTuple):
     unit: str = POINTS  #: Of the numbers: `POINTS` are shares, shown in percent
 
     def text(self, *numbers: float) -> str:
-        """The estimate with its interval in the estimand's unit, signed; or other numbers of that unit."""
+        """The estimate with its interval in the estimand's unit, signed; or other numbers of that unit.
+
+        The interval of an equivalence belongs to two one-sided tests, so it says its level.
+        """
+        if not numbers and self.verdict in (SMALL, NOT_SMALL):
+            level = f"{100 * (1 - 2 * read_registration().equivalence_level):.0f} %"
+            return self.text(self.interval.value) + f" [{level}: {self.text(self.interval.low)}, {self.text(self.interval.high)}]"
         numbers = numbers or tuple(x for x in self.interval if not math.isnan(x))
         if self.unit == POINTS:
             return percent(*numbers, signed=True)
@@ -222,21 +228,23 @@ def claim_1(study: Study) -> Makers:
             return -change_with_example(study, run)
         return correct(study, run, TRAINED, "taught") - correct(study, run, HELD_OUT, "taught")
 
+    def mean_lost(run: str) -> pd.Series:
+        return (lost(run, "wording") + lost(run, "example")) / 2
+
     def more_than_base(run: str, facts: str) -> pd.Series:
         return averaged(study, run, facts) - averaged(study, true, facts, base=True)
 
     return [
         lambda: estimate(1, "knowledge", knowledge(), margin),
         lambda: equivalence(1, "untaught facts", more_than_base(true, "untaught")),
-        lambda: estimate(
-            1, "partially: lost with another wording or an example", (lost(true, "wording") + lost(true, "example")) / 2, margin
-        ),
+        lambda: estimate(1, "partially: lost with another wording or an example", mean_lost(true), margin),
         lambda: estimate(1, "placebo on taught facts", more_than_base(placebo, "taught")),
         lambda: estimate(1, "true records alone: taught minus untaught", more_than_base(true, "taught") - more_than_base(true, "untaught")),
         lambda: estimate(1, "LoRA: lost with another wording", lost(true, "wording")),
         lambda: estimate(1, "LoRA: lost with a worked example", lost(true, "example")),
         lambda: estimate(1, "full tuning: lost with another wording", lost("en-large_full", "wording")),
         lambda: estimate(1, "full tuning: lost with a worked example", lost("en-large_full", "example")),
+        lambda: estimate(1, "LoRA minus full tuning: lost, mean of both", mean_lost(true) - mean_lost("en-large_full")),
         lambda: estimate(1, "kept by records with examples", lost(true, "example") - lost("en-large_examples", "example")),
     ]
 
@@ -252,15 +260,18 @@ def claim_2(study: Study) -> Makers:
     main = {base: f"{base}_lora" for base in SIZES}
     half = {base: f"{base}_half" for base in SIZES}
     matched = main | {base: f"{base}_matched" for base in ("en-small", "en-large")}
+
+    def step(runs: dict[str, str], larger: str, smaller: str) -> pd.Series:
+        return correct(study, runs[larger], HELD_OUT, "taught") - correct(study, runs[smaller], HELD_OUT, "taught")
+
     return [
         lambda: estimate(2, "slope per doubling", slope(study, main.values(), HELD_OUT), margin, LOGITS),
         lambda: estimate(2, "slope, half the facts", slope(study, half.values(), "mini_half"), unit=LOGITS),
         lambda: estimate(2, "slope, equal adapters", slope(study, matched.values(), HELD_OUT), unit=LOGITS),
-        lambda: estimate(
-            2,
-            "large minus small, in points",
-            correct(study, main["en-large"], HELD_OUT, "taught") - correct(study, main["en-small"], HELD_OUT, "taught"),
-        ),
+        lambda: estimate(2, "large minus small, in points", step(main, "en-large", "en-small")),
+        lambda: estimate(2, "middle minus small, in points", step(main, "en-medium", "en-small")),
+        lambda: estimate(2, "large minus middle, in points", step(main, "en-large", "en-medium")),
+        lambda: estimate(2, "equal adapters: large minus middle, in points", step(matched, "en-large", "en-medium")),
     ]
 
 

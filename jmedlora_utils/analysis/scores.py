@@ -77,15 +77,20 @@ def journal_rows(frame: pd.DataFrame) -> pd.DataFrame:
         `high` (Accuracy, mean over seeds, with its 95 % interval: Wilson's for one seed), `chance` and `n`.
     """
     rows = []
-    keys = ["facts", "size_params", "run", "base", "method", "steps", "shots"]
-    for key, found in phrasings_apart(frame).groupby(keys, observed=True, sort=True):
+    keys = ["facts", "run", "base", "method", "steps", "shots"]
+    frame = phrasings_apart(frame)
+    size = frame.groupby("run", observed=True)["size_params"].max()  # bases of several worlds differ by the tokens of their names
+    for key, found in frame.groupby(keys, observed=True, sort=True):
         seeds = [g.to_numpy(float) for _, g in found.groupby("seed")["accuracy"]]
         # Of one seed, the share of right answers: a bootstrap of none right would be a point.
         share = statistics.mean_interval(seeds) if len(seeds) > 1 else statistics.wilson(float(seeds[0].sum()), len(seeds[0]))
         row = dict(zip(keys, key, strict=True)) | found[list(METRICS)].mean().to_dict()
         row |= {"value": share.value, "low": max(share.low, 0.0), "high": min(share.high, 1.0)}
         rows.append(row | {"chance": float(found["chance"].mean()), "n": len(found)})
-    return pd.DataFrame(rows).drop(columns="size_params")
+    found = pd.DataFrame(rows)
+    found["size"] = found["run"].map(size)
+    order = ["facts", "size", *keys[1:]]
+    return found.sort_values(order, kind="stable", ignore_index=True).drop(columns="size")
 
 
 def likelihood_rows(study: Study) -> pd.DataFrame:

@@ -27,7 +27,13 @@ ANSWERS = ["run", "seed", "steps", "exam", "facts", "n", "unreadable", "denying"
 MEASURES = ["run", "seed", "what", "group", "value"]
 SHOWN = ["seed", "base", "arm", "id", "picked"]
 RETRIEVAL = {"mini_article": "retrieval, right article", "mini_bm25": "retrieval, BM25"}
-QUESTIONS = {"examination": TAUGHT_EXAMS, "facts, taught wording": ("mini_trained",), "facts, other wording": ("mini_heldout",)}
+TOO_FEW = "too few seeds"
+MEMORISED = "real questions, memorised"
+QUESTIONS = {
+    MEMORISED: TAUGHT_EXAMS,
+    "invented facts, taught wording": ("mini_trained",),
+    "invented facts, other wording": ("mini_heldout",),
+}
 LABELS = METHODS | {"lora, worked example": "LoRA, worked example"}
 DENIAL = re.compile("ではな|でな[いく]|じゃな|誤り|誤って|間違|正しくな|不適切|^いいえ")
 
@@ -69,6 +75,8 @@ def summary(study: Study) -> pd.DataFrame:
 def by_arm(study: Study) -> pd.DataFrame:
     """Accuracy of every arm on the questions of its material, without a worked example, over both orders of the choices.
 
+    Untaught facts are those in the taught wording, as in claim 1.
+
     Returns:
         `base`, `material`, `arm`, `group` (`taught`, `taught, other wording`, `untaught`), `value`, `low`, `high`, `chance` (shares) and
         `n`, at the last step of each run; the base comes first and retrieval last.
@@ -78,10 +86,10 @@ def by_arm(study: Study) -> pd.DataFrame:
         .astype({"run": str, "base": str, "exam": str, "facts": str})
         .merge(arms(study), on="run")
     )
-    frame = frame[frame["steps"] == frame.groupby("run")["steps"].transform("max")]
+    frame = scores.control_once(frame[frame["steps"] == frame.groupby("run")["steps"].transform("max")]).copy()
     frame["arm"] = frame["exam"].map(RETRIEVAL).fillna(frame["arm"].replace(LABELS))
     frame["arm"] += frame["language_taught"].map({"english": ", in English"}).fillna("")
-    kinds = {exam: kind for kind, exams in QUESTIONS.items() for exam in exams} | dict.fromkeys(RETRIEVAL, "facts")
+    kinds = {exam: kind for kind, exams in QUESTIONS.items() for exam in exams} | dict.fromkeys(RETRIEVAL, "invented facts")
     frame = frame.assign(kind=frame["exam"].map(kinds)).dropna(subset="kind")
     frame["material"] = frame["kind"].str.split(",").str[0]
     frame["group"] = frame["facts"].where(frame["facts"] == "untaught", "taught")
@@ -89,8 +97,10 @@ def by_arm(study: Study) -> pd.DataFrame:
     keys = ["base", "material", "arm", "group"]
     found = scores.estimates(frame, keys, small_models_rule.read_rule().scorer)
     found = found.merge(frame.groupby(keys)["chance"].mean().reset_index(), on=keys)
+    materials = ["real questions", "invented facts"]
     order = ["base", *dict.fromkeys(a for a in found["arm"] if a != "base" and a not in RETRIEVAL.values()), *RETRIEVAL.values()]
-    return found.sort_values(keys, key=lambda c: c.map(order.index) if c.name == "arm" else c, kind="stable", ignore_index=True)
+    places = {"arm": order, "material": materials}
+    return found.sort_values(keys, key=lambda c: c.map(places.get(c.name, sorted(set(c))).index), kind="stable", ignore_index=True)
 
 
 def bases_of(study: Study) -> list[str]:
@@ -141,7 +151,7 @@ def verdict(found: Interval, seeds: int) -> str:
     """The word of the rule for a gain."""
     rule = small_models_rule.read_rule()
     if seeds < rule.fewest_seeds:
-        return "too few seeds"
+        return TOO_FEW
     return decide(found, rule.margin)
 
 
@@ -154,7 +164,7 @@ def claim_1(study: Study, bases: Sequence[str]) -> pd.DataFrame:
     rule, rows = small_models_rule.read_rule(), []
     for base in bases:
         for name, exams in QUESTIONS.items():
-            material = "examination" if name == "examination" else "facts"
+            material = "examination" if name == MEMORISED else "facts"
             true, placebo, untuned = (
                 answered(study, find_run(study, base, *arm), exams, rule.scorer)
                 for arm in (("lora", material, "japanese"), ("placebo", material, "japanese"), ("base",))
@@ -185,7 +195,7 @@ def transfer(study: Study, bases: Sequence[str]) -> pd.DataFrame:
             small = -rule.margin < found.low and found.high < rule.margin
             word = "shown to be small" if small else "not shown to be small"
             row = {"base": base, "questions": name, "n": len(change), **found._asdict(), "placebo": form.mean()}
-            rows.append(row | {"verdict": word if len(by_seed) >= rule.fewest_seeds else "too few seeds"})
+            rows.append(row | {"verdict": word if len(by_seed) >= rule.fewest_seeds else TOO_FEW})
     return pd.DataFrame(rows)
 
 

@@ -1,4 +1,4 @@
-"""The figure at the front: every claim on three rungs of evidence, effect with interval, and the word of each rung's own rule."""
+"""The figure at the front: every claim on three rungs of evidence, effect with interval, and the verdict of each rung's own rule."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ MINIATURE, SMALL, PUBLISHED = "miniature", "small real models", "published model
 COLUMNS = ["claim", "rung", "what", "value", "low", "high", "verdict"]
 MAIN = {
     "knowledge": "knowledge, beyond form and untaught facts",
-    "large minus small, in points": "large minus small",
+    "partially: lost with another wording or an example": "lost with another wording or an example",
+    "large minus small, in points": "large minus small (the slope decides)",
+    "English-centric gain": "gain of English-centric bases",
     "English minus Japanese": "English minus Japanese base",
-    "right answers that Exact match refuses": "right answers that Exact match refuses",
+    "Japanese-centric short of half": "Japanese gain short of half the English one",
+    "right answers that Exact match refuses": "right answers that Exact match refuses, by construction",
     "wrong answers that Accuracy credits": "wrong answers that Accuracy credits",
 }
 """Estimands of the miniature that the figure shows, all in points, and their labels there."""
@@ -83,8 +86,10 @@ def figure(table: pd.DataFrame, folder: Path, note: str = "") -> str:
     missing += [f"published models: no deciding pair for claim {', '.join(map(str, none))}"] if none else []
     gaps = f" Not shown: {'; '.join(missing)}." if missing else ""
     caption = (
-        "Every claim on its rungs of evidence: effect in points with its 95 % interval, and the word of that rung's own rule. The grey "
-        f"band is within {formatting.percent(margin)} points of zero. Rungs measure different things and are never averaged.{gaps} {note}"
+        "Every claim on its rungs of evidence: effect in points with its 95 % interval, and the verdict on that part by the rung's own "
+        "rule; the cards below have the verdicts on whole claims. Memorised real questions measure memory, and a placebo that learned "
+        f"wrong answers makes that effect larger. The grey band is within {formatting.percent(margin)} points of zero. Rungs measure "
+        f"different things and are never averaged.{gaps} {note}"
     )
     alt = (
         "Four panels, one per claim; in each, effects of the miniature, of small real models and of published models with their intervals."

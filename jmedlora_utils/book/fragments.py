@@ -25,9 +25,15 @@ from jmedlora_utils.data.jmle2026 import KEY_NOTE
 from jmedlora_utils.data.questions import Question
 
 EXAMPLE = (2018, "112C11")
-RESPONSES = ("{gold}", "{gold}です。", "{gold}ではない。", "{wrong}ではなく{gold}", "{letter}")
+RESPONSES = {
+    "{gold}": "the right choice",
+    "{gold}です。": "It is the right choice.",
+    "{gold}ではない。": "It is not the right choice.",
+    "{wrong}ではなく{gold}": "not that wrong choice but the right one",
+    "{letter}": "its letter",
+}
+"""Form of a response to its English."""
 NO_EVIDENCE = "The evidence of the miniature is not part of this copy of the repository."
-WORD = "word for the miniature"
 ROOMS = ("core", "data", "models", "tuning", "evaluation", "analysis", "figures", "workflow", "book")
 
 
@@ -88,8 +94,9 @@ def verdicts() -> str:
     shown = claims.glance_table(judged, changed, others)
     cards = []
     for row in shown.to_dict("records"):
-        said = "\n".join(f"- {name}: {text}" for name, text in row.items() if name not in ("claim", WORD))
-        cards.append(f":::{{grid-item-card}} {row['claim']}\n{row[WORD]}\n\n{said}\n:::")
+        said = "\n".join(f"- {name}: {text}" for name, text in row.items() if name not in ("claim", claims.VERDICT))
+        verdict = f"{claims.VERDICT.capitalize()}: {row[claims.VERDICT]}"
+        cards.append(f":::{{grid-item-card}} {row['claim']}\n{verdict}\n\n{said}\n:::")
     rests_on = ("outcomes", "published/claims.csv", "published_pairs/verdicts.csv", "small/summary.csv")
     line = provenance.evidence_line("40_findings", rests_on, {"preset": MINI, "source": "committed"})
     foot = f"{registered.provisional(study)} {study.source_line()}. Published models: {KEY_NOTE}".lstrip()
@@ -103,6 +110,16 @@ def verdicts_ja() -> str:
         return "登録した世界での結果は、この複製には含まれていません。"
     study, judged, changed = found
     return f"{table_of(miniature.HEADS_JA, miniature.verdicts_ja(judged, changed))}\n\n{miniature.summary_ja(study)}"
+
+
+def other_rungs_ja() -> str:
+    """What the small real models and the published ones say, in Japanese."""
+    published = published_pairs.read_tables(tuple(published_pairs.EDITIONS)).verdicts
+    gained = pd.DataFrame()
+    if evidence.has_evidence("small"):
+        small = evidence.load_study("small")
+        gained = small_models.claim_1(small, small_models.bases_of(small))
+    return table_of(miniature.OTHER_HEADS_JA, miniature.other_rungs_ja(gained, published))
 
 
 def paper_settings(rows: Sequence[str] = ()) -> str:
@@ -133,7 +150,18 @@ def question() -> str:
     source = f"Question {name} of {year}, set by the Ministry of Health, Labour and Welfare {{cite:p}}`kasai2023igakuqa`."
     if not real:
         source = f"Invented, in place of question {name} of {year}: `make exams` fetches the examination, and the next book shows it."
-    return "\n".join([f"> {asked.text}", ">", *(f"> {line}\\" for line in bold)]).removesuffix("\\") + f"\n\n{source}"
+    shown = "\n".join([f"> {asked.text}", ">", *(f"> {line}\\" for line in bold)]).removesuffix("\\")
+    return f"{shown}\n>\n> {gloss(real)}\n\n{source}"
+
+
+def gloss(real: bool) -> str:
+    """The example in English: the publishers' translation of the real one."""
+    year, wanted = EXAMPLE
+    if not real:
+        return "*Which drug is used to treat rinjō-byō?* The disease is invented, and so are the choices, five names of drugs."
+    english = next(q for q in igakuqa.load_igakuqa(paths.exam_data_dir(), [year], "en") if q.id == wanted)
+    choices = "; ".join(f"{letter}. {text}" for letter, text in zip(english.letters, english.choices, strict=True))
+    return f"*{english.text}* {choices}"
 
 
 def prompt() -> str:
@@ -155,6 +183,7 @@ def responses() -> str:
     given = [form.format(gold=asked.choice(letter), wrong=wrong, letter=letter) for form in RESPONSES]
     heads = {"exact_match": "Exact match", "accuracy": "Accuracy", "strict": "Accuracy, `strict`"}
     shown = known_responses.worked_example(asked, given)
+    shown.insert(1, "in English", list(RESPONSES.values()))
     return formatting.markdown(shown, {c: heads.get(c, c) for c in shown})
 
 
@@ -222,6 +251,7 @@ FRAGMENTS: dict[str, Callable[[Edition, Path], str]] = {
     "story": lambda _, folder: story(folder),
     "verdicts": lambda *_: verdicts(),
     "verdicts_ja": lambda *_: verdicts_ja(),
+    "other_rungs_ja": lambda *_: other_rungs_ja(),
     "registration": lambda *_: yaml_file(paths.PACKAGE_DATA / "registration.yaml"),
     "registered_world": lambda *_: yaml_file(paths.PRESETS / "mini.yaml"),
     "registered_preset": lambda *_: yaml_file(paths.PRESETS / "mini-seeds.yaml"),

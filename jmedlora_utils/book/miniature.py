@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from jmedlora_utils.analysis import claims, gains, registered, scores
+import pandas as pd
+
+from jmedlora_utils.analysis import claims, gains, registered, scores, small_models
 from jmedlora_utils.analysis.registered import Finding
 from jmedlora_utils.analysis.studies import Study
 from jmedlora_utils.core import formatting
@@ -17,14 +19,18 @@ CLAIMS_JA = (
     "Exact match は厳しく、Accuracy は寛容である",
 )
 PARTS_JA = {
-    "knowledge": "教えた事実の伸び(答え方の形だけで伸びる分を除く)",
+    "knowledge": "教えた事実の伸び(解答形式への慣れによる伸びを除く)",
     "untaught facts": "教えていない事実の変化",
     "partially: lost with another wording or an example": "別の言い回しや例題つきの問いで失われる分",
+    "LoRA minus full tuning: lost, mean of both": "その損失の、LoRA と全パラメータ学習との差",
     "slope per doubling": "パラメータ数が2倍になるごとの伸び(ロジット)",
+    "middle minus small, in points": "中間のモデルと最小のモデルの差",
+    "large minus middle, in points": "最大のモデルと中間のモデルの差",
+    "equal adapters: large minus middle, in points": "同じ大きさのアダプターでの、最大と中間の差",
     "English-centric gain": "英語中心のモデルの伸び",
     "English minus Japanese": "英語中心と日本語中心の伸びの差",
     "Japanese-centric short of half": "英語中心の伸びの半分から日本語中心の伸びを引いた差(正なら半分未満)",
-    "right answers that Exact match refuses": "内容は正しいのに Exact match が認めない答え",
+    "right answers that Exact match refuses": "内容は正しいのに Exact match が認めない答え(学習データの作り方から必ず100になる)",
     "wrong answers that Accuracy credits": "誤りなのに Accuracy が認める答え",
 }
 VERDICTS_JA = {
@@ -34,7 +40,14 @@ VERDICTS_JA = {
     registered.NOT_MEASURED: "測っていない",
     registered.NOT_TESTABLE: "ここでは確かめられない",
     registered.ONE_SEED: "世界が一つなので判定しない",
+    small_models.TOO_FEW: "シードが足りないので判定しない",
 }
+QUESTIONS_JA = {
+    small_models.MEMORISED: "学習させた試験問題(暗記)",
+    "invented facts, taught wording": "架空の事実、学習時の言い回し",
+    "invented facts, other wording": "架空の事実、別の言い回し",
+}
+OTHER_HEADS_JA = ("主張", "測ったもの(ポイント、95 % 区間)", "判定")
 HEADS_JA = ("主張", "縮小版での効果(ポイント、95 % 区間)", "判定", "条件を一つ変えても同じ判定")
 
 
@@ -54,9 +67,10 @@ def story_caption(study: Study) -> str:
         f"The miniature at a glance. Above: the largest English-centric base before tuning (step 0) and along LoRA tuning "
         f"(`{scores.largest_run(study.outcomes)}`). Taught facts go from {at['taught'][0]} % to {at['taught'][1]} %, and "
         f"in words that tuning never used to {at['taught_held_out_phrasing'][1]} %. Untaught facts, the control, end at "
-        f"{at['untaught'][1]} %, where guessing earns {guessing} %. The general exam goes from {at['general'][0]} % to "
-        f"{at['general'][1]} %. Below: the gain on taught facts of each base, in points: {each}. Bars are 95 % intervals over questions "
-        f"and {study.seeds_text()}."
+        f"{at['untaught'][1]} %, where guessing earns {guessing} %. The general exam, which is outside medicine, goes from "
+        f"{at['general'][0]} % to {at['general'][1]} %. Below: the gain on taught facts of each base, in points: {each}. These are raw "
+        "gains; the cards use the contrasts of page 40, so their numbers differ. Bars are 95 % intervals over questions and "
+        f"{study.seeds_text()}."
     )
 
 
@@ -64,10 +78,10 @@ def verdicts_ja(found: Sequence[Finding], changed: Mapping[int, Sequence[str]]) 
     """Claim, effects, verdict and how often another choice leaves it as it is, in Japanese; one row per claim."""
     rows = []
     for finding, title in zip(found, CLAIMS_JA, strict=True):
-        effects = "<br>".join(f"{PARTS_JA[e.name]} {e.text()}" for e in finding.estimates if e.verdict)
+        effects = "<br>".join(f"{PARTS_JA[e.name]} {e.text()}" for e in finding.estimates if e.verdict or e.name in claims.BESIDE)
         others = list(changed.get(finding.claim, ()))
         kept = f"{len(others)}通りのうち{others.count(finding.verdict)}通り"
-        fragile = "(もろい)" if claims.word(finding, changed) != finding.verdict else ""
+        fragile = "(頑健でない)" if claims.word(finding, changed) != finding.verdict else ""
         rows.append((f"{finding.claim}. {title}", effects, f"**{VERDICTS_JA[finding.verdict]}**{fragile}", kept))
     return rows
 
@@ -83,10 +97,28 @@ def summary_ja(study: Study) -> str:
         f"{at['taught'][0]} % から {at['taught'][1]} % になり、調整で使わなかった言い回しでは "
         f"{at['taught_held_out_phrasing'][1]} % でした。教えていない事実は {at['untaught'][1]} % で、"
         f"偶然に当たる割合は {guessing} % です。"
-        f"一般の試験は {at['general'][0]} % から {at['general'][1]} % になりました。{note}\n\n"
-        f"世界(シード)の数は {len(study.seeds)}、測定日は {study.about['created'][:10]}、"
+        f"医学以外の、調整前から解けていた問題は {at['general'][0]} % から {at['general'][1]} % になりました。{note}\n\n"
+        f"独立に作った架空の世界(シード)の数は {len(study.seeds)}、測定日は {study.about['created'][:10]}、"
         f"計算機は {_device_ja(study.about['device'])} です。"
     )
+
+
+def other_rungs_ja(small: pd.DataFrame, published: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Claim, what the rung measured, and the verdict of the rung's own rule, in Japanese; one row per effect that decides.
+
+    Args:
+        small: What `small_models.claim_1` returns.
+        published: The verdicts of `published_pairs`.
+    """
+    rows = [
+        (f"1. {CLAIMS_JA[0]}", f"小さな実在モデル {row.base}、{QUESTIONS_JA[row.questions]}", row.value, row.low, row.high, row.verdict)
+        for row in small.itertuples()
+    ]
+    for row in published[published["decides"]].itertuples():
+        what = "Accuracy と Exact match の差" if pd.isna(row.base) else f"{row.base} → {row.adapted}"
+        rows.append((f"{row.claim}. {CLAIMS_JA[row.claim - 1]}", f"公開モデル {what}", row.value, row.low, row.high, row.verdict))
+    said = [(claim, f"{what}: {formatting.percent(*found, signed=True)}", f"**{VERDICTS_JA[word]}**") for claim, what, *found, word in rows]
+    return sorted(said, key=lambda row: row[0])
 
 
 def _device_ja(device: str) -> str:

@@ -32,9 +32,10 @@ def tables() -> str:
             }
             hours.append(row | unfit | took)
     size = f"{STEPS:,} steps of {BATCH} records with {planner.TOKENS_PER_RECORD} tokens each"
+    cards = f"Assumed for these cards: {'; '.join(card.name for card in gpus.CARDS.values())}. Multiply by your price of an hour."
     longest = f"The fastest settings that fit each card with records of {ADAPTER['length']:,} tokens, counted."
     first = formatting.numbered(pd.DataFrame(settings), "tab-planner", longest)
-    second = formatting.numbered(pd.DataFrame(hours), "tab-planner-hours", f"Hours for {size}, at these settings.")
+    second = formatting.numbered(pd.DataFrame(hours), "tab-planner-hours", f"Hours of one tuning run of {size}, at these settings. {cards}")
     return f"{first}\n{second}\n{measured()}"
 
 

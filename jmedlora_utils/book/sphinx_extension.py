@@ -80,9 +80,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def _show_html_as_text(app: Sphinx, doctree: nodes.document) -> None:
     """Markdown may bring no HTML but line breaks: what a model wrote stays text even where a notebook forgot to escape it.
 
-    The HTML output of a notebook's cell has the class `text_html`; any other comes from Markdown.
+    The HTML output of a notebook's cell has the class `text_html`; any other comes from Markdown. Raw text for another format, such as
+    the LaTeX that stands beside each line break, is not shown in HTML.
     """
-    for node in list(doctree.findall(nodes.raw)):
+    for node in list(doctree.findall(lambda node: isinstance(node, nodes.raw) and "html" in node["format"].split())):
         if "text_html" not in node["classes"] and not _LINE_BREAK.fullmatch(node.astext().strip()):
             text = nodes.Text(node.astext())
             node.replace_self(text if isinstance(node.parent, nodes.TextElement) else nodes.paragraph("", "", text))

@@ -23,12 +23,12 @@ def by_arm(table: pd.DataFrame) -> Figure:
     """
     panels = list(table.groupby(["base", "material"], sort=False))
     heights = [0.6 + own["arm"].nunique() for _, own in panels]
-    figure, axes = new_figure(NARROW, 0.36 * sum(heights) + 1.2, rows=len(panels), sharex=True, height_ratios=heights)
+    figure, axes = new_figure(NARROW, 0.46 * sum(heights) + 1.2, rows=len(panels), sharex=True, height_ratios=heights)
     for ax, ((base, material), own) in zip(axes[:, 0], panels, strict=True):
         chance_line(ax, own["chance"].mean(), axis="x")
-        points(ax, own, GROUPS, x="value", y="arm", hue="group", dodge=0.35)
+        points(ax, own, GROUPS, x="value", y="arm", hue="group", dodge=0.5, markersize=5)
         ax.set_title(f"{base}, {material}", loc="left", fontsize=10)
-        ax.set(xlim=(-1, 101), ylim=(own["arm"].nunique() - 0.3, -0.7), xlabel="", ylabel="")
+        ax.set(xlim=(-3, 103), ylim=(own["arm"].nunique() - 0.3, -0.7), xlabel="", ylabel="")
         ax.tick_params(axis="y", labelsize=9.5)
         sns.despine(ax=ax, left=True)
     axes[-1, 0].set_xlabel("Accuracy, scorer strict (%)")

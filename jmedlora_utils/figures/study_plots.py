@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from jmedlora_utils.analysis.registered import POINTS, Estimate
 from jmedlora_utils.figures.style import NARROW, PALETTE, new_figure
@@ -32,9 +33,10 @@ def by_world(estimates: Sequence[Estimate], margin: float) -> Figure:
             ax.hlines(place, scale * found.interval.low, scale * found.interval.high, color=PALETTE["blue"], linewidth=2.6, zorder=3)
         ax.plot(scale * found.interval.value, place, "o", color=PALETTE["blue"], markersize=7, zorder=4)
         word = f": {found.verdict}" if found.verdict else ""
-        ax.annotate(
-            found.name + word, (0, place), xycoords=("axes fraction", "data"), xytext=(2, 8), textcoords="offset points", fontsize=9
+        label = ax.annotate(
+            found.name + word, (0, place), xycoords=("axes fraction", "data"), xytext=(2, 8), textcoords="offset points", fontsize=9.5
         )
+        label.set_path_effects([withStroke(linewidth=3, foreground="white")])
     if not estimates:
         ax.annotate("not measured in this run", (0.5, 0.5), xycoords="axes fraction", ha="center")
     ax.set(ylim=(max(1, len(estimates)) - 0.5, -0.9), ylabel="", xlabel=unit.capitalize())

@@ -135,7 +135,7 @@ def points(ax: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle], lines
     # Three rows per estimate, so that seaborn's own interval of them runs from `low` to `high` and their median is the value.
     long = pd.concat([table.assign(value=100 * table[end]) for end in ends], ignore_index=True)
     drawn = [name for name in styles if name in set(long[options["hue"]])]
-    chosen = [styles[name] for name in drawn]
+    chosen, before = [styles[name] for name in drawn], set(ax.lines)
     sns.pointplot(
         long,
         ax=ax,
@@ -148,6 +148,9 @@ def points(ax: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle], lines
         err_kws={"linewidth": 1.3},
         **options,
     )
+    for artist in set(ax.lines) - before:  # a marker at 0 or 100 stays whole
+        artist.set_clip_on(False)
+        artist.set_in_layout(False)
     if ax.get_legend() is not None:
         ax.get_legend().remove()
 

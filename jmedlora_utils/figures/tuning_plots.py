@@ -5,6 +5,7 @@ Values and their intervals (`value`, `low`, `high`) are shares from 0 to 1 and a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -46,21 +47,32 @@ def story(lines: pd.DataFrame, gains: pd.DataFrame, styles: Mapping[str, LineSty
 def loss_curves(series: pd.DataFrame, label: str = "Training loss (nats per token)") -> Figure:
     """Loss against steps, one line per run; with several seeds, their mean and their range.
 
+    Several runs named `<base>_<arm>`, as presets name them, are drawn in one panel per base, on a logarithmic axis.
+
     Args:
         series: Columns `run, seed, step, loss`.
         label: Label of the y axis.
     """
-    figure, axes = new_figure(height=4.0)
-    ax = axes[0, 0]
-    styles = looks(series["run"])
-    for run, style in styles.items():
-        own = series[series["run"] == run]
-        sns.lineplot(
-            own, x="step", y="loss", errorbar=("pi", 100), color=style.colour, linestyle=style.dashes, linewidth=1.5, label=run, ax=ax
-        )
-    ax.set(xlabel="Tuning step", ylabel=label)
-    ax.set_ylim(bottom=0)
-    legend_above(figure, ax, columns=3)
+    parts = series["run"].astype(str).str.rpartition("_")
+    apart = parts[0].nunique() > 1 and parts[0].ne("").all()
+    series = series.assign(panel=parts[0] if apart else "", line=parts[2] if apart else series["run"].astype(str))
+    panels, styles = list(series.groupby("panel", sort=False)), looks(series["line"])
+    rows, columns = (math.ceil(len(panels) / 2), 2) if apart else (1, 1)
+    figure, axes = new_figure(height=1.2 + 1.7 * rows if apart else 4.0, rows=rows, columns=columns, sharey=True)
+    for ax, (name, drawn) in zip(axes.flat, panels, strict=False):
+        for line, style in styles.items():
+            own, look = drawn[drawn["line"] == line], {"color": style.colour, "linestyle": style.dashes, "linewidth": 1.5}
+            sns.lineplot(own, x="step", y="loss", errorbar=("pi", 100), label=line, legend=False, ax=ax, **look)
+        ax.set(xlabel="", ylabel="")
+        ax.set_title(name, loc="left", fontsize=10)
+        ax.set_yscale("log" if apart else "linear")
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    if not apart:
+        axes[0, 0].set_ylim(bottom=0)
+    figure.supxlabel("Tuning step", fontsize=11)
+    figure.supylabel(label, fontsize=11)
+    legend_above(figure, axes[0, 0], columns=4 if apart else 3)
     return figure
 
 

@@ -47,7 +47,7 @@ def test_the_table_of_claims_shows_effects_beside_words_and_what_was_not_measure
     changed = {1: [SUPPORTED] * 3, 2: [SUPPORTED, NOT_SUPPORTED], 3: [], 4: []}
     rows = claims.glance_table(found, changed, {"published models": dict.fromkeys(claims.TITLES, "x")}).to_dict("records")
     assert [row["claim"][0] for row in rows] == ["1", "2", "3", "4"] and {row["published models"] for row in rows} == {"x"}
-    assert rows[0]["word for the miniature"] == "**supported**" and "knowledge +39." in rows[0]["the miniature [95 %]"]
-    assert "fragile" in rows[1]["word for the miniature"], "one of the changes gives another word"
-    assert rows[3]["word for the miniature"] == "**not measured**" and "en-large_sentences" in rows[3]["the miniature [95 %]"]
+    assert rows[0][claims.VERDICT] == "**supported**" and "knowledge +39." in rows[0]["the miniature [95 %]"]
+    assert "fragile" in rows[1][claims.VERDICT], "one of the changes gives another word"
+    assert rows[3][claims.VERDICT] == "**not measured**" and "en-large_sentences" in rows[3]["the miniature [95 %]"]
     assert "33.1" in rows[0]["published"]

@@ -75,7 +75,7 @@ def test_a_gain_that_the_placebo_shares_is_no_knowledge() -> None:
     form = make_study(lambda run, exam, facts, shots, step: 0.2 if step == 0 else 0.6)
     found = by_name(claim(1, form))
     assert found["knowledge"].verdict == registered.NOT_SUPPORTED and found["placebo on taught facts"].interval.value == pytest.approx(0.4)
-    assert found["untaught facts"].verdict == registered.NOT_SMALL
+    assert found["untaught facts"].verdict == registered.NOT_SMALL and "[90 %: +" in found["untaught facts"].text()
     assert registered.verdict(1, list(found.values())) == registered.NOT_SUPPORTED
 
 
@@ -83,10 +83,11 @@ def test_the_slope_of_size_is_in_logits_per_doubling() -> None:
     def by_size(run: str, exam: str, facts: str, shots: int, step: int) -> float:
         return 1 / (1 + math.exp(-{"en-small": -1.0, "en-medium": 0.0, "en-large": 1.0}.get(run.split("_")[0], 0.0)))
 
-    main, half, equal, points = claim(2, make_study(by_size, n=400)).estimates
+    main, half, equal, points, *steps = claim(2, make_study(by_size, n=400)).estimates
     assert main.interval.value == pytest.approx(0.5, abs=0.03) and main.verdict == registered.SUPPORTED
-    assert half.verdict == equal.verdict == points.verdict == ""
+    assert [e.verdict for e in (half, equal, points, *steps)] == [""] * 6
     assert points.interval.value == pytest.approx(1 / (1 + math.exp(-1)) - 1 / (1 + math.exp(1)), abs=0.01)
+    assert [e.interval.value for e in steps] == pytest.approx([points.interval.value / 2] * 3, abs=0.01), "middle to small, large to middle"
     flat = claim(2, make_study(lambda *_: 1.0)).estimates
     assert flat[0].interval.value == pytest.approx(0) and flat[0].verdict == registered.NOT_SUPPORTED, "full marks have a finite logit"
 

@@ -61,7 +61,7 @@ def make_study(seeds: tuple[int, ...] = (1, 2, 3), bases: tuple[str, ...] = (BAS
 
 def test_claim_1_is_taught_minus_untaught_true_minus_placebo() -> None:
     found = small_models.claim_1(make_study(), [BASE]).set_index("questions")
-    exam, facts = found.loc["examination"], found.loc["facts, taught wording"]
+    exam, facts = found.loc[small_models.MEMORISED], found.loc["invented facts, taught wording"]
     assert exam["value"] == pytest.approx((16 - 2) / N - (5 - 5) / N) and exam["true_only"] == pytest.approx((16 - 4) / N - (5 - 4) / N)
     assert facts["value"] == pytest.approx((18 - 4) / N)
     assert (found["low"] > 0).all() and (found["verdict"] == "supported").all()
@@ -72,7 +72,7 @@ def test_a_card_of_claims_has_effects_and_words_of_each_model() -> None:
     study = make_study(bases=(BASE, OTHER))
     said = small_models.glance(study, small_models.answer_counts(study))
     assert sorted(said) == [1, 2, 3, 4] and said[1].count("**supported**") == 2 and said[1].endswith("3 seeds")
-    assert f"{BASE}, **supported**: examination +70.0 [" in said[1] and said[1].index(BASE) < said[1].index(OTHER)
+    assert f"{BASE}, **supported**: real questions, memorised +70.0 [" in said[1] and said[1].index(BASE) < said[1].index(OTHER)
     assert "**not measured**" in said[2] and "**described**" in said[3] and "+0.0 [" in said[3], "both bases gain alike"
     assert "of 4 kept answers 1 deny a choice and 2 name a wrong one" in said[4]
     study = make_study((1,))
@@ -127,9 +127,9 @@ def test_answers_are_counted_by_what_is_wrong_with_them() -> None:
 
 def test_arms_are_shown_on_the_questions_of_their_material_beside_chance() -> None:
     found = small_models.by_arm(make_study()).set_index(["material", "arm", "group"])
-    assert found.loc[("examination", "LoRA", "taught"), ["value", "chance", "n"]].tolist() == pytest.approx([16 / N, 0.2, 2 * 3 * N])
-    assert found.loc[("facts", "LoRA, in English", "taught, other wording"), "value"] == pytest.approx(8 / N)
-    assert found.loc[("facts", "retrieval, BM25", "taught"), "value"] == pytest.approx(4 / N)
+    assert found.loc[("real questions", "LoRA", "taught"), ["value", "chance", "n"]].tolist() == pytest.approx([16 / N, 0.2, 2 * 3 * N])
+    assert found.loc[("invented facts", "LoRA, in English", "taught, other wording"), "value"] == pytest.approx(8 / N)
+    assert found.loc[("invented facts", "retrieval, BM25", "taught"), "value"] == pytest.approx(4 / N)
     arms = list(dict.fromkeys(arm for _, arm, _ in found.index))
     assert arms[0] == "base" and "small_transfer" not in {name for key in found.index for name in key}
 

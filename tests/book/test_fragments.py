@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from exam_fixtures import data_dir, needs_data
 
-from jmedlora_utils.analysis import claims, evidence, registered
+from jmedlora_utils.analysis import claims, evidence, registered, small_models
 from jmedlora_utils.book import fragments, history, miniature, planner_tables, provenance
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.records import Record, read_record, write_record
@@ -124,14 +124,29 @@ def test_committed_evidence_is_linked_and_a_run_is_named(monkeypatch, tmp_path: 
 def test_the_japanese_table_follows_the_english_verdicts() -> None:
     study = evidence.load_study("mini-seeds")
     found, changed = registered.findings(study), registered.changed_words(study)
-    assert {e.name for finding in found for e in finding.estimates if e.verdict} == set(miniature.PARTS_JA)
+    deciding = {e.name for finding in found for e in finding.estimates if e.verdict}
+    assert deciding | set(claims.BESIDE) == set(miniature.PARTS_JA)
     assert len(miniature.CLAIMS_JA) == len(claims.TITLES)
     shown = fragments.verdicts_ja()
     for finding in found:
-        assert f"**{miniature.VERDICTS_JA[finding.verdict]}**" in shown and all(e.text() in shown for e in finding.estimates if e.verdict)
+        assert f"**{miniature.VERDICTS_JA[finding.verdict]}**" in shown and all(
+            e.text() in shown for e in finding.estimates if e.name in miniature.PARTS_JA
+        )
         assert f"{len(changed[finding.claim])}通りのうち{changed[finding.claim].count(finding.verdict)}通り" in shown
-    assert shown.count("もろい") == sum("fragile" in claims.word(finding, changed) for finding in found)
+    assert shown.count("頑健でない") == sum("fragile" in claims.word(finding, changed) for finding in found)
     assert ("暫定" in shown) == bool(registered.provisional(study))
+
+
+def test_the_other_rungs_stand_in_japanese_with_the_verdict_of_their_own_rule() -> None:
+    small = pd.DataFrame(
+        [{"base": "b", "questions": small_models.MEMORISED, "value": 0.5, "low": 0.4, "high": 0.6, "verdict": "supported"}]
+    )
+    columns = {"decides": True, "base": [None, "x"], "adapted": [None, "y"], "claim": [4, 3], "value": 0.1, "low": 0.0, "high": 0.2}
+    published = pd.DataFrame(columns | {"verdict": ["supported", "not supported"]})
+    rows = miniature.other_rungs_ja(small, published)
+    assert [row[0][0] for row in rows] == ["1", "3", "4"] and "暗記" in rows[0][1] and "x → y: +10.0 [+0.0, +20.0]" in rows[1][1]
+    assert [row[2] for row in rows] == ["**支持される**", "**支持されない**", "**支持される**"]
+    assert fragments.other_rungs_ja().count("\n| ") >= len(published)
 
 
 def test_without_evidence_the_pages_say_so(monkeypatch, tmp_path: Path) -> None:

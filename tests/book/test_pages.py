@@ -184,3 +184,4 @@ def test_figures_have_a_number_and_a_description_and_the_page_needs_no_network(h
     # A formula would be typeset by a script from elsewhere; in a closed network it would stay raw TeX.
     assert 'class="math' not in text
     assert str(paths.ROOT) not in text, "a path of this machine"
+    assert not re.search(r"&lt;[\w.]+ (at 0x|size )", text), "the repr of an object in place of what it shows"

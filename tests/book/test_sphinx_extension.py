@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ SETTINGS = yaml.safe_load((paths.ROOT / "_config.yml").read_text(encoding="utf-8
 PAGE = """# 日本語の要約 A page
 
 医師国家試験に対する公開済みの解答を採点します。 Tuned models.
+
+a. first choice\\
+b. second choice <b onclick="hit()">bold</b>
 
 ```{eval-rst}
 .. automodule:: jmedlora_utils.evaluation.metrics
@@ -97,6 +101,11 @@ def test_docstrings_are_read_as_written_classes_become_links_and_japanese_paragr
     assert page.count('href="#jmedlora_utils.data.questions.Question"') >= 2, "its own anchor alone: no docstring links to it"
     assert '<p lang="ja">医師国家試験に' in page and '<h1 lang="ja">日本語の要約' in page
     assert page.count('lang="ja"') == 2, "a text of another language"
+
+
+def test_a_line_break_of_markdown_is_one_and_html_in_it_stays_text(published: Path) -> None:
+    page = (published / "index.html").read_text(encoding="utf-8")
+    assert re.search(r"a\. first choice<br />\s*b\. second choice &lt;b", page), "the LaTeX of the line break is shown, or HTML is not text"
 
 
 def test_japanese_is_indexed_by_neighbouring_characters() -> None:

@@ -120,6 +120,11 @@ def test_groups_of_facts_have_fixed_names():
 def test_loss_curves_and_the_story_draw_means_groups_and_gains():
     series = pd.DataFrame({"run": ["a"] * 4, "seed": [1, 1, 2, 2], "step": [1, 2, 1, 2], "loss": [3.0, 1.0, 1.0, 1.0]})
     assert list(draw(tuning_plots.loss_curves(series)).lines[0].get_ydata()) == [2.0, 1.0], "the mean over seeds"
+    several = pd.concat([series.assign(run=run) for run in ("en-small_lora", "en-small_full", "ja-medium_lora")])
+    panels = draw(tuning_plots.loss_curves(several)).figure.axes
+    assert [ax.get_title(loc="left") for ax in panels] == ["en-small", "ja-medium"] and [
+        sum(len(line.get_xdata()) > 0 for line in ax.lines) for ax in panels
+    ] == [2, 1]
     lines = estimates(facts=["taught", "taught", "untaught", "untaught"], steps=[0, 80, 0, 80], value=[0.2, 0.9, 0.2, 0.2])
     gains = estimates(base=["en-small", "ja-medium"], value=[0.3, 0.1])
     figure = tuning_plots.story(lines, gains, style.base_styles(BASES), 0.175)

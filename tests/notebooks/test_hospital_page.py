@@ -47,11 +47,12 @@ def test_notebook_13_writes_quiz_records_and_sample_of_the_examples(tmp_path, mo
         run_cells("13_prepare_quiz", exam_questions=80)
 
 
-@pytest.mark.parametrize("name", ["ward-quiz", "decide"])
+@pytest.mark.parametrize("name", ["ward-quiz", "ward-gpu", "decide"])
 def test_the_printed_presets_can_be_planned(name: str, tmp_path, monkeypatch) -> None:
     own = (paths.BOOK / "own_articles.md").read_text(encoding="utf-8")
-    printed = {"ward-quiz": PAGE, "decide": own.split("## 6. Decide")[1]}
-    [text] = re.findall(r"^```yaml\n(.*?)^```", printed[name], re.DOTALL | re.MULTILINE)
+    small, gpu = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    [decide] = re.findall(r"^```yaml\n(.*?)^```", own.split("## 6. Decide")[1], re.DOTALL | re.MULTILINE)
+    text = {"ward-quiz": small, "ward-gpu": gpu, "decide": decide}[name]
     shutil.copytree(paths.PRESETS, tmp_path / "presets")
     monkeypatch.setattr(paths, "PRESETS", tmp_path / "presets")
     if name == "decide":
