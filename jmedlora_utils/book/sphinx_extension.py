@@ -25,6 +25,8 @@ _JAPANESE = re.compile(r"[々〆ぁ-ゖァ-ヺー一-鿿㐀-䶿]{2,}")
 _JAPANESE_LETTER = re.compile(r"[々〆ぁ-ゖァ-ヺー一-鿿㐀-䶿]")
 _BULLET = re.compile(r"\s*(?:[*-] )?")
 _LITERAL = re.compile(r"(`+[^`]*`+)")
+_LINKED = re.compile(r"(?<!`)(`[^`]*<[^`]*>`)(?!`)")
+_COLON = "\ue000"  # of the private use area, in place of a colon while Napoleon reads a docstring
 
 
 class BilingualSearch(search.SearchEnglish):
@@ -73,6 +75,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", _mark_japanese)
     app.connect("html-page-context", _cite)
     app.connect("autodoc-process-docstring", _plain_marks, priority=100)
+    app.connect("autodoc-process-docstring", _restore_colons, priority=900)
     app.connect("missing-reference", _find_class)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -132,12 +135,21 @@ def _cite(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any]
 
 
 def _plain_marks(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Lets a bar or a star in a docstring stand for itself; reST reads `|K|` as a substitution."""
+    """Lets a bar, a star or a name such as `<run>` in a docstring stand for itself; reST reads them as substitutions and links.
+
+    Of an attribute or property, Napoleon takes what stands before a colon for its type, so colons are put aside until it is done.
+    """
     for number, line in enumerate(lines):
+        line = lines[number] = _LINKED.sub(r"`\1`", line.replace(":", _COLON) if what in ("attribute", "property") else line)
         start = _BULLET.match(line).end()  # type: ignore[union-attr]  # the pattern also matches nothing
         pieces = _LITERAL.split(line[start:])
         pieces[::2] = [re.sub(r"([|*])", r"\\\1", piece) for piece in pieces[::2]]
         lines[number] = line[:start] + "".join(pieces)
+
+
+def _restore_colons(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Puts the colons of attributes back, after Napoleon."""
+    lines[:] = [line.replace(_COLON, ":") for line in lines]
 
 
 def _find_class(app: Sphinx, env: Any, node: Any, content: nodes.Element) -> nodes.reference | None:

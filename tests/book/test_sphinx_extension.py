@@ -25,6 +25,9 @@ b. second choice <b onclick="hit()">bold</b>
 
 .. automodule:: jmedlora_utils.data.questions
    :members: Question
+
+.. automodule:: jmedlora_utils.core.paths
+   :members: Workspace
 ```
 """
 
@@ -98,6 +101,8 @@ def test_the_index_holds_japanese_words_and_english_ones(published: Path) -> Non
 def test_docstrings_are_read_as_written_classes_become_links_and_japanese_paragraphs_say_so(published: Path) -> None:
     page = (published / "index.html").read_text(encoding="utf-8")
     assert "2|K| / (|R| + |C|)" in page
+    assert "Name of the exam: <" in page and ">Type<" not in page, "the words before a colon are no type"
+    assert "checkpoint-&lt;step&gt;" in page, "a name in angle brackets is no link"
     assert page.count('href="#jmedlora_utils.data.questions.Question"') >= 2, "its own anchor alone: no docstring links to it"
     assert '<p lang="ja">医師国家試験に' in page and '<h1 lang="ja">日本語の要約' in page
     assert page.count('lang="ja"') == 2, "a text of another language"
