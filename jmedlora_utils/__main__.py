@@ -161,6 +161,7 @@ def _freeze(options: argparse.Namespace) -> None:
 
     own = {small_models_rule.read_rule().preset: small_models.freeze, registered.read_registration().preset: registered.freeze}
     usual = hospital_answers.freeze if hospital_answers.has_quiz(options.preset) else evidence.freeze
+    evidence.check_finished(options.preset, options.seeds)
     written = own.get(options.preset, usual)(options.preset, options.folder, options.seeds, options.add)
     print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB below {paths.relative(written[0].parent)}")
 

@@ -17,12 +17,22 @@ import numpy as np
 import pandas as pd
 
 from jmedlora_utils.analysis import gains, scores
-from jmedlora_utils.analysis.studies import CONDITION, INVENTED_EXAMS, METRICS, QUESTION, Study, compact, read_runs
+from jmedlora_utils.analysis.studies import (
+    CONDITION,
+    INVENTED_EXAMS,
+    METRICS,
+    QUESTION,
+    Study,
+    compact,
+    evaluation_of,
+    evaluations,
+    read_runs,
+)
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.manifest import check_manifest, write_manifest
 from jmedlora_utils.core.presets import load_preset
-from jmedlora_utils.core.records import Record, read_jsonl, read_record, write_jsonl, write_record, write_text
+from jmedlora_utils.core.records import Record, load_records, read_jsonl, read_record, write_jsonl, write_record, write_text
 
 SOURCES = ("auto", "committed", "run")
 SERIES_POINTS = 60
@@ -59,6 +69,25 @@ def has_evidence(preset: str) -> bool:
     return (evidence_folder(preset) / "evidence.json").is_file()
 
 
+def check_finished(preset: str, seeds: Sequence[int] = ()) -> None:
+    """Refuses what is no evidence: runs of the preset smoke, and half of a run.
+
+    Raises:
+        JmedloraError: The preset is smoke, or a seed lacks one of the evaluations that the preset asks for.
+    """
+    if preset == "smoke":
+        raise JmedloraError("preset smoke: its runs test the code and are no evidence; freeze another preset, such as mini-seeds")
+    settings = load_preset(preset)
+    for seed in seeds or settings.seeds:
+        done = {evaluation_of(r) for r in load_records(paths.Workspace(preset, seed).root, "evaluate", allow_smoke=True)}
+        if missing := sorted(evaluations(settings) - done):
+            run, step, exam, shots = missing[0]
+            raise JmedloraError(
+                f"preset {preset!r}, seed {seed}: {len(missing)} evaluations are missing, the first of {run}, step {step}, on {exam}, "
+                f"{shots}-shot; run the seed to its end, then freeze it"
+            )
+
+
 def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), add: bool = False) -> list[Path]:
     """Writes the evidence of a finished run, small enough to commit: no weights, no machine paths.
 
@@ -67,16 +96,14 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), a
     the shown run before tuning and at the last step. Of published exams, ids, gold letters and outcomes are kept, and no text.
 
     Args:
-        preset: A preset that has run; smoke is refused.
+        preset: A preset that has run to its end, see `check_finished`.
         folder: Where to; `evidence_folder(preset)` by default. Old evidence there is replaced, README.md stays.
         seeds: Seeds to freeze; all of the preset's by default.
         add: Whether other seeds that are committed there stay, as for a study that is run on several machines in turn.
 
     Raises:
-        JmedloraError: The preset is smoke, results are missing, or what is committed there is another preset's.
+        JmedloraError: Results are missing, or what is committed there is another preset's.
     """
-    if preset == "smoke":
-        raise JmedloraError("preset smoke: its runs test the code and are no evidence; freeze another preset, such as mini-seeds")
     study, settings = read_runs(preset, seeds), load_preset(preset)
     if left := study.about.get("left_out"):
         print(f"{left} records are not in preset {preset!r} and were left out", file=sys.stderr)

@@ -169,6 +169,7 @@ def test_the_frozen_evidence_of_the_study_has_its_arms_and_a_manifest(tmp_path: 
     monkeypatch.setattr(evidence, "read_runs", lambda *_: study)
     monkeypatch.setattr(small_models, "read_runs", lambda *_: study)
     monkeypatch.setattr(small_models, "load_records", lambda *_, **__: [])  # no text was measured
+    monkeypatch.setattr(evidence, "check_finished", lambda *_: None)  # the made-up study has few arms
     folder = tmp_path / "small"
     assert main(["freeze", "--preset", "small", "--folder", str(folder)]) == 0
     check_manifest(folder)
@@ -179,6 +180,7 @@ def test_the_frozen_evidence_of_the_study_has_its_arms_and_a_manifest(tmp_path: 
 
 def test_seeds_that_were_run_on_several_machines_are_frozen_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_models, "load_records", lambda *_, **__: [])
+    monkeypatch.setattr(evidence, "check_finished", lambda *_: None)
 
     def freeze(seeds: tuple[int, ...], folder: str, *more: str) -> Study:
         study = make_study(seeds)

@@ -41,6 +41,20 @@ def frozen(study, tmp_path_factory):
     return SimpleNamespace(folder=folder, written=written, study=evidence.read_evidence(folder))
 
 
+def test_half_of_a_run_is_not_frozen(study, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / "runs"))
+    synthetic_study.use_preset(monkeypatch, (1, 2), RUNS)
+    synthetic_study.write_study("mini-seeds", (1, 2), RUNS, answers=6)
+    records = load_records(paths.Workspace("mini-seeds", 2).root, "evaluate", allow_smoke=True)
+    planned = {studies.evaluation_of(r) for r in records}
+    monkeypatch.setattr(evidence, "evaluations", lambda preset: planned)
+    evidence.check_finished("mini-seeds")
+    next(paths.Workspace("mini-seeds", 2).records.glob("30_*en-small_lora*step0*mini_trained__0shot.json")).unlink()
+    assert main(["freeze", "--preset", "mini-seeds", "--folder", str(tmp_path / "out")]) == 1 and not (tmp_path / "out").exists()
+    said = capsys.readouterr().err
+    assert "seed 2: 1 evaluations are missing, the first of en-small_lora, step 0, on mini_trained, 0-shot" in said
+
+
 def in_order(study):
     texts = dict.fromkeys(("run", "base", "centric", "method", "exam", "facts", "id", "category", "quantisation", "template"), str)
     return study.outcomes.astype(texts).sort_values(["seed", "run", "steps", "shots", "exam", "id"], ignore_index=True)
