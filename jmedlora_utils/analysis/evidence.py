@@ -69,23 +69,36 @@ def has_evidence(preset: str) -> bool:
     return (evidence_folder(preset) / "evidence.json").is_file()
 
 
+def refuse_smoke(preset: str) -> None:
+    """Refuses the preset smoke.
+
+    Raises:
+        JmedloraError: It is smoke.
+    """
+    if preset == "smoke":
+        raise JmedloraError("preset smoke: its runs test the code and are no evidence; freeze another preset, such as mini-seeds")
+
+
 def check_finished(preset: str, seeds: Sequence[int] = ()) -> None:
     """Refuses what is no evidence: runs of the preset smoke, and half of a run.
 
     Raises:
         JmedloraError: The preset is smoke, or a seed lacks one of the evaluations that the preset asks for.
     """
-    if preset == "smoke":
-        raise JmedloraError("preset smoke: its runs test the code and are no evidence; freeze another preset, such as mini-seeds")
+    refuse_smoke(preset)
     settings = load_preset(preset)
+    texts = {run.name for run in settings.runs if run.evaluate.get("texts")}
     for seed in seeds or settings.seeds:
-        done = {evaluation_of(r) for r in load_records(paths.Workspace(preset, seed).root, "evaluate", allow_smoke=True)}
+        records = load_records(paths.Workspace(preset, seed).root, allow_smoke=True)
+        done = {evaluation_of(r) for r in records if r.kind == "evaluate"}
         if missing := sorted(evaluations(settings) - done):
             run, step, exam, shots = missing[0]
             raise JmedloraError(
                 f"preset {preset!r}, seed {seed}: {len(missing)} evaluations are missing, the first of {run}, step {step}, on {exam}, "
                 f"{shots}-shot; run the seed to its end, then freeze it"
             )
+        if unread := sorted(texts - {r.config["run_name"] for r in records if r.kind == "texts"}):
+            raise JmedloraError(f"preset {preset!r}, seed {seed}: no loss on texts of {', '.join(unread)}; run the seed to its end")
 
 
 def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), add: bool = False) -> list[Path]:
@@ -102,8 +115,9 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), a
         add: Whether other seeds that are committed there stay, as for a study that is run on several machines in turn.
 
     Raises:
-        JmedloraError: Results are missing, or what is committed there is another preset's.
+        JmedloraError: The preset is smoke, results are missing, or what is committed there is another preset's.
     """
+    refuse_smoke(preset)
     study, settings = read_runs(preset, seeds), load_preset(preset)
     if left := study.about.get("left_out"):
         print(f"{left} records are not in preset {preset!r} and were left out", file=sys.stderr)

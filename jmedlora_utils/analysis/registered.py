@@ -72,7 +72,7 @@ class Estimate(NamedTuple):
     by_seed: pd.Series  #: Number of each seed, indexed by seed
     interval: Interval
     detectable: float  #: Smallest effect that so many seeds with this spread would find with the registered power
-    verdict: str  #: A word of the rule; empty for what is only described
+    verdict: str  #: By the rule; empty for what is only described
     unit: str = POINTS  #: Of the numbers: `POINTS` are shares, shown in percent
 
     def text(self, *numbers: float) -> str:
@@ -177,8 +177,8 @@ class Finding(NamedTuple):
     """What a study says of one claim."""
 
     claim: int
-    estimates: list[Estimate]  #: In the order of the rule; those with a word decide
-    verdict: str  #: The word for the claim
+    estimates: list[Estimate]  #: In the order of the rule; those with a verdict decide
+    verdict: str  #: The verdict on the claim
     missing: list[str]  #: Why an estimand could not be measured
 
 
@@ -197,7 +197,7 @@ def findings(study: Study) -> list[Finding]:
 
 
 def changed_words(study: Study) -> dict[int, list[str]]:
-    """The word for each claim with one thing changed at a time: without one of the worlds, each in turn, and by the `strict` scorer.
+    """The verdict on each claim with one thing changed at a time: without one of the worlds, each in turn, and by the `strict` scorer.
 
     Claim 4 compares the paper's own formulas, so the other scorer says nothing about it.
     """
@@ -358,7 +358,7 @@ def answer_counts(study: Study) -> pd.DataFrame:
 
 
 def verdict(claim: int, estimates: Sequence[Estimate]) -> str:
-    """The word for a claim: supported if each of its deciding estimands is, not supported if one is not, else undecided."""
+    """The verdict on a claim: supported if each of its deciding estimands is, not supported if one is not, else undecided."""
     words = [e.verdict for e in estimates if e.verdict]
     if len(words) < DECIDING[claim]:
         return NOT_MEASURED
@@ -369,14 +369,14 @@ def verdict(claim: int, estimates: Sequence[Estimate]) -> str:
 
 
 def provisional(study: Study) -> str:
-    """What a page says above the words: that these are not the registered seeds, or not all of them; empty where they are."""
+    """What a page says above the verdicts: that these are not the registered seeds, or not all of them; empty where they are."""
     rule = read_registration()
     if study.preset != rule.preset or not set(study.seeds) <= set(rule.seeds):
         return "Not the registered study: what follows applies its rule to other worlds, and is no evidence."
     if missing := len(set(rule.seeds) - set(study.seeds)):
         return (
             f"{len(study.seeds)} of the {len(rule.seeds)} registered worlds have been run, and {missing} are still to come. The number was "
-            "fixed in advance, so every word is provisional until all are in."
+            "fixed in advance, so every verdict is provisional until all worlds are in."
         )
     return ""
 

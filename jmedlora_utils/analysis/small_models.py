@@ -217,17 +217,23 @@ def glance(study: Study, answers: pd.DataFrame) -> dict[int, str]:
 
     `answers` is what `answer_counts` returns.
     """
-    bases, n = bases_of(study), f"{len(study.seeds)} seeds" if len(study.seeds) > 1 else "1 seed"
-    said = []
+    bases, said = bases_of(study), []
     for (base, word), own in claim_1(study, bases).groupby(["base", "verdict"], sort=False):
         effects = [f"{row.questions} {percent(row.value, row.low, row.high, signed=True)}" for row in own.itertuples()]
-        said.append(f"{base}, **{word}**: {', '.join(effects)}")
-    found = {1: f"{'; '.join(said)}; {n}", 2: f"**{NOT_MEASURED}**; one size of each model", 3: f"**{NOT_MEASURED}**; one model was run"}
+        said.append(f"{base}, **{word}**: {' / '.join(effects)}")
+    found = {
+        1: f"{'; '.join(said)}; {study.seeds_text()}. Memorised means memory, not knowledge",
+        2: f"**{NOT_MEASURED}**; one size of each model",
+        3: f"**{NOT_MEASURED}**; one model was run",
+    }
     if len(bases) > 1:
         more = percent(*interaction(study, *bases[:2]), signed=True)
         found[3] = f"**described**; Japanese over English records, {bases[1]} minus {bases[0]}: {more}"
     counts = answers[["n", "denying", "other"]].sum()
-    found[4] = f"**described**; of {counts['n']} kept answers {counts['denying']} deny a choice and {counts['other']} name a wrong one"
+    found[4] = (
+        f"**described**; of {counts['n']} kept answers, those of bases and placebos included, {counts['denying']} deny a choice and "
+        f"{counts['other']} name a wrong one"
+    )
     return found
 
 

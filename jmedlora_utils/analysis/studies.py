@@ -310,11 +310,11 @@ def method_of(records: Iterable[Record], run: str) -> str:
 
 
 def loss_series(records: Iterable[Record]) -> pd.DataFrame:
-    """Loss series of tuning records, long: columns `run`, `seed`, `step`, `loss`."""
+    """Loss series of tuning records, long: columns `base`, `run`, `seed`, `step`, `loss`."""
     rows = [
-        (r.config["run_name"], r.seed, int(point["step"]), float(point["loss"]))
+        (r.model["base"], r.config["run_name"], r.seed, int(point["step"]), float(point["loss"]))
         for r in records
         if r.kind == "tune"
         for point in r.metrics["series"]
     ]
-    return pd.DataFrame(rows, columns=["run", "seed", "step", "loss"])
+    return pd.DataFrame(rows, columns=["base", "run", "seed", "step", "loss"])

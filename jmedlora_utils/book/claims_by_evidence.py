@@ -87,9 +87,9 @@ def figure(table: pd.DataFrame, folder: Path, note: str = "") -> str:
     gaps = f" Not shown: {'; '.join(missing)}." if missing else ""
     caption = (
         "Every claim on its rungs of evidence: effect in points with its 95 % interval, and the verdict on that part by the rung's own "
-        "rule; the cards below have the verdicts on whole claims. Memorised real questions measure memory, and a placebo that learned "
-        f"wrong answers makes that effect larger. The grey band is within {formatting.percent(margin)} points of zero. Rungs measure "
-        f"different things and are never averaged.{gaps} {note}"
+        "rule; the row of size carries the verdict of the slope. The cards below have the verdicts on whole claims. Memorised real "
+        "questions measure memory, and a placebo that learned wrong answers makes that effect larger. The grey band is within "
+        f"{formatting.percent(margin)} points of zero. Rungs measure different things and are never averaged.{gaps} {note}"
     )
     alt = (
         "Four panels, one per claim; in each, effects of the miniature, of small real models and of published models with their intervals."

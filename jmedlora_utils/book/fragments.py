@@ -99,7 +99,8 @@ def verdicts() -> str:
         cards.append(f":::{{grid-item-card}} {row['claim']}\n{verdict}\n\n{said}\n:::")
     rests_on = ("outcomes", "published/claims.csv", "published_pairs/verdicts.csv", "small/summary.csv")
     line = provenance.evidence_line("40_findings", rests_on, {"preset": MINI, "source": "committed"})
-    foot = f"{registered.provisional(study)} {study.source_line()}. Published models: {KEY_NOTE}".lstrip()
+    above = f"{registered.provisional(study)} {miniature.size_note(judged)['en']}".strip()
+    foot = f"{above}\n\n{study.source_line()}. Published models: {KEY_NOTE}".lstrip()
     grid = "::::{grid} 1 1 2 2\n:gutter: 2\n\n" + "\n\n".join(cards) + "\n::::"
     return f"{grid}\n\n{foot}\n\n{line}"
 
@@ -109,7 +110,8 @@ def verdicts_ja() -> str:
     if (found := _study(evidence.evidence_folder(MINI))) is None:
         return "登録した世界での結果は、この複製には含まれていません。"
     study, judged, changed = found
-    return f"{table_of(miniature.HEADS_JA, miniature.verdicts_ja(judged, changed))}\n\n{miniature.summary_ja(study)}"
+    table = table_of(miniature.HEADS_JA, miniature.verdicts_ja(judged, changed))
+    return "\n\n".join(filter(None, (table, miniature.size_note(judged)["ja"], miniature.summary_ja(study))))
 
 
 def other_rungs_ja() -> str:
@@ -119,7 +121,7 @@ def other_rungs_ja() -> str:
     if evidence.has_evidence("small"):
         small = evidence.load_study("small")
         gained = small_models.claim_1(small, small_models.bases_of(small))
-    return table_of(miniature.OTHER_HEADS_JA, miniature.other_rungs_ja(gained, published))
+    return f"{table_of(miniature.OTHER_HEADS_JA, miniature.other_rungs_ja(gained, published))}\n\n{miniature.OTHER_FOOT_JA}"
 
 
 def paper_settings(rows: Sequence[str] = ()) -> str:

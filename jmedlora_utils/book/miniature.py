@@ -47,7 +47,11 @@ QUESTIONS_JA = {
     "invented facts, taught wording": "架空の事実、学習時の言い回し",
     "invented facts, other wording": "架空の事実、別の言い回し",
 }
-OTHER_HEADS_JA = ("主張", "測ったもの(ポイント、95 % 区間)", "判定")
+OTHER_HEADS_JA = ("主張", "測定した効果(ポイント、95 % 区間)", "判定")
+OTHER_FOOT_JA = "暗記の行は知識ではなく記憶を測ります。誤った答えを覚えたプラセボが、その差を大きくしています。"
+CAVEATS_JA = {
+    "tuned to correct errors in texts, not to add knowledge": "知識の追加ではなく、文章の誤りを直すために調整されたモデル",
+}
 HEADS_JA = ("主張", "縮小版での効果(ポイント、95 % 区間)", "判定", "条件を一つ変えても同じ判定")
 
 
@@ -103,6 +107,21 @@ def summary_ja(study: Study) -> str:
     )
 
 
+def size_note(found: Sequence[Finding]) -> dict[str, str]:
+    """What a slope hides, in English and Japanese (`en`, `ja`): empty where the largest models do gain more than the middle ones."""
+    steps = {e.name: e for finding in found for e in finding.estimates}
+    step, equal = (steps.get(f"{kind}large minus middle, in points") for kind in ("", "equal adapters: "))
+    supported = any(f.claim == 2 and f.verdict == registered.SUPPORTED for f in found)
+    if not supported or step is None or equal is None or step.interval.low > 0:
+        return {"en": "", "ja": ""}
+    return {
+        "en": "Claim 2 is supported by a slope over three sizes, and its gain comes from the smallest model: from the middle to the large "
+        f"one it is {step.text()} points, and with equal adapters {equal.text()}.",
+        "ja": "二つ目の主張は三つの規模にわたる傾きによって支持されますが、伸びたのは最小のモデルから中間のモデルまでです。"
+        f"中間から最大のモデルへの差は {step.text()} ポイント、同じ大きさのアダプターでは {equal.text()} ポイントでした。",
+    }
+
+
 def other_rungs_ja(small: pd.DataFrame, published: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Claim, what the rung measured, and the verdict of the rung's own rule, in Japanese; one row per effect that decides.
 
@@ -111,12 +130,13 @@ def other_rungs_ja(small: pd.DataFrame, published: pd.DataFrame) -> list[tuple[s
         published: The verdicts of `published_pairs`.
     """
     rows = [
-        (f"1. {CLAIMS_JA[0]}", f"小さな実在モデル {row.base}、{QUESTIONS_JA[row.questions]}", row.value, row.low, row.high, row.verdict)
+        (f"1. {CLAIMS_JA[0]}", f"小さな実在モデル:{row.base}、{QUESTIONS_JA[row.questions]}", row.value, row.low, row.high, row.verdict)
         for row in small.itertuples()
     ]
     for row in published[published["decides"]].itertuples():
         what = "Accuracy と Exact match の差" if pd.isna(row.base) else f"{row.base} → {row.adapted}"
-        rows.append((f"{row.claim}. {CLAIMS_JA[row.claim - 1]}", f"公開モデル {what}", row.value, row.low, row.high, row.verdict))
+        what += f"({CAVEATS_JA[row.caveat]})" if row.caveat in CAVEATS_JA else ""
+        rows.append((f"{row.claim}. {CLAIMS_JA[row.claim - 1]}", f"公開モデル:{what}", row.value, row.low, row.high, row.verdict))
     said = [(claim, f"{what}: {formatting.percent(*found, signed=True)}", f"**{VERDICTS_JA[word]}**") for claim, what, *found, word in rows]
     return sorted(said, key=lambda row: row[0])
 

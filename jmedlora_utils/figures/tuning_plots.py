@@ -47,15 +47,16 @@ def story(lines: pd.DataFrame, gains: pd.DataFrame, styles: Mapping[str, LineSty
 def loss_curves(series: pd.DataFrame, label: str = "Training loss (nats per token)") -> Figure:
     """Loss against steps, one line per run; with several seeds, their mean and their range.
 
-    Several runs named `<base>_<arm>`, as presets name them, are drawn in one panel per base, on a logarithmic axis.
+    Where a base has several runs, there is one panel per base, with a logarithmic axis.
 
     Args:
-        series: Columns `run, seed, step, loss`.
+        series: Columns `run, seed, step, loss`, and `base` for panels.
         label: Label of the y axis.
     """
-    parts = series["run"].astype(str).str.rpartition("_")
-    apart = parts[0].nunique() > 1 and parts[0].ne("").all()
-    series = series.assign(panel=parts[0] if apart else "", line=parts[2] if apart else series["run"].astype(str))
+    apart = "base" in series and series["base"].nunique() > 1 and series.groupby("base")["run"].nunique().max() > 1
+    bases = series["base"].astype(str) if apart else [""] * len(series)
+    lines = [str(run).removeprefix(f"{base}_") for base, run in zip(bases, series["run"], strict=True)]
+    series = series.assign(panel=bases, line=lines)
     panels, styles = list(series.groupby("panel", sort=False)), looks(series["line"])
     rows, columns = (math.ceil(len(panels) / 2), 2) if apart else (1, 1)
     figure, axes = new_figure(height=1.2 + 1.7 * rows if apart else 4.0, rows=rows, columns=columns, sharey=True)

@@ -81,13 +81,15 @@ def test_a_gain_that_the_placebo_shares_is_no_knowledge() -> None:
 
 def test_the_slope_of_size_is_in_logits_per_doubling() -> None:
     def by_size(run: str, exam: str, facts: str, shots: int, step: int) -> float:
-        return 1 / (1 + math.exp(-{"en-small": -1.0, "en-medium": 0.0, "en-large": 1.0}.get(run.split("_")[0], 0.0)))
+        return 1 / (1 + math.exp(-{"en-small": -1.0, "en-medium": 0.0, "en-large": 2.0}.get(run.split("_")[0], 0.0)))
 
     main, half, equal, points, *steps = claim(2, make_study(by_size, n=400)).estimates
-    assert main.interval.value == pytest.approx(0.5, abs=0.03) and main.verdict == registered.SUPPORTED
+    share = {name: 1 / (1 + math.exp(-x)) for name, x in (("small", -1.0), ("middle", 0.0), ("large", 2.0))}
+    assert main.interval.value == pytest.approx(0.75, abs=0.05) and main.verdict == registered.SUPPORTED
     assert [e.verdict for e in (half, equal, points, *steps)] == [""] * 6
-    assert points.interval.value == pytest.approx(1 / (1 + math.exp(-1)) - 1 / (1 + math.exp(1)), abs=0.01)
-    assert [e.interval.value for e in steps] == pytest.approx([points.interval.value / 2] * 3, abs=0.01), "middle to small, large to middle"
+    assert points.interval.value == pytest.approx(share["large"] - share["small"], abs=0.01)
+    expected = [share["middle"] - share["small"], *[share["large"] - share["middle"]] * 2]
+    assert [e.interval.value for e in steps] == pytest.approx(expected, abs=0.01)
     flat = claim(2, make_study(lambda *_: 1.0)).estimates
     assert flat[0].interval.value == pytest.approx(0) and flat[0].verdict == registered.NOT_SUPPORTED, "full marks have a finite logit"
 

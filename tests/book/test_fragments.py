@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from exam_fixtures import data_dir, needs_data
 
-from jmedlora_utils.analysis import claims, evidence, registered, small_models
+from jmedlora_utils.analysis import claims, evidence, published_pairs, registered, small_models
 from jmedlora_utils.book import fragments, history, miniature, planner_tables, provenance
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.records import Record, read_record, write_record
+from jmedlora_utils.core.statistics import Interval
 from jmedlora_utils.data import fetch, prompts
 from jmedlora_utils.data.igakuqa import load_igakuqa
 from jmedlora_utils.models import gpus
@@ -141,12 +142,38 @@ def test_the_other_rungs_stand_in_japanese_with_the_verdict_of_their_own_rule() 
     small = pd.DataFrame(
         [{"base": "b", "questions": small_models.MEMORISED, "value": 0.5, "low": 0.4, "high": 0.6, "verdict": "supported"}]
     )
-    columns = {"decides": True, "base": [None, "x"], "adapted": [None, "y"], "claim": [4, 3], "value": 0.1, "low": 0.0, "high": 0.2}
+    columns = {
+        "caveat": None,
+        "decides": True,
+        "base": [None, "x"],
+        "adapted": [None, "y"],
+        "claim": [4, 3],
+        "value": 0.1,
+        "low": 0.0,
+        "high": 0.2,
+    }
     published = pd.DataFrame(columns | {"verdict": ["supported", "not supported"]})
     rows = miniature.other_rungs_ja(small, published)
     assert [row[0][0] for row in rows] == ["1", "3", "4"] and "暗記" in rows[0][1] and "x → y: +10.0 [+0.0, +20.0]" in rows[1][1]
     assert [row[2] for row in rows] == ["**支持される**", "**支持されない**", "**支持される**"]
-    assert fragments.other_rungs_ja().count("\n| ") >= len(published)
+    study, pairs = evidence.load_study("small"), published_pairs.read_tables(tuple(published_pairs.EDITIONS)).verdicts
+    expected = len(small_models.claim_1(study, small_models.bases_of(study))) + int(pairs["decides"].sum())
+    assert len(re.findall(r"^\| \d\. ", fragments.other_rungs_ja(), re.MULTILINE)) == expected
+
+
+def test_what_the_slope_hides_is_said_in_both_languages() -> None:
+    study = evidence.load_study("mini-seeds")
+    found = registered.findings(study)
+    said = miniature.size_note(found)
+    step = next(e for f in found for e in f.estimates if e.name == "large minus middle, in points")
+    assert (
+        step.text() in said["en"]
+        and step.text() in said["ja"]
+        and said["en"] in fragments.verdicts()
+        and said["ja"] in fragments.verdicts_ja()
+    )
+    rising = [f._replace(estimates=[e._replace(interval=Interval(0.2, 0.1, 0.3)) for e in f.estimates]) for f in found]
+    assert miniature.size_note(rising) == {"en": "", "ja": ""}
 
 
 def test_without_evidence_the_pages_say_so(monkeypatch, tmp_path: Path) -> None:

@@ -120,8 +120,11 @@ def test_groups_of_facts_have_fixed_names():
 def test_loss_curves_and_the_story_draw_means_groups_and_gains():
     series = pd.DataFrame({"run": ["a"] * 4, "seed": [1, 1, 2, 2], "step": [1, 2, 1, 2], "loss": [3.0, 1.0, 1.0, 1.0]})
     assert list(draw(tuning_plots.loss_curves(series)).lines[0].get_ydata()) == [2.0, 1.0], "the mean over seeds"
-    several = pd.concat([series.assign(run=run) for run in ("en-small_lora", "en-small_full", "ja-medium_lora")])
-    panels = draw(tuning_plots.loss_curves(several)).figure.axes
+    runs = {"en-small_lora": "en-small", "en-small_full": "en-small", "ja-medium_lora": "ja-medium"}
+    several = pd.concat([series.assign(run=run, base=base) for run, base in runs.items()])
+    figure = tuning_plots.loss_curves(several)
+    panels = draw(figure).figure.axes
+    assert labels(figure) == ["lora", "full"]
     assert [ax.get_title(loc="left") for ax in panels] == ["en-small", "ja-medium"] and [
         sum(len(line.get_xdata()) > 0 for line in ax.lines) for ax in panels
     ] == [2, 1]
