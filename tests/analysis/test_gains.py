@@ -93,6 +93,8 @@ def test_scores_are_laid_out_by_group_and_condition(outcomes) -> None:
     assert len(rows) == 5 * 3 * 4 * 2 and not rows.duplicated(["facts", "run", "steps", "shots"]).any()
     assert ((rows["low"] <= rows["value"]) & (rows["value"] <= rows["high"])).all() and rows["low"].min() >= 0 and rows["high"].max() <= 1
     assert rows.loc[rows["facts"] == "general", "value"].max() > 0.7
+    sizes = outcomes["size_params"] + outcomes["seed"]  # the bases of two worlds differ by the tokens of their names
+    assert scores.journal_rows(outcomes.assign(size_params=sizes)).drop(columns="run").equals(rows.drop(columns="run"))
 
 
 def test_the_control_counts_each_fact_once(outcomes) -> None:

@@ -71,6 +71,14 @@ def test_knowledge_is_what_true_records_add_to_taught_facts_alone() -> None:
     assert registered.verdict(1, list(found.values())) == registered.SUPPORTED
 
 
+def test_of_what_is_lost_only_the_part_beyond_full_tuning_is_loras() -> None:
+    def full_keeps_the_example(run: str, exam: str, facts: str, shots: int, step: int) -> float:
+        return learned(run, exam, facts, 0 if "full" in run else shots, step)
+
+    found = by_name(claim(1, make_study(full_keeps_the_example)))
+    assert found["LoRA minus full tuning: lost, mean of both"].interval.value == pytest.approx(0.3 / 2, abs=0.01)
+
+
 def test_a_gain_that_the_placebo_shares_is_no_knowledge() -> None:
     form = make_study(lambda run, exam, facts, shots, step: 0.2 if step == 0 else 0.6)
     found = by_name(claim(1, form))

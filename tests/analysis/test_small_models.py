@@ -130,6 +130,7 @@ def test_arms_are_shown_on_the_questions_of_their_material_beside_chance() -> No
     assert found.loc[("real questions", "LoRA", "taught"), ["value", "chance", "n"]].tolist() == pytest.approx([16 / N, 0.2, 2 * 3 * N])
     assert found.loc[("invented facts", "LoRA, in English", "taught, other wording"), "value"] == pytest.approx(8 / N)
     assert found.loc[("invented facts", "retrieval, BM25", "taught"), "value"] == pytest.approx(4 / N)
+    assert found.loc[("invented facts", "LoRA", "untaught"), "n"] == 3 * N, "an untaught fact counts once, in the taught wording"
     arms = list(dict.fromkeys(arm for _, arm, _ in found.index))
     assert arms[0] == "base" and "small_transfer" not in {name for key in found.index for name in key}
 
