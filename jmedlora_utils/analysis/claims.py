@@ -43,8 +43,8 @@ def effects_text(finding: Finding) -> str:
     return "; ".join(f"{e.name} {e.text()}" + (f" ({NOTES[e.name]})" if e.name in NOTES else "") for e in shown)
 
 
-def word(finding: Finding, changed: Mapping[int, Sequence[str]]) -> str:
-    """The word for a claim, called fragile where one of the changes of `registered.changed_words` gives another."""
+def verdict_text(finding: Finding, changed: Mapping[int, Sequence[str]]) -> str:
+    """The verdict on a claim, called fragile where one of the changes of `registered.changed_verdicts` gives another."""
     fragile = any(other != finding.verdict for other in changed.get(finding.claim, ()))
     return f"{finding.verdict}, fragile" if fragile else finding.verdict
 
@@ -56,8 +56,8 @@ def glance_table(
 
     Args:
         found: What `registered.findings` returns.
-        changed: What `registered.changed_words` returns.
-        others: Heading of a further rung to its words by claim.
+        changed: What `registered.changed_verdicts` returns.
+        others: Heading of a further rung to its verdicts by claim.
 
     Returns:
         Columns by the heading that a page shows.
@@ -66,5 +66,5 @@ def glance_table(
     for finding in found:
         row = {"claim": f"{finding.claim}. {TITLES[finding.claim]}", "published": published.loc[finding.claim, "published_value"]}
         row |= {"the miniature [95 %]": effects_text(finding)} | {name: words[finding.claim] for name, words in (others or {}).items()}
-        rows.append(row | {VERDICT: f"**{word(finding, changed)}**"})
+        rows.append(row | {VERDICT: f"**{verdict_text(finding, changed)}**"})
     return pd.DataFrame(rows)

@@ -196,7 +196,7 @@ def findings(study: Study) -> list[Finding]:
     return found
 
 
-def changed_words(study: Study) -> dict[int, list[str]]:
+def changed_verdicts(study: Study) -> dict[int, list[str]]:
     """The verdict on each claim with one thing changed at a time: without one of the worlds, each in turn, and by the `strict` scorer.
 
     Claim 4 compares the paper's own formulas, so the other scorer says nothing about it.

@@ -148,7 +148,7 @@ def taught_minus_untaught(values: pd.Series, level: float) -> Interval:
 
 
 def verdict(found: Interval, seeds: int) -> str:
-    """The word of the rule for a gain."""
+    """The verdict of the rule on a gain."""
     rule = small_models_rule.read_rule()
     if seeds < rule.fewest_seeds:
         return TOO_FEW

@@ -1,4 +1,4 @@
-"""The words of every rule of verdict, and how an interval earns one. The numbers of each rule stand with its study.
+"""The verdicts of every rule, and how an interval earns one. The numbers of each rule stand with its study.
 
 | study | rule and numbers | code |
 | --- | --- | --- |
@@ -19,7 +19,7 @@ NOT_MEASURED = "not measured"
 
 
 def decide(effect: Interval, margin: float) -> str:
-    """The word for one effect.
+    """The verdict on one effect.
 
     Args:
         effect: Estimate and interval, in the unit of the margin.
@@ -31,7 +31,7 @@ def decide(effect: Interval, margin: float) -> str:
 
 
 def combine(verdicts: Sequence[str]) -> str:
-    """The word for a claim of several parts: supported if all are, not supported if one is not, else undecided."""
+    """The verdict on a claim of several parts: supported if all are, not supported if one is not, else undecided."""
     if NOT_SUPPORTED in verdicts:
         return NOT_SUPPORTED
     return SUPPORTED if set(verdicts) == {SUPPORTED} else UNDECIDED

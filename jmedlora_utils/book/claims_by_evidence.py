@@ -31,10 +31,10 @@ def effects(found: Sequence[Finding], changed: Mapping[int, Sequence[str]]) -> p
 
     Args:
         found: Findings of the miniature.
-        changed: What `registered.changed_words` returns.
+        changed: What `registered.changed_verdicts` returns.
     """
     rows = [
-        (finding.claim, MINIATURE, MAIN[e.name], *e.interval, _word(finding, e, changed))
+        (finding.claim, MINIATURE, MAIN[e.name], *e.interval, _verdict(finding, e, changed))
         for finding in found
         for e in finding.estimates
         if e.name in MAIN
@@ -51,9 +51,9 @@ def effects(found: Sequence[Finding], changed: Mapping[int, Sequence[str]]) -> p
     )
 
 
-def _word(finding: Finding, shown: Estimate, changed: Mapping[int, Sequence[str]]) -> str:
-    """The effect's own word; the claim's, which may be called fragile, where the effect has none or the same."""
-    return claims.word(finding, changed) if not shown.verdict or shown.verdict == finding.verdict else shown.verdict
+def _verdict(finding: Finding, shown: Estimate, changed: Mapping[int, Sequence[str]]) -> str:
+    """The effect's own verdict; the claim's, which may be called fragile, where the effect has none or the same."""
+    return claims.verdict_text(finding, changed) if not shown.verdict or shown.verdict == finding.verdict else shown.verdict
 
 
 def _small() -> list[tuple]:

@@ -43,7 +43,7 @@ def _study(folder: Path) -> tuple[Study, list[registered.Finding], dict[int, lis
     if not (folder / "evidence.json").is_file():
         return None
     study = evidence.read_evidence(folder)
-    return study, registered.findings(study), registered.changed_words(study)
+    return study, registered.findings(study), registered.changed_verdicts(study)
 
 
 def three_rungs(folder: Path) -> str:

@@ -85,7 +85,7 @@ def verdicts_ja(found: Sequence[Finding], changed: Mapping[int, Sequence[str]]) 
         effects = "<br>".join(f"{PARTS_JA[e.name]} {e.text()}" for e in finding.estimates if e.verdict or e.name in claims.BESIDE)
         others = list(changed.get(finding.claim, ()))
         kept = f"{len(others)}通りのうち{others.count(finding.verdict)}通り"
-        fragile = "(頑健でない)" if claims.word(finding, changed) != finding.verdict else ""
+        fragile = "(頑健でない)" if claims.verdict_text(finding, changed) != finding.verdict else ""
         rows.append((f"{finding.claim}. {title}", effects, f"**{VERDICTS_JA[finding.verdict]}**{fragile}", kept))
     return rows
 

@@ -181,14 +181,14 @@ def test_a_word_is_fragile_where_one_world_or_the_scorer_changes_it() -> None:
     ]
     frame = pd.concat(frames, ignore_index=True)
     study = replace(make_study(learned), outcomes=frame.assign(strict_accuracy=frame["accuracy"]))
-    words = registered.changed_words(study)
+    words = registered.changed_verdicts(study)
     assert {number: len(changed) for number, changed in words.items()} == {1: 5, 2: 5, 3: 5, 4: 4}, "four worlds, one scorer"
     assert words[4] == [registered.NOT_MEASURED] * 4, "its answers are read, whatever the scorer"
     sure = make_study(learned)
     sure = replace(sure, outcomes=sure.outcomes.assign(strict_accuracy=sure.outcomes["accuracy"]))
-    assert set(registered.changed_words(sure)[1]) == {claim(1, sure).verdict}
+    assert set(registered.changed_verdicts(sure)[1]) == {claim(1, sure).verdict}
     fooled = replace(sure, outcomes=sure.outcomes.assign(strict_accuracy=0.2))
-    assert registered.changed_words(fooled)[1][-1] == registered.NOT_SUPPORTED
+    assert registered.changed_verdicts(fooled)[1][-1] == registered.NOT_SUPPORTED
 
 
 def test_a_study_that_is_not_whole_says_so() -> None:

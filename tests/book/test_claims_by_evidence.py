@@ -14,7 +14,7 @@ from jmedlora_utils.core import paths
 
 def test_the_front_figure_repeats_the_effects_of_the_pages(tmp_path: Path) -> None:
     study = evidence.load_study("mini-seeds")
-    judged, changed = registered.findings(study), registered.changed_words(study)
+    judged, changed = registered.findings(study), registered.changed_verdicts(study)
     table = claims_by_evidence.effects(judged, changed)
     shown = {e.name for finding in judged for e in finding.estimates} & set(claims_by_evidence.MAIN)
     assert shown == set(claims_by_evidence.MAIN), "every row of the figure is an estimand of the rule"
@@ -22,7 +22,7 @@ def test_the_front_figure_repeats_the_effects_of_the_pages(tmp_path: Path) -> No
         mine = table[(table["claim"] == finding.claim) & (table["rung"] == claims_by_evidence.MINIATURE)]
         effects = [tuple(e.interval) for e in finding.estimates if e.name in claims_by_evidence.MAIN]
         assert [tuple(row) for row in mine[["value", "low", "high"]].to_numpy()] == effects
-        whole = claims.word(finding, changed)
+        whole = claims.verdict_text(finding, changed)
         own = [e.verdict for e in finding.estimates if e.name in claims_by_evidence.MAIN]
         assert mine["verdict"].tolist() == [whole if word in ("", finding.verdict) else word for word in own]
         assert all(e.unit == registered.POINTS for e in finding.estimates if e.name in claims_by_evidence.MAIN)

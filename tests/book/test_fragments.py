@@ -124,7 +124,7 @@ def test_committed_evidence_is_linked_and_a_run_is_named(monkeypatch, tmp_path: 
 
 def test_the_japanese_table_follows_the_english_verdicts() -> None:
     study = evidence.load_study("mini-seeds")
-    found, changed = registered.findings(study), registered.changed_words(study)
+    found, changed = registered.findings(study), registered.changed_verdicts(study)
     deciding = {e.name for finding in found for e in finding.estimates if e.verdict}
     assert deciding | set(claims.BESIDE) == set(miniature.PARTS_JA)
     assert len(miniature.CLAIMS_JA) == len(claims.TITLES)
@@ -134,7 +134,7 @@ def test_the_japanese_table_follows_the_english_verdicts() -> None:
             e.text() in shown for e in finding.estimates if e.name in miniature.PARTS_JA
         )
         assert f"{len(changed[finding.claim])}通りのうち{changed[finding.claim].count(finding.verdict)}通り" in shown
-    assert shown.count("頑健でない") == sum("fragile" in claims.word(finding, changed) for finding in found)
+    assert shown.count("頑健でない") == sum("fragile" in claims.verdict_text(finding, changed) for finding in found)
     assert ("暫定" in shown) == bool(registered.provisional(study))
 
 
