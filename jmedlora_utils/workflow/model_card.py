@@ -47,6 +47,7 @@ class Tuned:
     own_base: bool  #: Whether the run made its base itself, by continued pretraining
     tuning: Record | None  #: Record of notebook 20 that names these very weights, or None
     prepared: Record | None  #: Record of notebook 10 that names the very data of `tuning`, or None
+    maker: str  #: Another notebook whose record names that data, or empty
     scores: tuple[Record, ...]  #: Records of notebook 30 of these weights, and of the base before tuning
 
     @property
@@ -85,8 +86,10 @@ def read_checkpoint(folder: Path) -> Tuned:
         tuning = None
     if not (tuning and prepared and prepared.data.get("instructions/train.jsonl") == tuning.data.get("train.jsonl")):
         prepared = None
+    made = set(tuning.data.values()) if tuning and not prepared else set()
+    maker = next((r.name for r in records if r.kind == "prepare" and made & set(r.data.values())), "")
     scores = tuple(_scores_of(records, run, int(step), weights))
-    return Tuned(folder, run, int(step), settings, base, own_base, tuning, prepared, scores)
+    return Tuned(folder, run, int(step), settings, base, own_base, tuning, prepared, maker, scores)
 
 
 def _scores_of(records: Sequence[Record], run: str, step: int, weights: str) -> list[Record]:

@@ -137,6 +137,10 @@ def test_records_too_long_are_said_and_data_prepared_after_the_tuning_is_not_cre
     text = model_card.card(model_card.read_checkpoint(copied.checkpoint))
     assert "40 pairs." in text and "is not known: no record of their making" in text and "times on average" in text
     assert "99" not in text.split("## Training data")[1].split("SHA-256")[0] and "7 articles" not in text
+    other = replace(newer, name="12_prepare_controls", data={"instructions/exam.jsonl": tuned.data["train.jsonl"]})
+    write_record(copied.records, other)
+    text = model_card.card(model_card.read_checkpoint(copied.checkpoint))
+    assert "pairs that notebook `12_prepare_controls` of this project made" in text and "is not known" not in text
 
 
 def test_the_card_says_that_real_questions_were_taught_and_that_its_base_was_a_copy(made) -> None:
