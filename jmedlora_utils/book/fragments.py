@@ -50,7 +50,7 @@ def three_rungs(folder: Path) -> str:
     """Every claim on its rungs of evidence: the figure of the front page; the picture is written to `folder`."""
     if (found := _study(evidence.evidence_folder(MINI))) is None:
         return NO_EVIDENCE
-    rests_on = ("outcomes", "published_pairs/verdicts.csv")
+    rests_on = ("outcomes", "small/summary.csv", "published_pairs/verdicts.csv")
     line = provenance.evidence_line("40_findings", rests_on, {"preset": MINI, "source": "committed"})
     study, *judged = found
     return f"{claims_by_evidence.figure(claims_by_evidence.effects(*judged), folder, registered.provisional(study))}\n\n{line}"

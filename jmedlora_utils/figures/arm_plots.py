@@ -31,6 +31,7 @@ def by_arm(table: pd.DataFrame) -> Figure:
         ax.set(xlim=(-3, 103), ylim=(own["arm"].nunique() - 0.3, -0.7), xlabel="", ylabel="")
         ax.tick_params(axis="y", labelsize=9.5)
         sns.despine(ax=ax, left=True)
+    figure.get_layout_engine().set(h_pad=0.12)  # a title belongs to the panel below it
     axes[-1, 0].set_xlabel("Accuracy, scorer strict (%)")
     for name, look in GROUPS.items():
         axes[0, 0].plot([], [], look.marker, color=look.colour, label=name)
