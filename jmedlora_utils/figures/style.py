@@ -34,7 +34,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 ENGLISH_BLUES = ("#8CC4E8", "#3D94CC", "#0072B2", "#004A73", "#00263B")
 JAPANESE_REDS = ("#D55E00", "#8F3F00", "#F0955A")
 OTHER_GREENS = ("#009E73", "#005C43", "#66C5AB")
-WIDTH, HEIGHT = 5.6, 3.5
+WIDTH, HEIGHT = 4.8, 3.5
 NARROW = 4.4
 """Inches: narrow figures keep their letters large on a phone."""
 
