@@ -32,7 +32,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const TALL = 170; // pixels: a row of more than seven lines is easier to read as a card
   const unfit = (frame, table) =>
     frame.clientWidth > 0 &&
-    (frame.scrollWidth > frame.clientWidth + 1 || [...table.tBodies[0].rows].some((row) => row.offsetHeight > TALL));
+    (frame.scrollWidth > frame.clientWidth + 1 || [...(table.tBodies[0]?.rows ?? [])].some((row) => row.offsetHeight > TALL));
   const fit = () => {
     for (const [frame, table] of framed) {
       table.classList.remove("jm-cards");
