@@ -83,7 +83,7 @@ def check_finished(preset: str, seeds: Sequence[int] = ()) -> None:
     """Refuses what is no evidence: runs of the preset smoke, and half of a run.
 
     Raises:
-        JmedloraError: The preset is smoke, or a seed lacks one of the evaluations that the preset asks for.
+        JmedloraError: The preset is smoke, or a seed lacks an evaluation, or a loss on texts, that the preset asks for.
     """
     refuse_smoke(preset)
     settings = load_preset(preset)
@@ -94,8 +94,8 @@ def check_finished(preset: str, seeds: Sequence[int] = ()) -> None:
         if missing := sorted(evaluations(settings) - done):
             run, step, exam, shots = missing[0]
             raise JmedloraError(
-                f"preset {preset!r}, seed {seed}: {len(missing)} evaluations are missing, the first of {run}, step {step}, on {exam}, "
-                f"{shots}-shot; run the seed to its end, then freeze it"
+                f"preset {preset!r}, seed {seed}: not every evaluation is there ({len(missing)} missing; first: {run}, step {step}, "
+                f"on {exam}, {shots}-shot); run the seed to its end, then freeze it"
             )
         if unread := sorted(texts - {r.config["run_name"] for r in records if r.kind == "texts"}):
             raise JmedloraError(f"preset {preset!r}, seed {seed}: no loss on texts of {', '.join(unread)}; run the seed to its end")

@@ -52,7 +52,7 @@ def test_half_of_a_run_is_not_frozen(study, tmp_path, monkeypatch, capsys):
     next(paths.Workspace("mini-seeds", 2).records.glob("30_*en-small_lora*step0*mini_trained__0shot.json")).unlink()
     assert main(["freeze", "--preset", "mini-seeds", "--folder", str(tmp_path / "out")]) == 1 and not (tmp_path / "out").exists()
     said = capsys.readouterr().err
-    assert "seed 2: 1 evaluations are missing, the first of en-small_lora, step 0, on mini_trained, 0-shot" in said
+    assert "seed 2: not every evaluation is there (1 missing; first: en-small_lora, step 0, on mini_trained, 0-shot)" in said
 
 
 def in_order(study):

@@ -8,11 +8,15 @@ import shutil
 
 import pandas as pd
 import pytest
+from exam_fixtures import data_dir, needs_data
 
 from jmedlora_utils.analysis import hospital_answers
 from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.presets import declared_parameters
 from jmedlora_utils.core.records import read_jsonl, read_record
+from jmedlora_utils.data import controlled
+from jmedlora_utils.data.igakuqa import load_igakuqa
 from jmedlora_utils.data.questions import Question, read_exam, write_exam
 from jmedlora_utils.workflow.checks import load_checked
 from jmedlora_utils.workflow.runner import steps
@@ -62,6 +66,14 @@ def test_the_printed_presets_can_be_planned(name: str, tmp_path, monkeypatch) ->
     planned = load_checked(name)
     assert hospital_answers.has_quiz(name) and STEM in {step.job.notebook for step in steps(planned)}
     assert planned.seeds == (1, 2, 3)
+
+
+@needs_data
+def test_the_examination_has_as_many_questions_as_the_printed_preset_asks_for() -> None:
+    asked = int(re.search(r"exam_questions: (\d+)", PAGE)[1])
+    chars = declared_parameters("13_prepare_quiz")["exam_chars"]
+    paper = load_igakuqa(data_dir(), [2018, 2019, 2020, 2021])
+    assert len(controlled.sample_exam(paper, asked, chars, 1)) == asked
 
 
 def test_the_printed_record_is_one_of_the_sample_and_the_commands_exist() -> None:
