@@ -114,7 +114,7 @@ def test_page_32_shows_untuned_bases_with_likelihood_chance_and_published_small_
     synthetic_study.write_blind_answers("small-bases")
     shown = run_cells("32_scores", preset="small-bases", source="run")
     assert "jjsimqa 17.5" in shown["chances"].data
-    assert "| gemma_base | jjsimqa | 0 | 1 | 25.0 | 25.0 | 25.0 | 17.5 | 16 |" in shown["likelihood"].data
+    assert "| gemma_1shot | jjsimqa | 0 | 1 | 25.0 | 25.0 | 25.0 | 17.5 | 16 |" in shown["likelihood"].data
     reported = pd.read_csv(paths.RESULTS / "published" / "reported.csv")
     assert "| Swallow-7B | 18.6 |" in shown["published"].data and "uniform guessing" in shown["published"].data
     assert not [s for s in reported["system"] if re.search(r"[2-9]\dB", s) and s in shown["published"].data]
