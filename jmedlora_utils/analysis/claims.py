@@ -32,7 +32,10 @@ BESIDE = (
     "equal adapters: large minus middle, in points",
 )
 """Estimands without a verdict that stand beside those with one, because a verdict alone would mislead."""
-NOTES = {"right answers that Exact match refuses": "by construction"}
+NOTES = {
+    "right answers that Exact match refuses": "by construction",
+    "wrong answers that Accuracy credits": "lenient here means crediting wrong answers; page 41 shows that Accuracy forgives form",
+}
 
 
 def effects_text(finding: Finding) -> str:
@@ -64,7 +67,7 @@ def glance_table(
     """
     published, rows = published_claims(), []
     for finding in found:
-        row = {"claim": f"{finding.claim}. {TITLES[finding.claim]}", "published": published.loc[finding.claim, "published_value"]}
+        row = {"claim": f"{finding.claim}. {TITLES[finding.claim]}", "in the paper": published.loc[finding.claim, "published_value"]}
         row |= {"the miniature [95 %]": effects_text(finding)} | {name: words[finding.claim] for name, words in (others or {}).items()}
         rows.append(row | {VERDICT: f"**{verdict_text(finding, changed)}**"})
     return pd.DataFrame(rows)

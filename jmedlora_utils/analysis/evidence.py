@@ -20,6 +20,7 @@ from jmedlora_utils.analysis import gains, scores
 from jmedlora_utils.analysis.studies import (
     CONDITION,
     INVENTED_EXAMS,
+    LIKELIHOOD,
     METRICS,
     QUESTION,
     Study,
@@ -36,6 +37,7 @@ from jmedlora_utils.core.records import Record, load_records, read_jsonl, read_r
 
 SOURCES = ("auto", "committed", "run")
 SERIES_POINTS = 60
+LIKELIHOODS = "likelihood.csv"
 TEXTS = ["text", "choices"]
 
 
@@ -128,6 +130,9 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), a
         shutil.rmtree(old)
     written = [write_text(folder / "summary.csv", scores.summary(study.outcomes).to_csv(index=False, float_format="%.6g"))]
     written.append(write_text(folder / "forms.csv", study.forms.to_csv(index=False)))
+    (folder / LIKELIHOODS).unlink(missing_ok=True)
+    if len(study.likelihood):
+        written.append(write_text(folder / LIKELIHOODS, study.likelihood.to_csv(index=False, float_format="%.6g")))
     written += [write_record(folder / f"seed{r.seed}" / "records", trimmed(r)) for r in study.records]
     for seed in study.seeds:
         here, asked = folder / f"seed{seed}", study.questions[study.questions["seed"] == seed]
@@ -171,6 +176,7 @@ def _joined(old: Study, new: Study) -> Study:
         both("questions"),
         both("forms"),
         new.about | {"device": device, "evaluate_seconds": seconds},
+        both("likelihood"),
     )
 
 
@@ -216,6 +222,7 @@ def read_evidence(folder: Path) -> Study:
         pd.concat(questions, ignore_index=True),
         pd.read_csv(folder / "forms.csv"),
         about,
+        pd.read_csv(folder / LIKELIHOODS) if (folder / LIKELIHOODS).is_file() else pd.DataFrame(columns=LIKELIHOOD),
     )
 
 

@@ -60,8 +60,12 @@ EQUIVALENCE_LEVEL = 0.05
 FOLDER = paths.RESULTS / "published_pairs"
 EDITIONS = {"igakuqa119": 119, "jmle2026": 120}
 EFFORTS = ("low", "medium", "high")
-RUNG = "published models, 27B to 122B"
-PARTS = {1: "gain by a medical LoRA", 3: "lead of the base over its Japanese sibling", 4: "leniency"}
+RUNG = "published models"
+PARTS = {
+    1: "gain by a medical LoRA",
+    3: "lead of the base over its Japanese sibling (negative: the sibling leads)",
+    4: "Accuracy minus Exact match, where the prompt asked for letters and neither metric reads them",
+}
 """What the effect of a claim's deciding rows is."""
 SETTINGS = ("decoding", "effort", "quantisation", "serving", "vision", "prompt")
 """What the two runs of a pair should share, as far as their sources state it."""

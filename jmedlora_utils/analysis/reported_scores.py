@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 
 from jmedlora_utils.analysis.studies import evaluation_of, evaluations
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import load_preset, preset_names
-from jmedlora_utils.core.records import read_record
+from jmedlora_utils.core.records import read_json, read_record
 
 PUBLISHED = paths.RESULTS / "published"
+METRIC = "Accuracy, journal"
 # Rows of one family may be compared with each other, rows of two families may not.
 FAMILIES = {
     "gestalt": "A. Gestalt accuracy, text questions of 2018-2022, the author's harness",
@@ -63,9 +68,10 @@ def small_models(below: float = 10.0) -> pd.DataFrame:
 
 
 def own_scores() -> tuple[pd.DataFrame, list[str]]:
-    """Accuracy of every model of this project that a preset names and that was asked IgakuQA on this machine, or one row without a number.
+    """Accuracy of every model of this project that was asked IgakuQA, here or in committed evidence, or one row without a number.
 
-    Smoke runs are no evidence; variants are the same weights loaded in another way. Both are left out.
+    Smoke runs are no evidence; variants are the same weights loaded in another way. Both are left out. Of a preset that ran on this
+    machine, the committed scores are left out too.
 
     Returns:
         Rows for `sources_frame`, and one line per record that could not be read, such as one of an older schema.
@@ -91,15 +97,36 @@ def own_scores() -> tuple[pd.DataFrame, list[str]]:
             subset = f"{config['exam']}, {accuracy['n']:,} items asked" + (f", {left_out:,} left out" if left_out else "")
             rows.append(
                 {
+                    "preset": name,
                     "system": "{run_name}, step {step}, {shots}-shot".format(**config),
                     "percent": 100 * accuracy["value"],
-                    "metric": "Accuracy, journal",
+                    "metric": METRIC,
                     "subset": subset,
                     "source": f"this project, preset {record.preset}, seed {record.seed}, {record.device}, {record.created[:10]}",
                 }
             )
+    ran = {row.pop("preset") for row in rows}
+    rows += [row for file in sorted(paths.RESULTS.glob("*/evidence.json")) for row in _committed(file, ran)]
     none = {"system": "any model", "note": "the examination has been put to none of our models"}
     return pd.DataFrame(rows or [none]).assign(family="ours"), passed_over
+
+
+def _committed(file: Path, ran: Collection[str]) -> list[dict[str, Any]]:
+    """The scores on IgakuQA of one committed study, unless its preset is in `ran`."""
+    about, table = read_json(file), pd.read_csv(file.with_name("summary.csv"))
+    if about["preset"] in ran:
+        return []
+    asked = table[table["exam"].str.fullmatch("igakuqa(_.*)?") & (table["metric"] == "accuracy")]
+    return [
+        {
+            "system": f"{row.base}, step {row.steps}, {row.shots}-shot",
+            "percent": 100 * row.value,
+            "metric": METRIC,
+            "subset": f"{row.exam}, {row.n:,} items asked",
+            "source": f"this project, preset {about['preset']}, seed {row.seed}, {about['device']}, {about['created'][:10]}",
+        }
+        for row in asked.itertuples()
+    ]
 
 
 def _family(subset: str) -> str:

@@ -14,13 +14,9 @@ from jmedlora_utils.analysis.studies import (
     TAUGHT_HELD_OUT,
     UNTAUGHT,
     Study,
-    evaluation_of,
-    evaluations,
     phrasings_apart,
 )
-from jmedlora_utils.core import paths, statistics
-from jmedlora_utils.core.presets import load_preset
-from jmedlora_utils.core.records import load_records
+from jmedlora_utils.core import statistics
 
 SUMMARY_COLUMNS = ("base", "size_params", "centric", "method", "steps", "shots", "seed", "exam", "facts", "metric", "value", "n")
 
@@ -94,25 +90,16 @@ def journal_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def likelihood_rows(study: Study) -> pd.DataFrame:
-    """Accuracy of the likeliest choice, where a run below `runs/` was scored by log-likelihood; committed evidence does not hold it.
+    """Accuracy of the likeliest choice, where it was asked for.
 
     Returns:
         Columns `run`, `exam`, `steps`, `shots`, then one per normaliser of the log-likelihood (shares, means over seeds), and `n`.
     """
-    keys, rows = ["run", "exam", "steps", "shots"], []
-    planned = evaluations(load_preset(study.preset)) if study.origin == "run" else set()
-    for seed in study.seeds if planned else ():
-        for record in load_records(paths.Workspace(study.preset, seed).root, "evaluate", allow_smoke=True):
-            run, step, exam, shots = evaluation = evaluation_of(record)
-            by = {name: groups["all"]["accuracy"] for name, groups in record.metrics.get("likelihood", {}).items()}
-            if by and evaluation in planned and not record.config.get("variant_of"):
-                values = {name: score["value"] for name, score in by.items()}
-                rows.append({"run": run, "exam": exam, "steps": step, "shots": shots, **values, "n": min(s["n"] for s in by.values())})
-    if not rows:
+    keys = ["run", "exam", "steps", "shots"]
+    ways = [column for column in study.likelihood if column not in ("seed", *keys, "n")]
+    if not ways:
         return pd.DataFrame(columns=keys)
-    found = pd.DataFrame(rows)
-    ways = [column for column in found if column not in (*keys, "n")]
-    found = found.groupby(keys, as_index=False).agg(dict.fromkeys(ways, "mean") | {"n": "sum"})
+    found = study.likelihood.groupby(keys, as_index=False).agg(dict.fromkeys(ways, "mean") | {"n": "sum"})
     order = {run: i for i, run in enumerate(run_order(study.outcomes))}
     return found.sort_values(["exam", "run", "steps", "shots"], key=lambda c: c.map(order) if c.name == "run" else c, ignore_index=True)
 

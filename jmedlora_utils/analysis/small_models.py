@@ -35,6 +35,14 @@ QUESTIONS = {
     "invented facts, other wording": ("mini_heldout",),
 }
 LABELS = METHODS | {"lora, worked example": "LoRA, worked example"}
+UNTUNED = "small-bases"  # the preset that asks the untuned models whole examinations
+LIKELIEST = "likeliest choice"
+READINGS = {
+    "Exact match": "exact_match",
+    "as written": "strict_accuracy",
+    "nearest choice": "accuracy",
+    LIKELIEST: "per_character",
+}
 DENIAL = re.compile("ではな|でな[いく]|じゃな|誤り|誤って|間違|正しくな|不適切|^いいえ")
 
 
@@ -180,8 +188,8 @@ def transfer(study: Study, bases: Sequence[str]) -> pd.DataFrame:
     """What tuning on real questions changes on others: untaught years, and another examination; an equivalence test.
 
     Returns:
-        `base`, `questions`, `n`, `value`, `low`, `high` (the interval of two one-sided tests), `placebo` (the change that the placebo
-        makes: practice with the form), and `verdict`.
+        `base`, `questions`, `n` (different questions), `answers`, `value`, `low`, `high` (the interval of two one-sided tests), `placebo`
+        (the change that the placebo makes: practice with the form), and `verdict`.
     """
     rule, rows = small_models_rule.read_rule(), []
     for base in bases:
@@ -191,10 +199,16 @@ def transfer(study: Study, bases: Sequence[str]) -> pd.DataFrame:
             tuned, placebo, untuned = (answered(study, run, exams, rule.scorer) for run in runs)
             change, form = ((s - untuned)[lambda s: s.index.get_level_values("facts") != "taught"] for s in (tuned, placebo))
             by_seed = [own.to_numpy(float) for _, own in change.groupby(level="seed")]
-            found = statistics.mean_interval(by_seed, 1 - 2 * rule.equivalence_level)
+            level = 1 - 2 * rule.equivalence_level
+            found = statistics.mean_interval(by_seed, level)
+            # Seeds share questions: each is drawn once more with all its answers, and the wider interval counts.
+            different = change.groupby(level="id").mean().to_numpy(float)
+            shared = statistics.bootstrap_mean([different], level)
+            low, high = (found.value + end - shared.value for end in shared[1:])
+            found = Interval(found.value, min(found.low, low), max(found.high, high))
             small = -rule.margin < found.low and found.high < rule.margin
             word = "shown to be small" if small else "not shown to be small"
-            row = {"base": base, "questions": name, "n": len(change), **found._asdict(), "placebo": form.mean()}
+            row = {"base": base, "questions": name, "n": len(different), "answers": len(change), **found._asdict(), "placebo": form.mean()}
             rows.append(row | {"verdict": word if len(by_seed) >= rule.fewest_seeds else TOO_FEW})
     return pd.DataFrame(rows)
 
@@ -210,6 +224,26 @@ def interaction(study: Study, first: str, second: str) -> Interval:
         japanese, english = (answered(study, run, ("mini_trained",), rule.scorer) for run in runs)
         differences.append(japanese - english)
     return taught_minus_untaught(differences[1] - differences[0], rule.level)
+
+
+def whole_examinations() -> pd.DataFrame:
+    """What the untuned models score on whole examinations, from the committed evidence of `UNTUNED`.
+
+    Returns:
+        `base`, `exam`, `shots`, `reading` (a key of `READINGS`), `value`, `low`, `high` (Wilson's interval), `chance` (shares) and `n`;
+        no rows where nothing is committed.
+    """
+    columns = ["base", "exam", "shots", "reading", "value", "low", "high", "chance", "n"]
+    if not evidence.has_evidence(UNTUNED):
+        return pd.DataFrame(columns=columns)
+    study, rows = evidence.load_study(UNTUNED), []
+    likely = study.likelihood.set_index(["run", "exam", "shots"])
+    for (base, exam, shots, run), own in study.outcomes.groupby(["base", "exam", "shots", "run"], observed=True):
+        for reading, column in READINGS.items():
+            share = likely.loc[(run, exam, shots), column] if reading == LIKELIEST else own[column].mean()
+            found = statistics.wilson(round(len(own) * share), len(own))
+            rows.append((base, exam, shots, reading, *found, own["chance"].mean(), len(own)))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def glance(study: Study, answers: pd.DataFrame) -> dict[int, str]:
@@ -231,8 +265,8 @@ def glance(study: Study, answers: pd.DataFrame) -> dict[int, str]:
         found[3] = f"**described**; Japanese over English records, {bases[1]} minus {bases[0]}: {more}"
     counts = answers[["n", "denying", "other"]].sum()
     found[4] = (
-        f"**described**; of {counts['n']} kept answers, those of bases and placebos included, {counts['denying']} deny a choice and "
-        f"{counts['other']} name a wrong one"
+        f"**described**; {counts['denying']:,} of {counts['n']:,} kept answers, those of bases and placebos included, deny a choice, the "
+        "form that Accuracy credits wrongly"
     )
     return found
 

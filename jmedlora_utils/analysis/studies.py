@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ CONDITION = ["seed", "run", "base", "size_params", "centric", "method", "quantis
 QUESTION = ["exam", "facts", "id", "category", "n_select", "chance"]
 MEANS_OF = ["seed", "run", "base", "size_params", "steps", "shots", "exam", "facts"]
 FORMS = ["seed", "run", "steps", "shots", "exam", "n_select", "n", "as_asked", "right"]
+LIKELIHOOD = ["seed", "run", "exam", "steps", "shots"]
 INVENTED_EXAMS = ("mini_trained", "mini_heldout", "mini_general", "mini_article", "mini_bm25", "mini_half", "mini_lookalike")
 TAUGHT_EXAMS = ("small_exam_1", "small_exam_2")  # real questions, some of which were taught; their texts are never kept
 QUIZ_EXAMS = ("quiz", "quiz_bm25")  # questions on one's own articles; their texts are never kept
@@ -58,6 +59,9 @@ class Study:
     #: Device, dates and commit of the run; `evaluate_seconds`: run name to seconds, mean over seeds; `left_out`: records found beside
     #: the run that the preset does not name
     about: dict[str, Any]
+    #: Accuracy of the likeliest choice where it was asked for, one row per seed, run, exam, step and shots (`LIKELIHOOD`): a share for
+    #: each normaliser, and the number of questions `n`
+    likelihood: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LIKELIHOOD))
 
     @property
     def seeds(self) -> list[int]:
@@ -164,7 +168,19 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
         pd.concat(questions, ignore_index=True),
         _forms(answers),
         about,
+        _likelihood(evaluated),
     )
+
+
+def _likelihood(records: Iterable[Record]) -> pd.DataFrame:
+    rows = []
+    for record in records:
+        if found := {name: groups["all"]["accuracy"] for name, groups in record.metrics.get("likelihood", {}).items()}:
+            run, step, exam, shots = evaluation_of(record)
+            shares = {name: score["value"] for name, score in found.items()}
+            rows.append(dict(zip(LIKELIHOOD, (record.seed, run, exam, step, shots), strict=True)) | shares)
+            rows[-1]["n"] = min(score["n"] for score in found.values())
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=LIKELIHOOD)
 
 
 def evaluations(preset: Preset) -> set[tuple[str, int, str, int]]:

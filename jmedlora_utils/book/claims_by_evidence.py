@@ -83,12 +83,12 @@ def figure(table: pd.DataFrame, folder: Path, note: str = "") -> str:
     drawn.savefig(folder / "rungs.png", metadata={"Software": None})
     missing = [] if SMALL in set(table["rung"]) else ["small real models: not run to the end yet"]
     none = sorted(set(titles) - set(table.loc[table["rung"] == PUBLISHED, "claim"]))
-    missing += [f"published models: no deciding pair for claim {', '.join(map(str, none))}"] if none else []
+    missing += [f"no published pair decides claim {' or '.join(map(str, none))}"] if none else []
     gaps = f" Not shown: {'; '.join(missing)}." if missing else ""
     caption = (
         "Every claim on its rungs of evidence: effect in points with its 95 % interval, and the verdict on that part by the rung's own "
-        "rule; the row of size carries the verdict of the slope. The cards below have the verdicts on whole claims. Memorised real "
-        "questions measure memory, and a placebo that learned wrong answers makes that effect larger. The grey band is within "
+        "rule; for claim 2 that of the slope, which is not in points and not drawn. The cards below have the verdicts on whole claims. "
+        "Memorised real questions measure memory, and the placebo, which learned wrong answers, widens that gap. The grey band is within "
         f"{formatting.percent(margin)} points of zero. Rungs measure different things and are never averaged.{gaps} {note}"
     )
     alt = (

@@ -93,9 +93,10 @@ def verdicts() -> str:
         others = {small_models.RUNG: small_models.glance(small, small_models.tables(small)["answers.csv"])} | others
     shown = claims.glance_table(judged, changed, others)
     cards = []
-    for row in shown.to_dict("records"):
+    for finding, row in zip(judged, shown.to_dict("records"), strict=True):
         said = "\n".join(f"- {name}: {text}" for name, text in row.items() if name not in ("claim", claims.VERDICT))
-        verdict = f"{claims.VERDICT.capitalize()}: {row[claims.VERDICT]}"
+        verdict, checks = f"{claims.VERDICT.capitalize()}: {row[claims.VERDICT]}", changed.get(finding.claim, ())
+        verdict += f" (the same in {checks.count(finding.verdict)} of {len(checks)} checks that change one thing)" if checks else ""
         cards.append(f":::{{grid-item-card}} {row['claim']}\n{verdict}\n\n{said}\n:::")
     rests_on = ("outcomes", "published/claims.csv", "published_pairs/verdicts.csv", "small/summary.csv")
     line = provenance.evidence_line("40_findings", rests_on, {"preset": MINI, "source": "committed"})
@@ -122,6 +123,30 @@ def other_rungs_ja() -> str:
         small = evidence.load_study("small")
         gained = small_models.claim_1(small, small_models.bases_of(small))
     return f"{table_of(miniature.OTHER_HEADS_JA, miniature.other_rungs_ja(gained, published))}\n\n{miniature.OTHER_FOOT_JA}"
+
+
+def cost(language: str) -> str:
+    """What a seed of each committed study took, in English (`en`) or Japanese (`ja`)."""
+    minutes = {}
+    for name in (MINI, "small", "hospital"):
+        if not evidence.has_evidence(name):
+            return ""
+        study = evidence.load_study(name)
+        made = sum(record.wall_seconds for record in study.records) / len(study.seeds)
+        minutes[name] = (made + sum(study.about["evaluate_seconds"].values())) / 60
+    world, seed, rehearsal = minutes[MINI], minutes["small"] / 60, minutes["hospital"]
+    if language == "ja":
+        return (
+            f"費用:縮小版は一つの世界につき約{world:.0f}分、小さな実在モデルは一シードにつき約{seed:.1f}時間、"
+            f"自施設の文書による予行演習は約{rehearsal:.0f}分の計算でした(CPU の1コアでの合計)。"
+            "GPU の所要時間は仕様書からの推定であり、実測ではありません。記録や設問を医師が確認する時間も測っていません。"
+        )
+    return (
+        f"Here one world of the miniature took {world:.0f} minutes of work, one seed of the small real models {seed:.1f} hours, and the "
+        f"rehearsal on a hospital's articles {rehearsal:.0f} minutes, added up over processes of one CPU core each. "
+        "{doc}`Page 42 </notebooks/42_cost>` has every step. Hours on GPUs, on {doc}`page 45 </notebooks/45_your_hospital>` and in "
+        "{doc}`Scale </book/scale>`, are computed from data sheets and not measured; nor was the time of the people who check the records."
+    )
 
 
 def paper_settings(rows: Sequence[str] = ()) -> str:
@@ -254,6 +279,8 @@ FRAGMENTS: dict[str, Callable[[Edition, Path], str]] = {
     "verdicts": lambda *_: verdicts(),
     "verdicts_ja": lambda *_: verdicts_ja(),
     "other_rungs_ja": lambda *_: other_rungs_ja(),
+    "cost": lambda *_: cost("en"),
+    "cost_ja": lambda *_: cost("ja"),
     "registration": lambda *_: yaml_file(paths.PACKAGE_DATA / "registration.yaml"),
     "registered_world": lambda *_: yaml_file(paths.PRESETS / "mini.yaml"),
     "registered_preset": lambda *_: yaml_file(paths.PRESETS / "mini-seeds.yaml"),

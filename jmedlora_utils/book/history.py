@@ -19,13 +19,14 @@ def studies(folder: Path) -> str:
     rows["study"] = "study " + rows["study"].astype(str)
     _draw(rows, folder / "studies.png")
     caption = "Effects in each study by step and worked examples, with 95 % intervals over five seeds. "
-    caption += "The verdicts are of *late, 0-shot*; *late* is the second of three steps."
-    alt = "Three panels, gain, size and language; in each, four conditions with one interval per study."
+    caption += "The verdicts are of *late, 0-shot*; *late* is the second of three steps, *early* and *very late* are the others."
+    alt = "Three panels, gain, size and language; in each, one row per step and prompt with one interval per study."
     figure = f":::{{figure}} {folder.name}/studies.png\n:name: fig-studies\n:alt: {alt}\n\n{caption}\n:::"
     names = sorted(path.name for path in FOLDER.glob("study*.csv"))
     files = ", ".join(f"{{download}}`studies/{name} </book/results/studies/{name}>`" for name in names)
     line = f":::{{container}} jm-evidence\nEvidence: {files}. Computed by each study's own code, at the commit that its file names.\n:::"
-    return f"{figure}\n\n::::{{dropdown}} Every part, step and prompt\n{_table(rows)}\n::::\n\n{line}"
+    beside = "Beside each effect stands the verdict on the whole claim at that step and prompt."
+    return f"{figure}\n\n::::{{dropdown}} Every part, step and prompt\n{beside}\n\n{_table(rows)}\n::::\n\n{line}"
 
 
 def log() -> str:
@@ -59,6 +60,6 @@ def _table(rows: pd.DataFrame) -> str:
         verdict=rows["claim_verdict"].str.removesuffix(" at this size"),
     )
     wide = named.pivot(index=["claim", "condition"], columns="study", values=["effect", "verdict"])
-    wide.columns = [study if what == "effect" else f"verdict, {study}" for what, study in wide.columns]
-    columns = [name for study in sorted(rows["study"].unique()) for name in (study, f"verdict, {study}")]
+    wide.columns = [study if what == "effect" else f"whole claim, {study}" for what, study in wide.columns]
+    columns = [name for study in sorted(rows["study"].unique()) for name in (study, f"whole claim, {study}")]
     return formatting.markdown(wide[columns].reset_index())

@@ -15,7 +15,7 @@ from jmedlora_utils.core import formatting
 CLAIMS_JA = (
     "指示チューニングによって、医学知識は部分的に取り込まれる",
     "効果は大きいモデルほど強い",
-    "英語中心のモデルの調整は有望で、日本語中心のモデルは限られている",
+    "英語中心のモデルの調整は有望で、日本語中心のモデルには限界がある",
     "Exact match は厳しく、Accuracy は寛容である",
 )
 PARTS_JA = {
@@ -31,7 +31,7 @@ PARTS_JA = {
     "English minus Japanese": "英語中心と日本語中心の伸びの差",
     "Japanese-centric short of half": "英語中心の伸びの半分から日本語中心の伸びを引いた差(正なら半分未満)",
     "right answers that Exact match refuses": "内容は正しいのに Exact match が認めない答え(学習データの作り方から必ず100になる)",
-    "wrong answers that Accuracy credits": "誤りなのに Accuracy が認める答え",
+    "wrong answers that Accuracy credits": "誤りなのに Accuracy が認める答え(ここでの「寛容」は誤答を認めること)",
 }
 VERDICTS_JA = {
     registered.SUPPORTED: "支持される",
@@ -48,7 +48,11 @@ QUESTIONS_JA = {
     "invented facts, other wording": "架空の事実、別の言い回し",
 }
 OTHER_HEADS_JA = ("主張", "測定した効果(ポイント、95 % 区間)", "判定")
-OTHER_FOOT_JA = "暗記の行は知識ではなく記憶を測ります。誤った答えを覚えたプラセボが、その差を大きくしています。"
+OTHER_FOOT_JA = (
+    "暗記の行は知識ではなく記憶を測ります。誤った答えを覚えたプラセボが、その差を大きくしています。"
+    "三つ目の主張の公開モデルは、英語中心または多言語の基盤を日本語で追加学習したものとその元のモデルとの比較で、最初から日本語中心のモデルは含みません。"
+)
+GAP_JA = "Accuracy と Exact match の差(記号で答えさせた解答であり、どちらの指標も知識を測れていない)"
 CAVEATS_JA = {
     "tuned to correct errors in texts, not to add knowledge": "知識の追加ではなく、文章の誤りを直すために調整されたモデル",
 }
@@ -110,15 +114,18 @@ def summary_ja(study: Study) -> str:
 def size_note(found: Sequence[Finding]) -> dict[str, str]:
     """What a slope hides, in English and Japanese (`en`, `ja`): empty where the largest models do gain more than the middle ones."""
     steps = {e.name: e for finding in found for e in finding.estimates}
+    low = steps.get("middle minus small, in points")
     step, equal = (steps.get(f"{kind}large minus middle, in points") for kind in ("", "equal adapters: "))
     supported = any(f.claim == 2 and f.verdict == registered.SUPPORTED for f in found)
-    if not supported or step is None or equal is None or step.interval.low > 0:
+    if not supported or low is None or step is None or equal is None or step.interval.low > 0:
         return {"en": "", "ja": ""}
     return {
-        "en": "Claim 2 is supported by a slope over three sizes, and its gain comes from the smallest model: from the middle to the large "
-        f"one it is {step.text()} points, and with equal adapters {equal.text()}.",
-        "ja": "二つ目の主張は三つの規模にわたる傾きによって支持されますが、伸びたのは最小のモデルから中間のモデルまでです。"
-        f"中間から最大のモデルへの差は {step.text()} ポイント、同じ大きさのアダプターでは {equal.text()} ポイントでした。",
+        "en": "Claim 2 is supported by a slope over three sizes, but the larger model is ahead in one step only: the middle model gains "
+        f"{low.text()} points more than the smallest, the largest {step.text()} points more than the middle one, and {equal.text()} with "
+        "equal adapters.",
+        "ja": "二つ目の主張は三つの規模にわたる傾きによって支持されますが、差がはっきりしているのは最小と中間のモデルのあいだだけです"
+        f"({low.text()} ポイント)。中間と最大のモデルの差は {step.text()} ポイント、"
+        f"同じ大きさのアダプターでは {equal.text()} ポイントでした。",
     }
 
 
@@ -134,7 +141,7 @@ def other_rungs_ja(small: pd.DataFrame, published: pd.DataFrame) -> list[tuple[s
         for row in small.itertuples()
     ]
     for row in published[published["decides"]].itertuples():
-        what = "Accuracy と Exact match の差" if pd.isna(row.base) else f"{row.base} → {row.adapted}"
+        what = GAP_JA if pd.isna(row.base) else f"{row.base} → {row.adapted}"
         what += f"({CAVEATS_JA[row.caveat]})" if row.caveat in CAVEATS_JA else ""
         rows.append((f"{row.claim}. {CLAIMS_JA[row.claim - 1]}", f"公開モデル:{what}", row.value, row.low, row.high, row.verdict))
     said = [(claim, f"{what}: {formatting.percent(*found, signed=True)}", f"**{VERDICTS_JA[word]}**") for claim, what, *found, word in rows]

@@ -1,12 +1,14 @@
-"""The figure of the small real models: every arm's Accuracy on taught and untaught questions, beside chance."""
+"""The figures of the small real models: every arm, and the untuned models on whole examinations, beside chance."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from jmedlora_utils.figures.style import NARROW, PALETTE, LineStyle, chance_line, legend_above, new_figure, points
+from jmedlora_utils.figures.style import NARROW, PALETTE, LineStyle, chance_line, legend_above, looks, new_figure, points
 
 GROUPS = {
     "taught": LineStyle(PALETTE["blue"], "o"),
@@ -34,6 +36,30 @@ def by_arm(table: pd.DataFrame) -> Figure:
     figure.get_layout_engine().set(h_pad=0.12)  # a title belongs to the panel below it
     axes[-1, 0].set_xlabel("Accuracy, scorer strict (%)")
     for name, look in GROUPS.items():
+        axes[0, 0].plot([], [], look.marker, color=look.colour, label=name)
+    legend_above(figure, axes[0, 0])
+    return figure
+
+
+def whole_examinations(table: pd.DataFrame, readings: Sequence[str]) -> Figure:
+    """One panel per examination and model, one row per number of worked examples, one marker per reading.
+
+    Args:
+        table: What `small_models.whole_examinations` returns; shares are drawn in percent.
+        readings: Those of its readings that are drawn.
+    """
+    panels = list(table.groupby(["exam", "base"], sort=False))
+    rows = max(1, len(panels))
+    figure, axes = new_figure(NARROW, 0.9 + 1.25 * rows, rows=rows, sharex=True)
+    styles, widest = looks(readings), 100 * table["high"].max() if panels else 100.0
+    for ax, ((exam, base), own) in zip(axes[:, 0], panels, strict=False):
+        chance_line(ax, own["chance"].mean(), axis="x")
+        shown = own.assign(shots=own["shots"].map("{}-shot".format))
+        points(ax, shown, styles, x="value", y="shots", hue="reading", dodge=0.5, markersize=5)
+        ax.set_title(f"{base}, {exam}", loc="left", fontsize=10)
+        ax.set(xlim=(0, widest + 3), xlabel="", ylabel="")
+    axes[-1, 0].set_xlabel("Right answers (%)")
+    for name, look in styles.items():
         axes[0, 0].plot([], [], look.marker, color=look.colour, label=name)
     legend_above(figure, axes[0, 0])
     return figure

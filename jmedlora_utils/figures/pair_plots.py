@@ -5,13 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from jmedlora_utils.figures.style import PALETTE, LineStyle, legend_above, looks, new_figure
+from jmedlora_utils.figures.style import HALO, NARROW, PALETTE, LineStyle, legend_above, looks, new_figure
 
-NARROW = 4.1
-"""Inches: narrow figures keep their letters large on a phone."""
 LONG = 34
 """Characters of two names that fit one line."""
 SIZE = "a larger model"
@@ -48,7 +45,7 @@ def forest(pairs: pd.DataFrame, steps: pd.DataFrame, margin: float) -> Figure:
         arrow = " →\n" if len(row.base + row.adapted) > LONG else " → "
         name = f"{row.exam}: {row.base}{arrow}{row.adapted}"
         text = ax.text(low - 1, place - 0.16, name, fontsize=9.5, va="bottom", linespacing=1.05, zorder=4)
-        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        text.set_path_effects(HALO)
     for kind in dict.fromkeys(rows["adaptation"]):
         ax.plot([], [], marker=KINDS[kind].marker, color=KINDS[kind].colour, linestyle="none", label=kind)
     ax.set(xlim=(low - 1.5, max(high, -low / 2) + 1), ylim=(len(rows) - 0.6, -0.9), xlabel="Difference in points (share right)", ylabel="")

@@ -8,9 +8,8 @@ from textwrap import wrap
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
-from jmedlora_utils.figures.style import NARROW, PALETTE, LineStyle, legend_above, new_figure
+from jmedlora_utils.figures.style import HALO, NARROW, PALETTE, LineStyle, legend_above, new_figure
 
 LETTERS = 58
 """Letters of one line of text across the figure."""
@@ -42,7 +41,7 @@ def forest(table: pd.DataFrame, titles: Mapping[int, str], margin: float) -> Fig
             said = wrap(f"{row.what}: {row.verdict}", LETTERS)
             where = {"xycoords": ("axes fraction", "data"), "xytext": (2, 6), "textcoords": "offset points", "fontsize": 8.5}
             text = ax.annotate("\n".join(said), (0, place), color=look.colour, linespacing=1.0, zorder=4, **where)
-            text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+            text.set_path_effects(HALO)
             text.set_in_layout(False)
         ax.set_title("\n".join(wrap(titles[claim], LETTERS)), loc="left", fontsize=10)
         ax.set(ylim=(max(1, len(own)) - 0.6, -0.9), xlabel="", ylabel="", yticks=[])

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from jmedlora_utils.analysis.registered import POINTS, Estimate
-from jmedlora_utils.figures.style import NARROW, PALETTE, new_figure
+from jmedlora_utils.figures.style import HALO, NARROW, PALETTE, new_figure
 
 
 def by_world(estimates: Sequence[Estimate], margin: float) -> Figure:
@@ -36,7 +35,7 @@ def by_world(estimates: Sequence[Estimate], margin: float) -> Figure:
         label = ax.annotate(
             found.name + word, (0, place), xycoords=("axes fraction", "data"), xytext=(2, 8), textcoords="offset points", fontsize=9.5
         )
-        label.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        label.set_path_effects(HALO)
     if not estimates:
         ax.annotate("not measured in this run", (0.5, 0.5), xycoords="axes fraction", ha="center")
     ax.set(ylim=(max(1, len(estimates)) - 0.5, -0.9), ylabel="", xlabel=unit.capitalize())

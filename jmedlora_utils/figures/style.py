@@ -1,6 +1,6 @@
 """The one look of every figure: seaborn's theme with this project's palette and fonts, and the pieces that figures share.
 
-Figures are 5.6 inches wide so that their text stays readable on a phone and in print. Colours come from the
+Figures are narrow so that their text stays readable on a phone and in print. Colours come from the
 Okabe-Ito set, and whatever a colour says a marker or a line style says too. Axis labels are English; Japanese appears
 in categories only, and a glyph that the fonts lack raises an error instead of leaving a box.
 """
@@ -17,6 +17,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 PALETTE = {
     "blue": "#0072B2",
@@ -37,6 +38,8 @@ OTHER_GREENS = ("#009E73", "#005C43", "#66C5AB")
 WIDTH, HEIGHT = 4.8, 3.5
 NARROW = 4.4
 """Inches: narrow figures keep their letters large on a phone."""
+HALO = [withStroke(linewidth=3, foreground="white")]
+"""The path effects of a label that lines may cross."""
 
 
 @dataclass(frozen=True)

@@ -50,4 +50,4 @@ def test_the_table_of_claims_shows_effects_beside_words_and_what_was_not_measure
     assert rows[0][claims.VERDICT] == "**supported**" and "knowledge +39." in rows[0]["the miniature [95 %]"]
     assert "fragile" in rows[1][claims.VERDICT], "one of the changes gives another word"
     assert rows[3][claims.VERDICT] == "**not measured**" and "en-large_sentences" in rows[3]["the miniature [95 %]"]
-    assert "33.1" in rows[0]["published"]
+    assert "33.1" in rows[0]["in the paper"]

@@ -1,11 +1,21 @@
 """Scores that other people published stand beside scores of the same family only, and our own take their place when they exist."""
 
+import json
+
 import pandas as pd
 import pytest
 
 from jmedlora_utils.analysis import reported_scores
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.records import Record, write_record
+
+
+@pytest.fixture(autouse=True)
+def results(monkeypatch, tmp_path):
+    """No committed study of this project, and no run."""
+    monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
+    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / "runs"))
+    return paths.RESULTS
 
 
 def test_every_reported_score_in_japanese_stands_in_one_family() -> None:
@@ -34,8 +44,7 @@ def own() -> pd.DataFrame:
     return shown[shown["family"] == "ours"].set_index("system")
 
 
-def test_a_model_that_a_preset_names_takes_the_place_of_not_run(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+def test_a_model_that_a_preset_names_takes_the_place_of_not_run(monkeypatch) -> None:
     planned = {("llama", 900, "igakuqa_2018_2021", 0), ("newer", 900, "igakuqa_2018_2021", 0)}
     monkeypatch.setattr(reported_scores, "evaluations", lambda preset: planned)
     asked_igakuqa("smoke", "llama", 999)
@@ -52,8 +61,25 @@ def test_a_model_that_a_preset_names_takes_the_place_of_not_run(monkeypatch, tmp
     assert row["source"] == "this project, preset paper, seed 1, NVIDIA A100, 2027-01-02"
 
 
-def test_a_record_of_an_older_schema_is_passed_over_with_a_word(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+def test_committed_scores_stand_there_unless_the_preset_ran_here(results, monkeypatch) -> None:
+    folder = results / "bases"
+    folder.mkdir(parents=True)
+    about = {"preset": "paper", "device": "CPU, 2 cores", "created": "2026-11-30T07:00:00+00:00"}
+    (folder / "evidence.json").write_text(json.dumps(about), encoding="utf-8")
+    lines = ["base,steps,shots,seed,exam,metric,value,n", "tiny,0,1,1,igakuqa,accuracy,0.215,1158"]
+    lines += ["tiny,0,1,1,igakuqa,strict_accuracy,0.1,1158", "tiny,0,1,1,jjsimqa,accuracy,0.3,459"]
+    (folder / "summary.csv").write_text("\n".join(lines), encoding="utf-8")
+    ours = own()
+    assert ours["percent"].to_dict() == pytest.approx({"tiny, step 0, 1-shot": 21.5})
+    row = ours.loc["tiny, step 0, 1-shot"]
+    assert row["metric"] == "Accuracy, journal" and row["subset"] == "igakuqa, 1,158 items asked"
+    assert row["source"] == "this project, preset paper, seed 1, CPU, 2 cores, 2026-11-30"
+    monkeypatch.setattr(reported_scores, "evaluations", lambda preset: {("llama", 900, "igakuqa_2018_2021", 0)})
+    asked_igakuqa("paper", "llama", 331)
+    assert own().index.tolist() == ["llama, step 900, 0-shot"]
+
+
+def test_a_record_of_an_older_schema_is_passed_over_with_a_word(tmp_path) -> None:
     asked_igakuqa("paper", "llama", 331)
     (file,) = tmp_path.rglob("30_evaluate__*.json")
     file.write_text(file.read_text(encoding="utf-8").replace('"schema_version": 1', '"schema_version": 0'), encoding="utf-8")

@@ -13,7 +13,7 @@ import pytest
 import synthetic_study
 
 from jmedlora_utils.__main__ import main
-from jmedlora_utils.analysis import evidence, gains, studies
+from jmedlora_utils.analysis import evidence, gains, scores, studies
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, Run, declared_parameters
@@ -164,6 +164,26 @@ def test_of_published_exams_ids_letters_and_outcomes_are_frozen_and_no_text(stud
     assert set(again.questions["gold"].str.len()) == {1, 2} and again.questions["text"].isna().all() and again.examples.empty
     before, after = in_order(changed), in_order(again)
     pd.testing.assert_frame_equal(before.drop(columns="gestalt"), after[before.columns].drop(columns="gestalt"), check_dtype=False)
+
+
+def test_the_likelihood_of_choices_is_frozen_with_its_study_and_seeds(study, tmp_path, monkeypatch):
+    def scored(seed):
+        return {"seed": seed, "run": "en-small_lora", "exam": "mini_trained", "steps": 40, "shots": 0, "per_token": 0.1 * seed, "n": 24}
+
+    folder = tmp_path / "mini"
+    for seed in (1, 2):
+        tables = {name: getattr(study, name)[lambda t, s=seed: t["seed"] == s] for name in ("outcomes", "examples", "questions", "forms")}
+        records = [record for record in study.records if record.seed == seed]
+        part = replace(study, **tables, records=records, likelihood=pd.DataFrame([scored(seed)]))
+        monkeypatch.setattr(evidence, "read_runs", lambda preset, seeds=(), part=part: part)
+        evidence.freeze("mini-seeds", folder, [seed], add=True)
+    again = evidence.read_evidence(folder)
+    pd.testing.assert_frame_equal(again.likelihood, pd.DataFrame([scored(1), scored(2)]))
+    row = scores.likelihood_rows(again).iloc[0]
+    assert row["per_token"] == pytest.approx(0.15) and row["n"] == 48
+    monkeypatch.setattr(evidence, "read_runs", lambda preset, seeds=(): study)
+    evidence.freeze("mini-seeds", folder)
+    assert scores.likelihood_rows(evidence.read_evidence(folder)).empty and not (folder / "likelihood.csv").exists()
 
 
 def test_smoke_is_no_evidence(tmp_path, capsys):

@@ -166,6 +166,8 @@ def test_what_the_slope_hides_is_said_in_both_languages() -> None:
     found = registered.findings(study)
     said = miniature.size_note(found)
     step = next(e for f in found for e in f.estimates if e.name == "large minus middle, in points")
+    low = next(e for f in found for e in f.estimates if e.name == "middle minus small, in points")
+    assert low.text() in said["en"] and low.text() in said["ja"]
     assert (
         step.text() in said["en"]
         and step.text() in said["ja"]
