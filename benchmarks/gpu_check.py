@@ -27,13 +27,14 @@ from jmedlora_utils.core.errors import JmedloraError
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from torch.utils.data import Subset
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, set_seed
 
 from jmedlora_utils.core.records import Meter, Record, write_record
 from jmedlora_utils.models import gpus, loading, memory, registry
 from jmedlora_utils.models.shape import Shape
 from jmedlora_utils.tuning import encoding, training
-from jmedlora_utils.tuning.trainer import OrderedRows, ResponseTrainer
+from jmedlora_utils.tuning.trainer import ResponseTrainer
 from tests.live_bytes import LiveBytes, resident_bytes, resident_tensors
 
 Result = TypeVar("Result")
@@ -204,7 +205,7 @@ def train(case: Case, option: memory.Tuning, model: Any, steps: int, folder: Pat
     trainer = UnsavedTrainer(
         model=model,
         args=training.training_arguments(settings, folder, cpu=not option.cuda),
-        train_dataset=OrderedRows(rows, list(range(case.batch)) * steps),
+        train_dataset=Subset(rows, list(range(case.batch)) * steps),
         keep_steps=(),
         checkpoint_every=0,
         collator=encoding.Collator(pad_id=0),

@@ -140,14 +140,16 @@ class Bench:
 
     def ours(self, rows: Sequence[Row]) -> Any:
         """Logits for supervised tokens; rows of similar length together and padded."""
-        from jmedlora_utils.tuning.trainer import OrderedRows, ResponseTrainer
+        from torch.utils.data import Subset
+
+        from jmedlora_utils.tuning.trainer import ResponseTrainer
 
         class Unsaved(ResponseTrainer):
             def _save_checkpoint(self, model: Any, trial: Any) -> None:
                 return
 
         steps = len(rows) // self.batch
-        data = OrderedRows(rows, encoding.data_order([len(r.ids) for r in rows], steps, self.batch, SEED))
+        data = Subset(rows, encoding.data_order([len(r.ids) for r in rows], steps, self.batch, SEED))
         return Unsaved(
             model=self.model(),
             args=self.arguments(steps),

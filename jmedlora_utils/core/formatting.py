@@ -64,11 +64,11 @@ def markdown(frame: pd.DataFrame, columns: dict[str, str] | None = None, foreign
         foreign: Columns that hold text from elsewhere, such as a model's answers; they are escaped.
     """
     frame = frame.assign(**{column: frame[column].map(escape) for column in foreign})
-    columns = columns or {str(c): str(c) for c in frame.columns}
+    columns = columns or {c: str(c) for c in frame.columns}
     right = [frame[c].dtype.kind in "iuf" or _holds_numbers(frame[c]) for c in columns]
     rows = [[_cell(value) for value in row] for row in frame[list(columns)].itertuples(index=False)]
-    rule = ["---:" if r else ":---" for r in right]
-    return "\n".join([_row(columns.values()), _row(rule, "|"), *map(_row, rows)])
+    rule = "|".join("---:" if r else ":---" for r in right)
+    return "\n".join([_row(columns.values()), f"|{rule}|", *map(_row, rows)])
 
 
 def numbered(
@@ -84,9 +84,9 @@ def numbered(
     return f"{table}\n{foot}\n" if foot else table
 
 
-def _row(cells: Iterable[str], between: str = " | ") -> str:
+def _row(cells: Iterable[str]) -> str:
     """One line of a pipe table; without padding, so that a changed cell changes one line."""
-    return between.join(cells).join(("|", "|") if between == "|" else ("| ", " |"))
+    return f"| {' | '.join(cells)} |"
 
 
 def _holds_numbers(column: pd.Series) -> bool:

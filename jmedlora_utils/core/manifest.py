@@ -48,7 +48,7 @@ def check_manifest(folder: Path) -> None:
 
 def _files(folder: Path) -> list[str]:
     found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return sorted(name for name in found if name not in NOT_LISTED and not name.startswith("."))
+    return sorted(name for name in found if name not in NOT_LISTED and not any(part.startswith(".") for part in name.split("/")))
 
 
 if __name__ == "__main__":

@@ -18,22 +18,26 @@ HTML = ROOT / "_build" / "html"
 PACKAGE_DATA = PACKAGE / "resources"
 
 
+def _folder(variable: str, default: Path) -> Path:
+    return Path(os.environ.get(variable) or default).expanduser().resolve()
+
+
 def runs_root() -> Path:
     """Folder under which every preset writes; `JMEDLORA_RUNS` overrides it."""
-    return Path(os.environ.get("JMEDLORA_RUNS") or ROOT / "runs").resolve()
+    return _folder("JMEDLORA_RUNS", ROOT / "runs")
 
 
 def exam_data_dir() -> Path:
-    """Folder that holds `IgakuQA/` and `JJSIMQA/`.
+    """Folder that holds the folders of the sources, `IgakuQA/`, `JJSIMQA/` and others; see `fetch.SOURCES`.
 
     `JMEDLORA_DATA` names a local copy; without it, the download cache of the project is used.
     """
-    return Path(os.environ.get("JMEDLORA_DATA") or ROOT / ".jmedlora_cache").resolve()
+    return _folder("JMEDLORA_DATA", ROOT / ".jmedlora_cache")
 
 
 def weights_dir() -> Path:
     """Folder of models that came through the package index; `JMEDLORA_WEIGHTS` overrides it."""
-    return Path(os.environ.get("JMEDLORA_WEIGHTS") or ROOT / ".jmedlora_cache" / "models").expanduser().resolve()
+    return _folder("JMEDLORA_WEIGHTS", ROOT / ".jmedlora_cache" / "models")
 
 
 def fix_folders() -> None:

@@ -181,8 +181,9 @@ def compare_parameters(notebook: str, declared: Mapping[str, Any], given: Mappin
             raise JmedloraError(f"{where}: {notebook} has no parameter {key!r}{near(key, declared)}{expert}")
         default = declared[key]
         kinds = {type(item) for item in default} or {str} if isinstance(default, list) else set()
+        taken = kinds | ({int} if float in kinds else set())
         fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
-        if not fits or (len(kinds) == 1 and any(type(item) not in kinds for item in value)):
+        if not fits or (len(kinds) == 1 and any(type(item) not in taken for item in value)):
             kind = f"list of {kinds.pop().__name__}" if len(kinds) == 1 else type(default).__name__
             raise JmedloraError(f"{where}: parameter {key!r} of {notebook} takes {kind} (default {default!r}), got {value!r}")
 

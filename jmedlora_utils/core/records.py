@@ -114,8 +114,9 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> Path:
                 os.fsync(file.fileno())
             os.chmod(temporary, mode)
             os.replace(temporary, path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True) if temporary else None
+        except BaseException:
+            if temporary:
+                Path(temporary).unlink(missing_ok=True)
             raise
     return path
 
@@ -231,7 +232,10 @@ def git_state() -> tuple[str, bool]:
         return os.environ["JMEDLORA_GIT_COMMIT"], os.environ.get("JMEDLORA_GIT_DIRTY") == "1"
 
     def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(paths.ROOT), *args], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", "-C", str(paths.ROOT), *args], capture_output=True, text=True, check=False)
+        except FileNotFoundError:  # git is not installed
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))

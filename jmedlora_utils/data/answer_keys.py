@@ -1,6 +1,7 @@
 """Keys of examinations whose source is no ministry: gold as printed, points by block and number, and corrections from a file."""
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -57,8 +58,8 @@ def _corrected(question: Question, answer: str, where: str) -> Question:
 
 def csv_rows(path: Path, columns: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
     """`(file:line, row)` of a CSV with a header, with or without a byte-order mark."""
-    rows = csv.DictReader(read_text(path).splitlines())
-    found = [(f"{path}:{line}", row) for line, row in enumerate(rows, start=2)]
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    found = [(f"{path}:{rows.line_num}", row) for row in rows]
     if not found:
         raise JmedloraError(f"{path}: no row in the file; fetch or write it again")
     for where, row in found:

@@ -122,7 +122,7 @@ def split_exam(questions: Sequence[Question], seed: int, per_side: int, max_char
     rng = random.Random(f"{seed}/taught years")
     years = rng.sample(found := sorted({q.year for q in questions if q.year is not None}), k=len(found))
     sides = years[: len(years) // 2], years[len(years) // 2 :]
-    short = [q for q in questions if _is_plain(q) and _size(q) <= max_chars]
+    short = _short(questions, max_chars)
     taught = _draw(short, sides[0], per_side, rng, "taught", [])
     untaught = _draw(short, sides[1], per_side, rng, "untaught", taught)
     return Split(tuple(taught), tuple(untaught), tuple(sorted(sides[0])), tuple(sorted(sides[1])))
@@ -143,13 +143,10 @@ def _draw(
     return kept
 
 
-def _is_plain(question: Question) -> bool:
-    """One answer to choose, one right, and no choice printed twice."""
-    return question.n_select == len(question.gold) == 1 and question.rule == "all" and len(set(question.choices)) == len(question.choices)
-
-
-def _size(question: Question) -> int:
-    return len(question.text) + sum(map(len, question.choices))
+def _short(questions: Sequence[Question], max_chars: int) -> list[Question]:
+    """Those with one answer to choose, one right, no choice printed twice, and `max_chars` at most, stem and choices together."""
+    plain = [q for q in questions if q.n_select == len(q.gold) == 1 and q.rule == "all" and len(set(q.choices)) == len(q.choices)]
+    return [q for q in plain if len(q.text) + sum(map(len, q.choices)) <= max_chars]
 
 
 def _grams(question: Question, n: int = 3) -> frozenset[str]:
@@ -164,8 +161,8 @@ def _similar(first: frozenset[str], second: frozenset[str]) -> bool:
 def short_questions(questions: Sequence[Question], n: int, max_chars: int, unlike: Sequence[Question]) -> list[Question]:
     """The first `n` questions of at most `max_chars` with one answer that nearly repeat none of `unlike`."""
     grams = [_grams(q) for q in unlike]
-    fit = [q for q in questions if _is_plain(q) and _size(q) <= max_chars]
-    kept = [q for q in fit if not any(_similar(_grams(q), other) for other in grams)][:n]
+    own = [(q, _grams(q)) for q in _short(questions, max_chars)]
+    kept = [q for q, mine in own if not any(_similar(mine, other) for other in grams)][:n]
     if len(kept) < n:
         raise JmedloraError(f"parameter transfer: {n} questions wanted, {len(kept)} are short enough; lower it or raise transfer_chars")
     return kept
@@ -173,7 +170,7 @@ def short_questions(questions: Sequence[Question], n: int, max_chars: int, unlik
 
 def sample_exam(questions: Sequence[Question], n: int, max_chars: int, seed: int) -> list[Question]:
     """Questions of at most `max_chars` with one answer, half of them with a prohibited choice; drawn by the seed, in their order."""
-    fit = [q for q in questions if _is_plain(q) and _size(q) <= max_chars]
+    fit = _short(questions, max_chars)
     rng, harmful = random.Random(f"{seed}/exam sample"), [q for q in fit if q.prohibited]
     if len(harmful) < n // 2 or len(fit) < n:
         raise JmedloraError(

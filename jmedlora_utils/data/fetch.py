@@ -180,7 +180,6 @@ def _verify(folder: Path, names: Iterable[str]) -> None:
 
 def _download(folder: Path, names: Sequence[str]) -> None:
     import pooch
-    import requests
 
     pooch.get_logger().setLevel("ERROR")
     getter = pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)
@@ -188,7 +187,7 @@ def _download(folder: Path, names: Sequence[str]) -> None:
         try:
             target = folder / name
             pooch.retrieve(url_of(name), known_hash=sums()[name], path=target.parent, fname=target.name, downloader=getter)
-        except (requests.RequestException, OSError) as error:
+        except OSError as error:  # every error of requests is one
             raise JmedloraError(_by_hand(folder, names[i:], f"could not be downloaded ({type(error).__name__})")) from error
         except ValueError as error:
             raise JmedloraError(f"{url_of(name)}: what came is not the published file, nothing was kept ({error})") from error

@@ -220,15 +220,12 @@ def _texts(article: Article, limit: int) -> list[Text]:
     return [Text(article.id, i, part) for i, part in enumerate(split_text(whole, limit), start=1)]
 
 
-def _prompt(text: Text, settings: GenerationSettings) -> str:
-    return build_prompt(text.text, settings.language, settings.pairs_per_article, settings.wordings)
-
-
 def _request(text: Text, settings: GenerationSettings) -> Row:
     """The request whose SHA-256 names the kept answer."""
+    prompt = build_prompt(text.text, settings.language, settings.pairs_per_article, settings.wordings)
     return {
         "model": settings.generator,
-        "messages": [{"role": "user", "content": _prompt(text, settings)}],
+        "messages": [{"role": "user", "content": prompt}],
         "temperature": settings.temperature,
         "max_tokens": settings.max_tokens,
         "seed": settings.seed,

@@ -17,7 +17,6 @@ from jmedlora_utils.data import invented_names, prompts
 from jmedlora_utils.data.invented_names import CLINICAL, CONTEXT, GENERAL, Entity, Relation
 from jmedlora_utils.data.questions import LETTERS, Question, write_exam
 
-EXAMS = ("mini_trained", "mini_heldout", "mini_general")
 SOURCES = ("toyworld", "articles")
 N_CHOICES = 5
 TEMPLATE = "plain_ja"

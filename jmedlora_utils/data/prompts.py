@@ -1,13 +1,13 @@
 """Prompts: templates, one worked example before the question, and token ids that training and inference share."""
 
 import random
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.formatting import nfkc
 from jmedlora_utils.core.records import sha256_text
 from jmedlora_utils.data.questions import LETTERS, Question
 
@@ -66,10 +66,7 @@ def answer_text(question: Question) -> str:
     """The gold answer as a model should write it: choice texts in printed order joined by `、`, or the number."""
     if question.rule == "number":
         return question.number or ""
-    gold = sorted(question.gold)
-    if question.rule == "any":
-        gold = gold[:1]
-    return SEPARATOR.join(question.choices[LETTERS.index(letter)] for letter in gold)
+    return SEPARATOR.join(map(question.choice, question.right_letters()))
 
 
 def build_instruction_prompt(instruction: str, input_text: str, template: str, tokenizer: Any = None) -> str:
@@ -210,4 +207,4 @@ def _fill(form: str, instruction: str, input_text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return "".join(unicodedata.normalize("NFKC", text).split())
+    return "".join(nfkc(text).split())

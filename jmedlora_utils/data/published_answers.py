@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ from jmedlora_utils.data.questions import LETTERS, Question, need
 NOT_STATED = "not stated"
 MODELS_FILE = paths.PACKAGE_DATA / "published_models.yaml"
 PASSED_OVER = (".png", ".md")
+Number = Annotated[float, Field(strict=False)]  # PyYAML reads 32.8e9 as text
 
 
 class ModelFacts(Checked):
@@ -29,8 +30,8 @@ class ModelFacts(Checked):
     base: str = ""  #: Name of the published model it is compared with, empty for none
     adaptation: Literal["none", "LoRA", "continued pretraining", "fine-tuning", "reinforcement"] = "none"
     domain: Literal["none", "medicine", "Japanese"] = "none"  #: What the adaptation was about
-    parameters: float | None = None
-    active: float | None = None  #: Parameters active per token; None for a dense model
+    parameters: Number | None = None
+    active: Number | None = None  #: Parameters active per token; None for a dense model
     centricity: str = NOT_STATED
     default_effort: str = ""  #: Effort where a run states none
     quantisation: str = NOT_STATED
@@ -47,7 +48,7 @@ class Total(Checked):
     exam: int
     family: str
     model: str
-    parameters: float
+    parameters: Number
     points: int
     source: str
 
@@ -93,14 +94,10 @@ class PublishedRun:
 def known_models() -> tuple[dict[str, ModelFacts], tuple[Total, ...]]:
     """Facts by the model's name in its file of results, and the totals without answers."""
     raw, where = read_yaml(MODELS_FILE), MODELS_FILE.name
-    models = {name: ModelFacts.read(_numbers(row), f"{where}, {name}") for name, row in raw["models"].items()}
+    models = {name: ModelFacts.read(row, f"{where}, {name}") for name, row in raw["models"].items()}
     if lost := sorted({facts.base for facts in models.values()} - {"", *models}):
         raise JmedloraError(f"{where}: base {lost[0]!r} is no model of the file; correct it")
-    return models, tuple(Total.read(_numbers(row), f"{where}, totals") for row in raw["totals"])
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: float(value) if name in ("parameters", "active") else value for name, value in row.items()}
+    return models, tuple(Total.read(row, f"{where}, totals") for row in raw["totals"])
 
 
 def facts_of(model: str) -> ModelFacts:

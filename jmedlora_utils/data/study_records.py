@@ -37,9 +37,9 @@ def only(rows: Sequence[Row], facts: Iterable[Fact]) -> list[Row]:
 
 def with_and_without_example(rows: Sequence[Row], pool: Sequence[Question], seed: int) -> list[Row]:
     """Every second record of a random order behind a worked example, the others as they are."""
-    shown = random.Random(f"{seed}/shown").sample(range(len(rows)), k=len(rows) // 2)
+    shown = set(random.Random(f"{seed}/shown").sample(range(len(rows)), k=len(rows) // 2))
     behind = controlled.with_worked_example(rows, pool, seed)
-    return [behind[i] if i in set(shown) else row for i, row in enumerate(rows)]
+    return [behind[i] if i in shown else row for i, row in enumerate(rows)]
 
 
 def in_sentences(world: World, rows: Sequence[Row]) -> list[Row]:

@@ -114,7 +114,7 @@ def journal_score(question: Question, response: str, variant: str = "longest") -
     gestalt = max(by_set[s] for s in right)
     exact = float(any(response in _writings(question.choices, s, SEPARATORS) for s in right))
     picked = _unique_best(by_set, question.choices)
-    accurate = float(bool(picked) and any(reading.same_texts(question.choices, picked, s) for s in right))
+    accurate = float(is_right(question, picked))
     return Score(exact, 1.0 if exact else gestalt, accurate, bool(picked), picked)
 
 
@@ -177,9 +177,8 @@ def strict_score(question: Question, response: str, variant: str = "ratio") -> S
         return Score(same, gestalt, same, True, picked)
     by_set = _nearest(question, choices, plain, variant)
     near = _unique_best(by_set, choices)
-    if not near or by_set[near] < NEAR:
-        near = frozenset()
-    same = float(bool(near) and any(reading.same_texts(choices, near, s) for s in right))
+    near = near if near and by_set[near] >= NEAR else frozenset()
+    same = float(any(reading.same_texts(choices, near, s) for s in right))
     return Score(0.0, max(by_set[s] for s in right), same, bool(near), near)
 
 
@@ -210,10 +209,8 @@ def _nearest(question: Question, choices: Sequence[str], response: str, variant:
     sets = [frozenset(c) for size in sorted(sizes) for c in combinations(question.letters, size)]
     writings = {letters: _writings(choices, letters, separators) for letters in sets}
     equal = {letters for letters in sets if response in writings[letters]}
-    if equal:
-        right = _right_sets(question)
-        return {s: max(_distance(response, w, variant) for w in writings[s]) if s in equal or s in right else 0.0 for s in sets}
-    return {letters: max(_distance(response, w, variant) for w in writings[letters]) for letters in sets}
+    compared = equal.union(_right_sets(question)) if equal else sets
+    return {s: max(_distance(response, w, variant) for w in writings[s]) if s in compared else 0.0 for s in sets}
 
 
 def _separators_in(response: str) -> tuple[str, ...]:
@@ -272,13 +269,10 @@ def is_right(question: Question, picked: Iterable[str]) -> bool:
 
 def random_accuracy(question: Question) -> float:
     """Chance of a uniformly random set of as many choices as the stem asks for; no chance for a free number."""
-    if question.rule == "always":
-        return 1.0
     if question.rule == "number":
         return 0.0
-    subsets = [frozenset(c) for c in combinations(question.letters, question.n_select)]
-    right = _right_sets(question)
-    return sum(any(reading.same_texts(question.choices, s, g) for g in right) for s in subsets) / len(subsets)
+    subsets = list(combinations(question.letters, question.n_select))
+    return sum(is_right(question, s) for s in subsets) / len(subsets)
 
 
 def baselines(questions: Sequence[Question], scorers: Sequence[str] = SCORERS) -> pd.DataFrame:

@@ -87,10 +87,8 @@ def read_number(question: Question, response: str) -> Decimal | None:
     """The one number a response states, None where it states none or several."""
     text = re.sub(r"(?<=\d),(?=\d{3})", "", nfkc(response))
     mask = answer_mask(question.text)
-    if mask and text.strip().isdigit() and not {"."}.isdisjoint(mask):
-        filled = fill_mask(mask, text.strip())
-        if filled is not None:
-            return Decimal(filled)
+    if "." in mask and text.strip().isdigit() and (filled := fill_mask(mask, text.strip())):
+        return Decimal(filled)
     found = {Decimal(n) for n in _NUMBER.findall(text)}
     return found.pop() if len(found) == 1 else None
 

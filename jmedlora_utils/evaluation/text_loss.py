@@ -10,10 +10,11 @@ import pandas as pd
 
 from jmedlora_utils.core import identity, locks, paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.records import Meter, Record, iter_jsonl, read_record, sha256_file, write_record
+from jmedlora_utils.core.records import Meter, Record, read_record, sha256_file, write_record
 from jmedlora_utils.data import prompts
 from jmedlora_utils.evaluation.evaluator import Examinee
 from jmedlora_utils.evaluation.settings import EvalSettings
+from jmedlora_utils.tuning import encoding
 
 
 def measure(settings: EvalSettings, run_name: str, workspace: paths.Workspace, names: Sequence[str]) -> list[Record]:
@@ -44,7 +45,7 @@ def _record(examinee: Examinee, step: int, run_name: str, workspace: paths.Works
     earlier = read_record(path) if path.is_file() else None
     if earlier and (earlier.config, earlier.data, earlier.model.get("weights")) == (config, data, weights):
         return earlier
-    texts = {key: [str(row["text"]) for _, row in iter_jsonl(path)] for key, path in files.items()}
+    texts = {key: encoding.read_articles(path) for key, path in files.items()}
     probe = prompts.encode_prompt(examinee.tokenizer, next(iter(texts.values()))[0])
     examinee.backend.load(step, probe)
     with meter.stage("read"):

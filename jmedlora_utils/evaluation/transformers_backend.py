@@ -35,8 +35,9 @@ class TransformersBackend:
         self._adapted: Any = None
 
     def close(self) -> None:
-        """Lets go of the models."""
+        """Lets go of the models; `load` then starts afresh."""
         self.model = self._base = self._adapted = None
+        self.step = -1
 
     def load(self, step: int, probe: Sequence[int]) -> None:
         """Makes `model` the one at a step; 0 is the base. Steps come in rising order.
@@ -73,11 +74,7 @@ class TransformersBackend:
     def writer(self, rows: Sequence[Sequence[int]]) -> Writer:
         """Greedy generation by the loaded model; what all `rows` start with is read once."""
         prefix = generation.read_prefix(self.model, rows)
-
-        def write(batch: Sequence[Sequence[int]], max_new_tokens: int, names: Sequence[str] = ()) -> list[generation.Answer]:
-            return generation.generate(self.model, self.tokenizer, batch, max_new_tokens, prefix, names)
-
-        return write
+        return lambda batch, budget, names=(): generation.generate(self.model, self.tokenizer, batch, budget, prefix, names)
 
     def _with_adapter(self, step: int) -> Any:
         if self._adapted is None:

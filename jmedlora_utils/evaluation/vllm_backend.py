@@ -41,8 +41,8 @@ class VllmBackend:
         self._step = 0
 
     def close(self) -> None:
-        """Lets go of the engine."""
-        self._engine = None
+        """Lets go of the engine; `load` then starts afresh."""
+        self._engine, self._step = None, 0
 
     def load(self, step: int, probe: Sequence[int]) -> None:
         """Makes answers come from a step, 0 being the base, after proving on the prompt `probe` that the adapter changes something."""
@@ -54,17 +54,16 @@ class VllmBackend:
 
     def writer(self, rows: Sequence[Sequence[int]]) -> Writer:
         """Greedy generation at the loaded step; vLLM keeps shared prefixes by itself."""
-        lines = generation.line_tokens(self.tokenizer)
+        lines, step = generation.line_tokens(self.tokenizer), self._step
         stops = generation.stop_ids(_end_tokens(self.base), self.tokenizer)
-        request = self._request(self._step)
 
         def write(batch: Sequence[Sequence[int]], max_new_tokens: int, names: Sequence[str] = ()) -> list[generation.Answer]:
             common = {"temperature": 0.0, "max_tokens": max_new_tokens, "stop_token_ids": sorted(stops)}
-            done = self._ask(batch, request, **common, stop=["\n"], include_stop_str_in_output=True)
+            done = [out.outputs[0] for out in self._ask(batch, step, **common, stop=["\n"], include_stop_str_in_output=True)]
             # A line break that opens an answer is skipped, not an end: those few are asked again without it as a stop.
             blank = [i for i, out in enumerate(done) if out.stop_reason == "\n" and not out.text.strip()]
-            for i, out in zip(blank, self._ask([batch[i] for i in blank], request, **common) if blank else [], strict=True):
-                done[i] = out
+            for i, out in zip(blank, self._ask([batch[i] for i in blank], step, **common) if blank else [], strict=True):
+                done[i] = out.outputs[0]
             return [_answer(self.tokenizer, out, stops, lines) for out in done]
 
         return write
@@ -100,19 +99,14 @@ class VllmBackend:
             **options,
         )
 
-    def _ask(self, batch: Sequence[Sequence[int]], request: Any, **sampling: Any) -> list[Any]:
+    def _ask(self, batch: Sequence[Sequence[int]], step: int, **sampling: Any) -> list[Any]:
+        """What vLLM returns for each prompt at a step."""
         from vllm import SamplingParams
-
-        prompts = [{"prompt_token_ids": list(ids)} for ids in batch]
-        outputs = self._engine.generate(prompts, SamplingParams(**sampling), use_tqdm=False, lora_request=request)
-        return [output.outputs[0] for output in outputs]
-
-    def _request(self, step: int) -> Any:
-        if not step:
-            return None
         from vllm.lora.request import LoRARequest
 
-        return LoRARequest(f"step{step}", step, self._adapters[step])
+        request = LoRARequest(f"step{step}", step, self._adapters[step]) if step else None
+        prompts = [{"prompt_token_ids": list(ids)} for ids in batch]
+        return self._engine.generate(prompts, SamplingParams(**sampling), use_tqdm=False, lora_request=request)
 
     def _check_differs(self, step: int, probe: Sequence[int]) -> None:
         """Compares log-probabilities of the probe's tokens with and without adapter; two equal calls to the base give the noise."""
@@ -126,11 +120,7 @@ class VllmBackend:
             )
 
     def _prompt_logprobs(self, probe: Sequence[int], step: int) -> list[float]:
-        from vllm import SamplingParams
-
-        sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1)
-        prompts = [{"prompt_token_ids": list(probe)}]
-        [output] = self._engine.generate(prompts, sampling, use_tqdm=False, lora_request=self._request(step))
+        [output] = self._ask([probe], step, temperature=0.0, max_tokens=1, prompt_logprobs=1)
         # Nothing predicts the first token; of the others vLLM always gives the prompt's own beside the likeliest.
         return [said[token].logprob for token, said in zip(probe[1:], output.prompt_logprobs[1:], strict=True)]
 

@@ -47,9 +47,10 @@ def seed_seconds(preset: presets.Preset, measured: Measured) -> dict[str, float]
             return None
         seconds = measured.overhead_seconds + _asking(asked, rates, measured)
         if run.tune is not None:
-            if tuned.get("records", "train") not in rates.record_tokens:
+            records = tuned.get("records", "train")
+            if records not in rates.record_tokens:
                 return None
-            tokens = tuned["max_steps"] * tuned["batch_size"] * tuned["gradient_accumulation"] * rates.record_tokens[tuned["records"]]
+            tokens = tuned["max_steps"] * tuned["batch_size"] * tuned["gradient_accumulation"] * rates.record_tokens[records]
             slower = rates.qlora_slower if tuned["method"] == "qlora" else 1.0
             seconds += measured.overhead_seconds + slower * tokens / rates.tune_tokens
         found[run.name] = seconds

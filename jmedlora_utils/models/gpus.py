@@ -1,6 +1,5 @@
 """Kinds of cards: what the data sheets say, and the speeds that `benchmarks/gpu_check.py` measured. No torch."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -82,9 +81,7 @@ def read_speeds(folder: Path = MEASURED) -> Speeds:
     return speeds
 
 
-def gpu_checks(folder: Path = MEASURED) -> Iterator[Record]:
+def gpu_checks(folder: Path = MEASURED) -> list[Record]:
     """The records of `gpu_check.py` in a folder, tests of the script itself left out."""
-    for path in sorted(folder.glob("*.json")):
-        record = read_record(path)
-        if record.kind == "benchmark" and record.preset != "smoke":
-            yield record
+    records = map(read_record, sorted(folder.glob("*.json")))
+    return [record for record in records if record.kind == "benchmark" and record.preset != "smoke"]

@@ -115,7 +115,7 @@ def load_base(
     except (*BROKEN, SafetensorError) as error:
         raise _load_error("model", entry.name, error) from error
     # Under FSDP only the main process has read the weights at this point.
-    whole = os.environ.get("ACCELERATE_USE_FSDP") != "true"
+    whole = os.environ.get("ACCELERATE_USE_FSDP", "").lower() not in ("1", "true")
     if whole and not all(torch.isfinite(torch.stack(torch.aminmax(p))).all() for p in model.parameters() if _holds_numbers(p)):
         raise JmedloraError(f"model {entry.name!r}: its weights hold values that are no finite numbers; copy the folder again")
     if quantisation == "nf4":

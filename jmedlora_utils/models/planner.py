@@ -172,7 +172,7 @@ def _plan_tuning(run: presets.Run, base: ModelEntry, shape: Shape, card: int, sp
     # Of one process: several read as many tokens side by side.
     tokens = parameters["max_steps"] * rows * min(TOKENS_PER_RECORD, parameters["max_length"])
     seconds, basis = tuning_seconds(base.name, wanted, tokens, card, speeds)
-    kept = len({*parameters["save_steps"], parameters["max_steps"]})
+    kept = len({*parameters["save_steps"], parameters["max_steps"]} - {0})
     return PlannedRun(
         run=run.name,
         step="tune",
@@ -196,7 +196,8 @@ def _plan_evaluation(run: presets.Run, base: ModelEntry, shape: Shape, card: int
     notes, fetched, adapter = _notes(base), 0, 0
     if run.tune is not None and parameters["adapter"] == run.name:
         tune = run.all_tuning()
-        adapter = adapter_parameters(shape, tune["rank"], tuple(tune["target_modules"]) or base.lora_targets)
+        targets = tuple(tune["target_modules"]) or base.lora_targets
+        adapter = adapter_parameters(shape, tune["rank"], targets, tune.get("train_embeddings", False))
     elif parameters["adapter"]:
         entry = registry.resolve(parameters["adapter"])
         notes, fetched = notes + _notes(entry), entry.download_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import fields, replace
@@ -16,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_json, read_yaml
-from jmedlora_utils.core.settings import explain
+from jmedlora_utils.core.settings import explain, near
 from jmedlora_utils.models.shape import ARCHITECTURES, STRICT, Shape
 
 MODELS_FILE = paths.PACKAGE_DATA / "models.yaml"
@@ -189,10 +188,8 @@ def resolve(name_or_path: str) -> ModelEntry:
         raise JmedloraError(f"model {name!r}: revision {revision!r} is no full commit hash (40 hex digits); a branch or tag can move")
     entry = entries().get(name) or next((e for e in entries().values() if e.hub_id == name), None)
     if entry is None:
-        if not HUB_ID.fullmatch(name) or name.startswith("."):
-            near = difflib.get_close_matches(name, entries(), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(entries())}"
-            raise JmedloraError(f"no model {name!r}, and no such folder; {hint} A hub id has the form owner/name.")
+        if not HUB_ID.fullmatch(name):
+            raise JmedloraError(f"no model {name!r}, and no such folder{near(name, entries())}. A hub id has the form owner/name")
         entry = ModelEntry(name=name, hub_id=name)
     return replace(entry, revision=revision) if revision else entry
 

@@ -51,10 +51,10 @@ def read_instructions(path: Path) -> list[dict[str, Any]]:
 
 
 def read_articles(path: Path) -> list[str]:
-    """Reads articles for continued pretraining: JSON lines with `text`."""
+    """Reads running text, such as articles for continued pretraining: JSON lines with `text`."""
     texts = [_text(row, "text", f"{path}:{number}") for number, row in iter_jsonl(path)]
     if not texts:
-        raise JmedloraError(f"{path}: holds no article; run notebook 10 first")
+        raise JmedloraError(f"{path}: holds no article; run notebook 10 first, or 12 for data/texts")
     return texts
 
 

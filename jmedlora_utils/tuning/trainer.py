@@ -8,30 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import quiet
 from jmedlora_utils.core.records import writing
-from jmedlora_utils.tuning.encoding import Row
 from jmedlora_utils.tuning.run_folder import kept_checkpoints
 
 STAGING = ".partial"
-
-
-class OrderedRows(Dataset):
-    """Rows in the order of a whole run, as one long epoch: the order depends on nothing but the seed."""
-
-    def __init__(self, rows: Sequence[Row], order: Sequence[int]) -> None:
-        self.rows, self.order = rows, order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: int) -> Row:
-        return self.rows[self.order[index]]
 
 
 class ResponseTrainer(Trainer):

@@ -167,7 +167,9 @@ class Outcome:
 
 def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encoding.Row], folder: Path) -> Outcome:
     """Trains a model that is ready, with checkpoints in `folder`; goes on from the latest complete one."""
-    from jmedlora_utils.tuning.trainer import OrderedRows, ResponseTrainer
+    from torch.utils.data import Subset
+
+    from jmedlora_utils.tuning.trainer import ResponseTrainer
 
     arguments = training_arguments(settings, folder, cpu=not processes.on_card(model))
     step_rows = settings.batch_size * settings.gradient_accumulation * arguments.world_size
@@ -176,7 +178,7 @@ def fit(settings: TuneSettings, model: Any, tokenizer: Any, rows: Sequence[encod
     trainer = ResponseTrainer(
         model=model,
         args=arguments,
-        train_dataset=OrderedRows(rows, order),
+        train_dataset=Subset(rows, order),  # a whole run as one long epoch: the order depends on nothing but the seed
         processing_class=tokenizer,
         keep_steps=settings.kept_steps(),
         checkpoint_every=settings.checkpoint_every,

@@ -184,7 +184,7 @@ def test_without_evidence_the_pages_say_so(monkeypatch, tmp_path: Path) -> None:
     assert "含まれていません" in fragments.verdicts_ja()
 
 
-def test_the_planner_says_what_fits_and_whether_that_was_measured(monkeypatch) -> None:
+def test_the_planner_says_what_fits_and_whether_that_was_measured(monkeypatch, tmp_path: Path) -> None:
     shown = planner_tables.tables()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines() if line.startswith("| llama")]
     assert len(rows) == 2 * len(planner_tables.MODELS) * len(planner_tables.METHODS)
@@ -197,7 +197,8 @@ def test_the_planner_says_what_fits_and_whether_that_was_measured(monkeypatch) -
     )
     case = {"peak_bytes_planned": 104, "peak_bytes": 100}
     record = Record("benchmark", "gpu_check", "", 0, metrics={"cases": [case]}, device="One card")
-    monkeypatch.setattr(gpus, "gpu_checks", lambda: [record])
+    write_record(tmp_path, record)
+    monkeypatch.setattr(gpus, "gpu_checks", lambda check=gpus.gpu_checks: check(tmp_path))
     assert "Measured on One card: planned peaks are within 4.0 %" in planner_tables.measured()
     monkeypatch.setattr(gpus, "gpu_checks", lambda: [])
     assert "not measured on a GPU" in planner_tables.measured()

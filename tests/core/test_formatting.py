@@ -65,6 +65,10 @@ def test_a_table_aligns_numbers_right_and_leaves_missing_cells_empty() -> None:
     assert numbered.startswith(":::{table} What is seen.\n:name: tab-a\n\n|") and numbered.endswith(":::\n\nFoot.\n")
 
 
+def test_columns_may_be_numbers() -> None:
+    assert formatting.markdown(pd.DataFrame({"run": ["a"], 0: ["1.0"]})).splitlines()[0] == "| run | 0 |"
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_marks_of_an_answer_are_shown_and_do_nothing(text: str) -> None:
     paragraph = rendered(f"before\n\n{formatting.escape(text)}\n\nafter")

@@ -58,6 +58,7 @@ def test_a_preset_states_only_what_differs_from_the_one_it_extends(folder: Path)
     preset = presets.load_preset("mini")
     assert (preset.seeds, preset.show, [run.name for run in preset.runs]) == ((1, 2), "a", ["a", "b"])
     assert preset.runs[0].tune == {"rank": 16, "rate": 1}
+    presets.compare_parameters("notebook 41", {"shares": [0.1, 0.5]}, {"shares": [0.1, 1]}, "here")
 
 
 @pytest.mark.parametrize(

@@ -125,3 +125,9 @@ def test_a_run_hands_one_commit_to_its_notebooks(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("JMEDLORA_GIT_DIRTY", "1")
     assert records.git_state() == ("abc", True)
     assert make().git_commit == "abc"
+
+
+def test_without_git_no_commit_is_recorded_and_nothing_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JMEDLORA_GIT_COMMIT", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert records.git_state() == ("", False)

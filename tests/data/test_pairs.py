@@ -139,6 +139,7 @@ def test_other_quotes_delimit_but_do_not_change_the_text(value, quotes):
             [Pair("q", "a"), Pair("r", "b")],
             ["truncated"],
         ),
+        (r'{"instruction": "q\ud83d", "output": "a"} {"instruction": "r", "output": "b"}', [Pair("r", "b")], ["not text"]),
         ("", [], ["empty answer"]),
         (" \n\u3000", [], ["empty answer"]),
     ],

@@ -44,6 +44,15 @@ def asked(tuned):
     return evaluator.evaluate(ASK, "run", tuned)
 
 
+def test_a_closed_backend_starts_afresh(tuned) -> None:
+    examinee = evaluator.Examinee.find(ASK, tuned)
+    probe = examinee.prepare(ASK.exams[0], 0, tuned).asked[0].ids
+    examinee.backend.load(max(ASK.steps), probe)
+    examinee.backend.close()
+    examinee.backend.load(0, probe)
+    assert examinee.backend.model is not None
+
+
 def answers(workspace: Any, stem: str) -> list[dict[str, Any]]:
     return read_jsonl(workspace.answers / f"{stem}.jsonl")
 

@@ -33,5 +33,10 @@ def test_each_base_is_read_once_and_the_loss_is_that_of_every_token(tmp_path: Pa
     monkeypatch.setattr(text_loss, "loss_per_byte", None)
     assert text_loss.measure(settings, "base", workspace, ["japanese"])[0].metrics == record.metrics
     assert list(text_loss.frame([record])["texts"]) == ["japanese"]
+    for lines, said in (("", "english.jsonl: holds no article"), ('{"title": "t"}', "english.jsonl:1: field 'text' is missing")):
+        (workspace.data / "texts" / "english.jsonl").write_text(lines, encoding="utf-8")
+        with pytest.raises(JmedloraError, match=said):
+            text_loss.measure(settings, "base", workspace, ["english"])
+    (workspace.data / "texts" / "english.jsonl").unlink()
     with pytest.raises(JmedloraError, match=r"english.jsonl: no such file; run notebook 12"):
         text_loss.measure(settings, "base", workspace, ["english"])
