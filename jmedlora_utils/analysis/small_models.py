@@ -35,6 +35,15 @@ QUESTIONS = {
     "invented facts, other wording": ("mini_heldout",),
 }
 LABELS = METHODS | {"lora, worked example": "LoRA, worked example"}
+EXAM_LABELS = {
+    "mini_trained": "facts, taught wording",
+    "mini_heldout": "facts, other wording",
+    "mini_article": "facts, behind the right article",
+    "mini_bm25": "facts, behind an article by BM25",
+    "small_exam_1": "real questions, first order",
+    "small_exam_2": "real questions, second order",
+    "small_transfer": "JJSIMQA",
+}
 UNTUNED = "small-bases"  # the preset that asks the untuned models whole examinations
 LIKELIEST = "likeliest choice"
 READINGS = {

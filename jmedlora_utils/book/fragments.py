@@ -267,9 +267,15 @@ def api() -> str:
     return "\n\n".join(parts)
 
 
+def registration() -> str:
+    """The registered rule in words, and below it the file that the code reads."""
+    rule = "\n".join(f"- {line}" for line in registered.read_registration().text)
+    return f"{rule}\n\n{yaml_file(paths.PACKAGE_DATA / 'registration.yaml')}"
+
+
 def yaml_file(path: Path) -> str:
-    """A file of the repository as it is, for a page that prints what the code reads."""
-    return f"```yaml\n{path.read_text(encoding='utf-8')}```"
+    """A file of the repository as it is, behind its name, for a page that prints what the code reads."""
+    return f"::::{{dropdown}} `{paths.relative(path)}`\n```yaml\n{path.read_text(encoding='utf-8')}```\n::::"
 
 
 FRAGMENTS: dict[str, Callable[[Edition, Path], str]] = {
@@ -281,7 +287,7 @@ FRAGMENTS: dict[str, Callable[[Edition, Path], str]] = {
     "other_rungs_ja": lambda *_: other_rungs_ja(),
     "cost": lambda *_: cost("en"),
     "cost_ja": lambda *_: cost("ja"),
-    "registration": lambda *_: yaml_file(paths.PACKAGE_DATA / "registration.yaml"),
+    "registration": lambda *_: registration(),
     "registered_world": lambda *_: yaml_file(paths.PRESETS / "mini.yaml"),
     "registered_preset": lambda *_: yaml_file(paths.PRESETS / "mini-seeds.yaml"),
     "studies": lambda _, folder: history.studies(folder),
