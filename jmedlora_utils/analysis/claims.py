@@ -19,11 +19,6 @@ TITLES = {
 """Number of a claim to its title (Sukeda et al. 2024, abstract and discussion)."""
 
 
-def published_claims() -> pd.DataFrame:
-    """The claims as published: index `claim`; columns `text`, `published_value`, `source`, `note`."""
-    return pd.read_csv(paths.RESULTS / "published" / "claims.csv").set_index("claim")
-
-
 VERDICT = "verdict in the miniature"
 BESIDE = (
     "LoRA minus full tuning: lost, mean of both",
@@ -65,7 +60,7 @@ def glance_table(
     Returns:
         Columns by the heading that a page shows.
     """
-    published, rows = published_claims(), []
+    published, rows = pd.read_csv(paths.RESULTS / "published" / "claims.csv").set_index("claim"), []
     for finding in found:
         row = {"claim": f"{finding.claim}. {TITLES[finding.claim]}", "in the paper": published.loc[finding.claim, "published_value"]}
         row |= {"the miniature [95 %]": effects_text(finding)} | {name: words[finding.claim] for name, words in (others or {}).items()}

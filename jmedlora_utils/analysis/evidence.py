@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -71,23 +71,14 @@ def has_evidence(preset: str) -> bool:
     return (evidence_folder(preset) / "evidence.json").is_file()
 
 
-def refuse_smoke(preset: str) -> None:
-    """Refuses the preset smoke.
-
-    Raises:
-        JmedloraError: It is smoke.
-    """
-    if preset == "smoke":
-        raise JmedloraError("preset smoke: its runs test the code and are no evidence; freeze another preset, such as mini-seeds")
-
-
 def check_finished(preset: str, seeds: Sequence[int] = ()) -> None:
     """Refuses what is no evidence: runs of the preset smoke, and half of a run.
 
     Raises:
         JmedloraError: The preset is smoke, or a seed lacks an evaluation, or a loss on texts, that the preset asks for.
     """
-    refuse_smoke(preset)
+    if preset == "smoke":
+        raise JmedloraError("preset smoke: its runs test the code and are no evidence; freeze another preset, such as mini-seeds")
     settings = load_preset(preset)
     texts = {run.name for run in settings.runs if run.evaluate.get("texts")}
     for seed in seeds or settings.seeds:
@@ -117,9 +108,8 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), a
         add: Whether other seeds that are committed there stay, as for a study that is run on several machines in turn.
 
     Raises:
-        JmedloraError: The preset is smoke, results are missing, or what is committed there is another preset's.
+        JmedloraError: Results are missing, or what is committed there is another preset's.
     """
-    refuse_smoke(preset)
     study, settings = read_runs(preset, seeds), load_preset(preset)
     if left := study.about.get("left_out"):
         print(f"{left} records are not in preset {preset!r} and were left out", file=sys.stderr)
@@ -180,12 +170,15 @@ def _joined(old: Study, new: Study) -> Study:
     )
 
 
-def with_committed(path: Path, table: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
-    """The table with the committed rows of other seeds before it."""
-    if not path.is_file():
-        return table
-    old = pd.read_csv(path)
-    return pd.concat([old[~old["seed"].isin(seeds)], table], ignore_index=True)
+def add_tables(written: Sequence[Path], tables: Mapping[str, pd.DataFrame], seeds: Sequence[int] = (), add: bool = False) -> list[Path]:
+    """Tables beside the evidence that `freeze` has `written`, and its manifest anew; with `add`, committed rows of other seeds stay."""
+    folder, made = written[-1].parent, []
+    for name, table in tables.items():
+        if add and (folder / name).is_file():
+            old = pd.read_csv(folder / name)
+            table = pd.concat([old[~old["seed"].isin(seeds)], table], ignore_index=True)
+        made.append(write_text(folder / name, table.to_csv(index=False, float_format="%.6g")))
+    return [*written[:-1], *made, write_manifest(folder)]
 
 
 def _examples(study: Study, run: str) -> pd.DataFrame:
@@ -223,6 +216,7 @@ def read_evidence(folder: Path) -> Study:
         pd.read_csv(folder / "forms.csv"),
         about,
         pd.read_csv(folder / LIKELIHOODS) if (folder / LIKELIHOODS).is_file() else pd.DataFrame(columns=LIKELIHOOD),
+        folder,
     )
 
 

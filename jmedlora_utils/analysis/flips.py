@@ -28,8 +28,8 @@ def question_flips(study: Study, run: str) -> pd.DataFrame:
     about = frame.drop_duplicates(["seed", "exam", "id"]).set_index(["seed", "exam", "id"])[["facts", "category", "n_select", "chance"]]
     for group in groups:
         condition = Condition(facts=group)
-        after = gains.outcomes(frame, run, last, condition)
-        found.append(pd.DataFrame({"before": gains.baseline(frame, run, condition), "after": after}))
+        before, after = gains.on_both(gains.baseline(frame, run, condition), gains.outcomes(frame, run, last, condition))
+        found.append(pd.DataFrame({"before": before, "after": after}))
     table = pd.concat(found).join(about).reset_index()
     return table.assign(flip=[FLIPS[bool(b), bool(a)] for b, a in zip(table["before"], table["after"], strict=True)])
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from jmedlora_utils.analysis.studies import TAUGHT, TAUGHT_HELD_OUT, phrasings_apart
+from jmedlora_utils.analysis.studies import TAUGHT, phrasings_apart
 from jmedlora_utils.core import statistics
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.statistics import Interval
-
-EXAM_OF = {TAUGHT: "mini_trained", TAUGHT_HELD_OUT: "mini_heldout"}
 
 
 class NotMeasuredError(JmedloraError):
@@ -25,7 +23,6 @@ class Condition:
 
     shots: int = 0  #: Worked examples in the prompt
     facts: str = TAUGHT  #: Group of questions asked
-    metric: str = "accuracy"  #: Column of the outcomes, a key of `studies.METRICS`
 
 
 PLAIN = Condition()
@@ -53,7 +50,7 @@ def last_step(frame: pd.DataFrame, run: str) -> int:
 
 
 def outcomes(frame: pd.DataFrame, run: str, steps: int, condition: Condition = PLAIN) -> pd.Series:
-    """Scores of one model, indexed by (seed, exam, id).
+    """Accuracy of one model, indexed by (seed, exam, id).
 
     Raises:
         NotMeasuredError: The condition has no answers.
@@ -62,7 +59,7 @@ def outcomes(frame: pd.DataFrame, run: str, steps: int, condition: Condition = P
     rows = frame[wanted]
     if rows.empty:
         raise NotMeasuredError(f"no answers of {run} at step {steps}, {condition.shots}-shot, {condition.facts} facts")
-    return rows.set_index(["seed", "exam", "id"])[condition.metric].sort_index()
+    return rows.set_index(["seed", "exam", "id"])["accuracy"].sort_index()
 
 
 def baseline_run(frame: pd.DataFrame, run: str, condition: Condition = PLAIN) -> tuple[str, bool]:
@@ -110,14 +107,14 @@ def other_loading(frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def gains(frame: pd.DataFrame, run: str, condition: Condition = PLAIN) -> pd.Series:
+def gains(frame: pd.DataFrame, run: str) -> pd.Series:
     """Tuned minus base, one number per question, indexed by (seed, exam, id).
 
     Raises:
         NotMeasuredError: The two did not answer the same questions.
     """
-    after = outcomes(frame, run, last_step(frame, run), condition)
-    return difference(after, baseline(frame, run, condition), f"{run}: tuned model", "base")
+    after = outcomes(frame, run, last_step(frame, run))
+    return difference(after, baseline(frame, run), f"{run}: tuned model", "base")
 
 
 def difference(first: pd.Series, second: pd.Series, one: str, other: str) -> pd.Series:
@@ -132,17 +129,11 @@ def interval(values: pd.Series, level: float = statistics.LEVEL) -> Interval:
     return statistics.mean_interval([group.to_numpy(float) for _, group in values.groupby(level="seed")], level)
 
 
-def gains_by_base(frame: pd.DataFrame, condition: Condition = PLAIN) -> pd.DataFrame:
+def gains_by_base(frame: pd.DataFrame) -> pd.DataFrame:
     """Gain of each base's main run: the columns of `tuned_runs`, and `value`, `low`, `high` (shares)."""
     found = main_runs(frame)
-    effects = [interval(gains(frame, run, condition))._asdict() for run in found["run"]]
+    effects = [interval(gains(frame, run))._asdict() for run in found["run"]]
     return pd.concat([found, pd.DataFrame(effects, columns=list(Interval._fields))], axis=1)
-
-
-def with_holm(found: pd.DataFrame) -> pd.DataFrame:
-    """The rows with `p_holm`: their `p`, adjusted over all rows."""
-    adjusted = statistics.holm({str(i): p for i, p in found["p"].items()})
-    return found.assign(p_holm=[adjusted[str(i)] for i in found.index])
 
 
 def paired_gains(frame: pd.DataFrame) -> pd.DataFrame:
@@ -168,7 +159,8 @@ def paired_gains(frame: pd.DataFrame) -> pd.DataFrame:
         row |= {"before": before.mean(), "after": after.mean(), "gain": gain.value, "low": gain.low, "high": gain.high}
         rows.append(row | {"fixed": test.gained, "broken": test.lost, "n": test.n, "p": test.p, "alike": alike})
     columns = ["run", "steps", "shots", "group", "before", "after", "gain", "low", "high", "fixed", "broken", "n", "p", "alike"]
-    return with_holm(pd.DataFrame(rows, columns=columns)).drop(columns="p")
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(p_holm=list(statistics.holm(dict(enumerate(table["p"]))).values())).drop(columns="p")
 
 
 def last_gain(frame: pd.DataFrame, run: str, group: str) -> pd.Series | None:

@@ -14,9 +14,9 @@ from jmedlora_utils.analysis import evidence
 from jmedlora_utils.analysis.studies import evaluation_of, evaluations
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.manifest import check_manifest, write_manifest
-from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, declared_parameters, load_preset
-from jmedlora_utils.core.records import load_records, write_text
+from jmedlora_utils.core.manifest import check_manifest
+from jmedlora_utils.core.presets import load_preset
+from jmedlora_utils.core.records import load_records
 
 ANSWERS = ["run", "seed", "steps", "exam", "facts", "id", "gold", "picked", "readable", "strict_accuracy", "prohibited"]
 FILE = "answers.csv"
@@ -24,11 +24,10 @@ FILE = "answers.csv"
 
 def has_quiz(preset: str) -> bool:
     """Whether a preset asks a quiz of one's own articles."""
-    asked = declared_parameters(EVALUATE_NOTEBOOK)
-    return any("quiz" in (asked | run.evaluate)["exams"] for run in load_preset(preset).runs)
+    return any("quiz" in run.all_evaluation()["exams"] for run in load_preset(preset).runs)
 
 
-def answers(preset: str, source: str = "run", seeds: Sequence[int] = ()) -> pd.DataFrame:
+def answers(preset: str, source: str = "run") -> pd.DataFrame:
     """One row per answer without worked examples: the columns `ANSWERS`.
 
     `gold` and `picked` are letters, `picked` as the strict scorer reads it; `prohibited` says whether a prohibited choice was made, and is
@@ -37,7 +36,6 @@ def answers(preset: str, source: str = "run", seeds: Sequence[int] = ()) -> pd.D
     Args:
         preset: A preset that asks a quiz.
         source: `run`, `committed`, or `auto`: committed where it exists.
-        seeds: Of a run; all of the preset's by default.
 
     Raises:
         JmedloraError: The preset asks no quiz, or its results are missing.
@@ -48,7 +46,7 @@ def answers(preset: str, source: str = "run", seeds: Sequence[int] = ()) -> pd.D
         folder = evidence.evidence_folder(preset)
         check_manifest(folder)
         return pd.read_csv(folder / FILE, keep_default_na=False, na_values={"prohibited": [""]})
-    return _of_run(preset, seeds)
+    return _of_run(preset, ())
 
 
 def _of_run(preset: str, seeds: Sequence[int]) -> pd.DataFrame:
@@ -73,9 +71,4 @@ def _of_run(preset: str, seeds: Sequence[int]) -> pd.DataFrame:
 def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), add: bool = False) -> list[Path]:
     """Commits the evidence of a finished run as `evidence.freeze` does, and `answers.csv` beside it."""
     table = _of_run(preset, seeds)
-    written = evidence.freeze(preset, folder, seeds, add)
-    folder = written[-1].parent
-    if add:
-        table = evidence.with_committed(folder / FILE, table, table["seed"].unique())
-    written.append(write_text(folder / FILE, table.to_csv(index=False, float_format="%.6g")))
-    return [*written, write_manifest(folder)]
+    return evidence.add_tables(evidence.freeze(preset, folder, seeds, add), {FILE: table}, table["seed"].unique(), add)

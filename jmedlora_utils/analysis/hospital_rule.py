@@ -98,35 +98,38 @@ def asked(answers: pd.DataFrame, tuned: bool, exam: str, column: str) -> pd.Seri
     return named.set_index(["seed", "facts", "id"])[column].astype(float).sort_index()
 
 
+def _compared(answers: pd.DataFrame) -> dict[str, pd.Series]:
+    """One number for each answer that a check rests on, by name: adapter minus base, or whether it is unreadable."""
+
+    def change(exam: str, column: str = read_rule().scorer) -> pd.Series:
+        adapter, base = (asked(answers, tuned, exam, column).dropna() for tuned in (True, False))
+        return gains.difference(adapter, base, f"{exam}: adapter", "base")
+
+    gain = change(QUIZ)
+    return {
+        "gain": gain[gain.index.get_level_values("facts") == "taught"],
+        "beyond_form": gain,
+        "beyond_retrieval": change(QUIZ_RETRIEVAL),
+        "examination": change(SAMPLE),
+        "prohibited": change(SAMPLE, "prohibited"),
+        "unreadable": 1 - asked(answers, *SYSTEMS["adapter"], "readable"),
+    }
+
+
 def measures(answers: pd.DataFrame) -> dict[str, Interval]:
     """What the checks compare with their limits, by name."""
-    rule = read_rule()
-
-    def added(first: tuple[bool, str], second: tuple[bool, str], column: str = rule.scorer) -> pd.Series:
-        return gains.difference(asked(answers, *first, column).dropna(), asked(answers, *second, column).dropna(), "one", "the other")
-
-    gain = added(SYSTEMS["adapter"], SYSTEMS["base"])
-    harm = added((True, SAMPLE), (False, SAMPLE), "prohibited")
-    unreadable = 1 - asked(answers, *SYSTEMS["adapter"], "readable")
-    return {
-        "gain": gains.interval(gain[gain.index.get_level_values("facts") == "taught"], rule.level),
-        "beyond_form": small_models.taught_minus_untaught(gain, rule.level),
-        "beyond_retrieval": gains.interval(added(SYSTEMS["both"], SYSTEMS["retrieval"]), rule.level),
-        "examination": gains.interval(added((True, SAMPLE), (False, SAMPLE)), rule.level),
-        "prohibited": gains.interval(harm, rule.level),
-        "unreadable": statistics.wilson(float(unreadable.sum()), len(unreadable)),
-    }
+    level, compared = read_rule().level, _compared(answers)
+    found = {"beyond_form": small_models.taught_minus_untaught(compared["beyond_form"], level)}
+    found["unreadable"] = statistics.wilson(float(compared["unreadable"].sum()), len(compared["unreadable"]))
+    return {name: found.get(name) or gains.interval(values, level) for name, values in compared.items()}
 
 
 def judge(answers: pd.DataFrame) -> pd.DataFrame:
     """The checks, one row each: `check`, `says`, `value`, `low`, `high`, `n` (answers compared), `limit` and `state`."""
-    rule, found, rows = read_rule(), measures(answers), []
-    quiz, sample = asked(answers, *SYSTEMS["adapter"], rule.scorer), answers[(answers["exam"] == SAMPLE) & (answers["steps"] == 0)]
-    taught = quiz[quiz.index.get_level_values("facts") == "taught"]
-    sizes = dict.fromkeys(NAMES, len(quiz)) | {"gain": len(taught), "examination": len(sample), "prohibited": sample["prohibited"].count()}
-    for name, check in rule.checks.items():
+    found, compared, rows = measures(answers), _compared(answers), []
+    for name, check in read_rule().checks.items():
         limit = check.at_least if check.at_least is not None else check.at_most
-        row = {"check": name, "says": check.says, **found[name]._asdict(), "n": int(sizes[name]), "limit": limit}
+        row = {"check": name, "says": check.says, **found[name]._asdict(), "n": len(compared[name]), "limit": limit}
         rows.append(row | {"state": check.state(found[name])})
     return pd.DataFrame(rows)
 
@@ -134,7 +137,7 @@ def judge(answers: pd.DataFrame) -> pd.DataFrame:
 def verdict(judged: pd.DataFrame, answers: pd.DataFrame) -> str:
     """`go`, `no_go`, `open`, or `rehearsal` where the run is smaller than the rule asks for."""
     rule, quiz = read_rule(), answers[(answers["exam"] == QUIZ) & (answers["steps"] == 0)]
-    fewest = quiz.groupby("facts")["id"].nunique().min()
+    fewest = quiz.groupby(["seed", "facts"])["id"].nunique().min()
     if quiz["seed"].nunique() < rule.fewest_seeds or fewest < rule.fewest_questions:
         return "rehearsal"
     states = set(judged["state"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -271,19 +271,11 @@ def reworded(question: Question) -> dict[tuple[str, str], str | None]:
     texts = [question.choice(letter) for letter in letters]
     answer, wrong = SEPARATOR.join(texts), question.choice(nearest_wrong(question)[0])
 
-    def if_changed(change: Callable[[str], str]) -> str | None:
-        return changed if (changed := change(answer)) != answer else None
-
-    def if_several(response: str) -> str | None:
-        return response if len(texts) > 1 else None
-
-    def if_one(response: str) -> str | None:
-        return response if len(texts) == 1 else None
-
+    wide, narrow, several = full_width(answer), nfkc(answer), len(texts) > 1
     harmless = {
         "unchanged": answer,
-        "full-width letters, digits": if_changed(full_width),
-        "half-width (NFKC)": if_changed(nfkc),
+        "full-width letters, digits": wide if wide != answer else None,
+        "half-width (NFKC)": narrow if narrow != answer else None,
         "full stop": f"{answer}。",
         "polite ending": f"{answer}です。",
         "polite sentence": f"正解は{answer}です。",
@@ -294,17 +286,17 @@ def reworded(question: Question) -> dict[tuple[str, str], str | None]:
         "reason, next line": f"{answer}\n{REASON}",
         "long reason, same line": f"{answer}。{LONG_REASON}",
         "wrong choice rejected": f"{answer}。{wrong}は誤りである。",
-        "order reversed": if_several(SEPARATOR.join(texts[::-1])),
-        "comma and blank": if_several(", ".join(texts)),
-        "joined by と": if_several("と".join(texts)),
-        "one a line": if_several("\n".join(texts)),
+        "order reversed": SEPARATOR.join(texts[::-1]) if several else None,
+        "comma and blank": ", ".join(texts) if several else None,
+        "joined by と": "と".join(texts) if several else None,
+        "one a line": "\n".join(texts) if several else None,
     }
     harmful = {
         "denied": f"{answer}ではない。",
-        "right or wrong": if_one(f"{answer}または{wrong}"),
-        "wrong or right": if_one(f"{wrong}または{answer}"),
-        "one answer missing": if_several(SEPARATOR.join(texts[:-1])),
-        "one answer too many": if_several(SEPARATOR.join([*texts, wrong])),
+        "right or wrong": None if several else f"{answer}または{wrong}",
+        "wrong or right": None if several else f"{wrong}または{answer}",
+        "one answer missing": SEPARATOR.join(texts[:-1]) if several else None,
+        "one answer too many": SEPARATOR.join([*texts, wrong]) if several else None,
     }
     every = {"harmless": harmless, "harmful": harmful}
     return {(effect, name): response for effect, kinds in every.items() for name, response in kinds.items()}

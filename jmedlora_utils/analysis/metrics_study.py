@@ -285,7 +285,10 @@ def load(source: str, years: Sequence[int] = YEARS) -> MetricsStudy:
         raise JmedloraError(f"source {source!r} is not one of {', '.join(SOURCES)}; correct it")
     exams = list(EXAM_NAMES)
     if source == "committed" or (source == "auto" and not fetch.available(exams, years)):
-        return read()
+        study = read()
+        if sorted(years) != study.about["years"]:
+            raise JmedloraError(f"the committed study is of {study.about['years']}, not of {list(years)}; use source 'data'")
+        return study
     fetch.ensure(exams, years)
     return compute(years)
 

@@ -12,7 +12,7 @@ from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import Record, load_records, write_text
 from jmedlora_utils.data import exam_files, fetch, igakuqa
-from jmedlora_utils.data.questions import Question, exclusion, read_exam
+from jmedlora_utils.data.questions import Question, read_exam
 from jmedlora_utils.evaluation import exam_prompts, results
 
 EXAM = "igakuqa"
@@ -24,7 +24,7 @@ SAME = ("base", "exam", "shots", "template", "quantisation")
 """What a model before and after tuning must share for a pair."""
 
 
-def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
+def cards(preset: str) -> pd.DataFrame:
     """The exam card of every model of a preset that was asked an examination of `SAT`, and of the majority of students below them.
 
     A question that a model was not asked, one with an image for example, counts as wrong: an examination has no
@@ -32,7 +32,6 @@ def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
 
     Args:
         preset: Name of the preset; a run that has not been made gives no rows.
-        seeds: Seeds to read; all of the preset's by default.
 
     Returns:
         Columns `COLUMNS`: those of `exam_card.card`, then the items asked and their points. One row per model and year;
@@ -42,8 +41,8 @@ def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
         JmedloraError: An answers file does not match its exam.
     """
     found, sat = [], {}
-    for workspace, records, seed in _asked(preset, seeds, SAT):
-        for record in records:
+    for workspace, _, asked_of, seed in _asked(preset, SAT):
+        for record in asked_of:
             asked, responses = results.asked_questions(record, workspace)
             answers = dict(zip((q.id for q in asked), responses, strict=True))
             questions = whole_examination(record.config["exam"], workspace)
@@ -59,7 +58,7 @@ def cards(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def flips(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
+def flips(preset: str) -> pd.DataFrame:
     """How IgakuQA's questions go from each base to its tuned models, by kind of question; answers read by the `strict` scorer.
 
     Each run is shown at its last step that was asked, with the fewest worked examples. Its base is its own step 0, else
@@ -67,7 +66,6 @@ def flips(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
 
     Args:
         preset: Name of the preset; a run that has not been made gives no rows.
-        seeds: Seeds to read; all of the preset's by default.
 
     Returns:
         Columns `first, second` and those of `exam_errors.flip_counts`; empty where no model was asked before and after.
@@ -76,25 +74,24 @@ def flips(preset: str, seeds: Sequence[int] = ()) -> pd.DataFrame:
         JmedloraError: An answers file does not match its exam.
     """
     found = []
-    for workspace, records, seed in _asked(preset, seeds):
+    for workspace, every, records, seed in _asked(preset):
         for after in _last(records):
-            if (before := _base_of(after, records, workspace)) is None:
+            if (before := _base_of(after, records, every)) is None:
                 continue
-            first, second = (_marked(record, workspace) for record in (before, after))
-            both = [q for name, (q, _) in second.items() if name in first and exclusion(q) is None]
-            marks = [{name: mark for name, (_, mark) in of.items()} for of in (first, second)]
-            found.append(exam_errors.flip_counts(both, *marks).assign(first=after.config["base"], second=_name(after) + seed))
+            (_, first), (asked, second) = (_marked(record, workspace) for record in (before, after))
+            both = [q for q in asked if q.id in first]
+            found.append(exam_errors.flip_counts(both, first, second).assign(first=after.config["base"], second=_name(after) + seed))
     return pd.concat(found, ignore_index=True)[FLIP_COLUMNS] if found else pd.DataFrame(columns=FLIP_COLUMNS)
 
 
-def _asked(preset: str, seeds: Sequence[int], exams: Sequence[str] = (EXAM,)) -> Iterator[tuple[paths.Workspace, list[Record], str]]:
-    """Of each seed the workspace, the evaluations on the exams, and what names the seed where there are several."""
-    wanted = tuple(seeds) or load_preset(preset).seeds
-    for seed in wanted:
+def _asked(preset: str, exams: Sequence[str] = (EXAM,)) -> Iterator[tuple[paths.Workspace, list[Record], list[Record], str]]:
+    """Of each seed the workspace, all records, the evaluations on the exams, and what names the seed where there are several."""
+    seeds = load_preset(preset).seeds
+    for seed in seeds:
         workspace = paths.Workspace(preset, seed)
         records = load_records(workspace.root, allow_smoke=True) if any(workspace.records.glob("*.json")) else []
         asked = [r for r in records if r.kind == "evaluate" and r.config["exam"].split("_")[0] in exams]
-        yield workspace, asked, f", seed {seed}" if len(wanted) > 1 else ""
+        yield workspace, records, asked, f", seed {seed}" if len(seeds) > 1 else ""
 
 
 def _name(record: Record) -> str:
@@ -110,9 +107,8 @@ def _last(records: Sequence[Record]) -> list[Record]:
     return list(last.values())
 
 
-def _base_of(after: Record, records: Sequence[Record], workspace: paths.Workspace) -> Record | None:
+def _base_of(after: Record, records: Sequence[Record], every: Sequence[Record]) -> Record | None:
     """The record of a run's base before tuning, asked the same exam with as many worked examples."""
-    every = load_records(workspace.root, allow_smoke=True)
     same = [
         r
         for r in records
@@ -123,10 +119,9 @@ def _base_of(after: Record, records: Sequence[Record], workspace: paths.Workspac
     return min(same, key=lambda r: (r.config["run_name"] != after.config["run_name"], r.name), default=None)
 
 
-def _marked(record: Record, workspace: paths.Workspace) -> dict[str, tuple[Question, exam_card.Marked]]:
+def _marked(record: Record, workspace: paths.Workspace) -> tuple[list[Question], dict[str, exam_card.Marked]]:
     asked, responses = results.asked_questions(record, workspace)
-    marks = exam_card.mark_responses(asked, dict(zip((q.id for q in asked), responses, strict=True)))
-    return {q.id: (q, marks[q.id]) for q in asked}
+    return asked, exam_card.mark_responses(asked, dict(zip((q.id for q in asked), responses, strict=True)))
 
 
 def write(folder: Path, table: pd.DataFrame) -> list[Path]:

@@ -1,6 +1,6 @@
 """Published models in pairs on the same questions, and what the pairs say of the paper's claims, by a rule written before this code.
 
-The rule, stated on `STATED` and committed before any code here computed a pair. It is descriptive and **not blind**: seven of the
+The rule, stated on 2026-11-24 and committed before any code here computed a pair. It is descriptive and **not blind**: seven of the
 pairs, with their counts, had been read before. So that nothing could be chosen to suit them, margin, level and the words of the
 verdicts are those of the miniature's second study (`analysis.verdicts`).
 
@@ -54,7 +54,6 @@ from jmedlora_utils.data.published_answers import NOT_STATED, Answer, PublishedR
 from jmedlora_utils.data.questions import Question, exclusion
 from jmedlora_utils.evaluation import metrics, reading
 
-STATED = "2026-11-24"
 MARGIN, ALPHA = 0.05, 0.01
 EQUIVALENCE_LEVEL = 0.05
 FOLDER = paths.RESULTS / "published_pairs"
@@ -377,7 +376,7 @@ def claim_verdicts(verdicts: pd.DataFrame) -> dict[int, str]:
 
 def glance(verdicts: pd.DataFrame | None = None) -> dict[int, str]:
     """For a table of claims: what the pairs, by default the committed ones, say of each claim, by its number; effects in points."""
-    verdicts = read_tables(tuple(EDITIONS)).verdicts if verdicts is None else verdicts
+    verdicts = read_tables().verdicts if verdicts is None else verdicts
     found = {}
     for number, verdict in claim_verdicts(verdicts).items():
         own = verdicts[(verdicts["claim"] == number) & verdicts["decides"]]
@@ -435,15 +434,15 @@ def write_tables(folder: Path, found: Tables) -> list[Path]:
     ]
 
 
-def read_tables(exams: Sequence[str], folder: Path = FOLDER) -> Tables:
+def read_tables(exams: Sequence[str] = tuple(EDITIONS)) -> Tables:
     """The committed tables of these exams, after their sums were checked."""
-    check_manifest(folder)
+    check_manifest(FOLDER)
     editions, found = [EDITIONS[exam] for exam in exams], {}
     types = {"systems": {"passed": "boolean"}, "verdicts": {"exam": "Int64", "small": "boolean"}}
     types["readings"] = {"asked": "Int64", "characters": "Int64"}
     for f in fields(Tables):
         if f.name != "notices":
-            table = pd.read_csv(folder / f"{f.name}.csv", dtype=types.get(f.name))
+            table = pd.read_csv(FOLDER / f"{f.name}.csv", dtype=types.get(f.name))
             found[f.name] = table[table["exam"].isin(editions) | table["exam"].isna()].reset_index(drop=True)
-    note = f"These are the committed tables ({paths.relative(folder)}), not computed now."
+    note = f"These are the committed tables ({paths.relative(FOLDER)}), not computed now."
     return Tables(**found, notices=(note, *(exam_files.key_notice(exam) for exam in exams)))

@@ -19,12 +19,11 @@ from pydantic import Field
 
 from jmedlora_utils.analysis import evidence
 from jmedlora_utils.analysis.gains import NotMeasuredError
-from jmedlora_utils.analysis.studies import Study, read_runs
+from jmedlora_utils.analysis.studies import Study, question_of, read_runs
 from jmedlora_utils.analysis.verdicts import NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, UNDECIDED, decide
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.formatting import percent
-from jmedlora_utils.core.manifest import write_manifest
-from jmedlora_utils.core.records import read_yaml, write_text
+from jmedlora_utils.core.records import read_yaml
 from jmedlora_utils.core.settings import Checked
 from jmedlora_utils.core.statistics import Interval
 
@@ -90,15 +89,7 @@ class Estimate(NamedTuple):
 
 
 def correct(study: Study, run: str, exam: str, facts: str, shots: int = 0, base: bool = False) -> pd.Series:
-    """Share of right answers of a run at its last step, or of its base before tuning; indexed by seed.
-
-    Args:
-        study: The study.
-        run: Name of the run.
-        exam: Name of the exam.
-        facts: `taught` or `untaught`.
-        shots: Worked examples in the prompt.
-        base: Whether to take step 0 instead.
+    """Share of right answers on `taught` or `untaught` facts of a run at its last step, or with `base` at step 0; indexed by seed.
 
     Raises:
         NotMeasuredError: The study holds no such answers.
@@ -121,21 +112,11 @@ def averaged(study: Study, run: str, facts: str, base: bool = False) -> pd.Serie
     return sum(correct(study, run, exam, facts, shots, base) for exam in (TRAINED, HELD_OUT) for shots in (0, 1)) / 4
 
 
-def gain(study: Study, run: str, exam: str = HELD_OUT, shots: int = 0) -> pd.Series:
-    """Tuned minus base on taught facts."""
-    return correct(study, run, exam, "taught", shots) - correct(study, run, exam, "taught", shots, base=True)
-
-
 def slope(study: Study, runs: Iterable[str], exam: str) -> pd.Series:
     """Least-squares slope of the logit of Accuracy on taught facts over the logarithm to base 2 of the parameters, by seed.
 
-    Args:
-        study: The study.
-        runs: Runs on bases of at least two sizes.
-        exam: Exam whose taught facts are asked.
-
-    Shares of 0 and 1 have no logit, so half an answer is added on both sides (Haldane 1956). The number of answers is that of all
-    questions of the exam, taught and untaught, as in the code that was registered.
+    The runs are on bases of at least two sizes. Shares of 0 and 1 have no logit, so half an answer is added on both sides (Haldane 1956).
+    The number of answers is that of all questions of the exam, taught and untaught, as in the code that was registered.
     """
     columns = {}
     for run in runs:
@@ -150,8 +131,14 @@ def slope(study: Study, runs: Iterable[str], exam: str) -> pd.Series:
 
 
 def estimate(claim: int, name: str, by_seed: pd.Series, margin: float | None = None, unit: str = POINTS) -> Estimate:
-    """The mean over seeds with its interval, and the verdict where the rule has a margin for it."""
-    rule, n = read_registration(), len(by_seed)
+    """The mean over the seeds that have a number, with its interval, and the verdict where the rule has a margin for it.
+
+    Raises:
+        NotMeasuredError: No seed has a number.
+    """
+    rule, by_seed = read_registration(), by_seed.dropna()
+    if not (n := len(by_seed)):
+        raise NotMeasuredError(f"{name}: no seed has all the answers that it takes; run the preset to its end")
     if n < 2:
         word = "" if margin is None else ONE_SEED
         return Estimate(claim, name, by_seed, Interval(float(by_seed.mean()), math.nan, math.nan), math.nan, word, unit)
@@ -166,9 +153,9 @@ def estimate(claim: int, name: str, by_seed: pd.Series, margin: float | None = N
 def equivalence(claim: int, name: str, by_seed: pd.Series) -> Estimate:
     """An effect that should be nil: two one-sided tests against plus and minus the margin, through the interval that belongs to them."""
     rule, made = read_registration(), estimate(claim, name, by_seed)
-    if len(by_seed) < 2:
+    if len(made.by_seed) < 2:
         return made._replace(verdict=ONE_SEED)
-    inner = statistics.seed_interval([np.array([value]) for value in by_seed], 1 - 2 * rule.equivalence_level)
+    inner = statistics.seed_interval([np.array([value]) for value in made.by_seed], 1 - 2 * rule.equivalence_level)
     within = -rule.margin < inner.low and inner.high < rule.margin
     return made._replace(interval=inner, verdict=SMALL if within else NOT_SMALL)
 
@@ -224,9 +211,8 @@ def claim_1(study: Study) -> Makers:
         return (taught[0] - taught[1]) - (untaught[0] - untaught[1])
 
     def lost(run: str, what: str) -> pd.Series:
-        if what == "example":
-            return -change_with_example(study, run)
-        return correct(study, run, TRAINED, "taught") - correct(study, run, HELD_OUT, "taught")
+        other = (TRAINED, "taught", 1) if what == "example" else (HELD_OUT, "taught")
+        return correct(study, run, TRAINED, "taught") - correct(study, run, *other)
 
     def mean_lost(run: str) -> pd.Series:
         return (lost(run, "wording") + lost(run, "example")) / 2
@@ -247,11 +233,6 @@ def claim_1(study: Study) -> Makers:
         lambda: estimate(1, "LoRA minus full tuning: lost, mean of both", mean_lost(true) - mean_lost("en-large_full")),
         lambda: estimate(1, "kept by records with examples", lost(true, "example") - lost("en-large_examples", "example")),
     ]
-
-
-def change_with_example(study: Study, run: str) -> pd.Series:
-    """Accuracy on taught facts with a worked example minus without one."""
-    return correct(study, run, TRAINED, "taught", 1) - correct(study, run, TRAINED, "taught", 0)
 
 
 def claim_2(study: Study) -> Makers:
@@ -280,7 +261,8 @@ def claim_3(study: Study) -> Makers:
     margin = read_registration().margin
 
     def by(base: str) -> pd.Series:
-        return gain(study, f"{base}_lora")
+        after, before = (correct(study, f"{base}_lora", HELD_OUT, "taught", base=untuned) for untuned in (False, True))
+        return after - before
 
     def both(language: str) -> pd.Series:
         return (by(f"{language}-medium") + by(f"{language}-medium-shared")) / 2
@@ -332,9 +314,8 @@ def answer_counts(study: Study) -> pd.DataFrame:
         Columns `seed`, `exam`, `n`, `non_copies` (answers that are no list of choices, letter for letter), `right` (on reading what the
         answer asserts), `right_not_exact` (of these, refused by Exact match), `wrong`, and `credited_wrong` (of these, right by Accuracy).
     """
-    if study.origin == "committed":
-        return pd.read_csv(evidence.evidence_folder(study.preset) / ANSWERS)
-    from jmedlora_utils.data.questions import Question
+    if study.folder is not None:
+        return pd.read_csv(study.folder / ANSWERS)
     from jmedlora_utils.data.study_records import as_listed, asserted
     from jmedlora_utils.evaluation import metrics, reading
 
@@ -342,9 +323,7 @@ def answer_counts(study: Study) -> pd.DataFrame:
     rows = said.merge(study.questions, on=["seed", "exam", "id"])
     found = []
     for row in rows[rows["facts"] == "taught"].to_dict("records"):
-        q = Question(
-            row["id"], row["exam"], "ja", row["text"], tuple(row["choices"]), frozenset(row["gold"]), n_select=int(row["n_select"])
-        )
+        q = question_of(row)
         right = reading.read_choices(q, asserted(row["response"])) == q.gold
         paper = metrics.score(q, row["response"], "journal")
         found.append(
@@ -390,11 +369,6 @@ def table(estimates: Sequence[Estimate]) -> pd.DataFrame:
 def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), add: bool = False) -> list[Path]:
     """Commits the evidence of a finished run as `evidence.freeze` does, with the counts of answers and the estimates beside it."""
     written, study = evidence.freeze(preset, folder, seeds, add), read_runs(preset, seeds)
-    folder = written[-1].parent
-    counts = answer_counts(study)
-    counts = evidence.with_committed(folder / ANSWERS, counts, study.seeds) if add else counts
-    written.append(write_text(folder / ANSWERS, counts.to_csv(index=False)))
-    write_manifest(folder)
-    every = [e for finding in findings(evidence.read_evidence(folder)) for e in finding.estimates]
-    written.append(write_text(folder / "estimates.csv", table(every).to_csv(index=False, float_format="%.6g")))
-    return [*written, write_manifest(folder)]
+    written = evidence.add_tables(written, {ANSWERS: answer_counts(study)}, study.seeds, add)
+    every = [e for finding in findings(evidence.read_evidence(written[-1].parent)) for e in finding.estimates]
+    return evidence.add_tables(written, {"estimates.csv": table(every)})

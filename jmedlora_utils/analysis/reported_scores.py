@@ -15,7 +15,6 @@ from jmedlora_utils.core.presets import load_preset, preset_names
 from jmedlora_utils.core.records import read_json, read_record
 
 PUBLISHED = paths.RESULTS / "published"
-METRIC = "Accuracy, journal"
 # Rows of one family may be compared with each other, rows of two families may not.
 FAMILIES = {
     "gestalt": "A. Gestalt accuracy, text questions of 2018-2022, the author's harness",
@@ -76,36 +75,23 @@ def own_scores() -> tuple[pd.DataFrame, list[str]]:
     Returns:
         Rows for `sources_frame`, and one line per record that could not be read, such as one of an older schema.
     """
-    rows, passed_over = [], []
+    rows, passed_over, ran = [], [], set()
     for name in sorted(set(preset_names()) - {"smoke"}):
         planned = evaluations(load_preset(name))
-        for path in sorted((paths.runs_root() / name).glob("seed*/records/30_evaluate__*__igakuqa*.json")):
+        for path in sorted((paths.runs_root() / name).glob("seed*/records/30_evaluate__*__igakuqa_*.json")):
             try:
                 record = read_record(path)
             except JmedloraError as error:
                 passed_over.append(str(error).replace(str(path), paths.relative(path)))
                 continue
-            if (
-                record.config["exam"].split("_")[0] != "igakuqa"
-                or record.status != "done"
-                or record.config.get("variant_of")
-                or evaluation_of(record) not in planned
-            ):
+            if record.status != "done" or record.config.get("variant_of") or evaluation_of(record) not in planned:
                 continue
             config, accuracy = record.config, record.metrics["journal"]["all"]["accuracy"]
             left_out = sum(record.counts.get("excluded", {}).values())
             subset = f"{config['exam']}, {accuracy['n']:,} items asked" + (f", {left_out:,} left out" if left_out else "")
-            rows.append(
-                {
-                    "preset": name,
-                    "system": "{run_name}, step {step}, {shots}-shot".format(**config),
-                    "percent": 100 * accuracy["value"],
-                    "metric": METRIC,
-                    "subset": subset,
-                    "source": f"this project, preset {record.preset}, seed {record.seed}, {record.device}, {record.created[:10]}",
-                }
-            )
-    ran = {row.pop("preset") for row in rows}
+            system = "{run_name}, step {step}, {shots}-shot".format(**config)
+            rows.append(_row(system, accuracy["value"], subset, record.preset, record.seed, record.device, record.created))
+            ran.add(name)
     rows += [row for file in sorted(paths.RESULTS.glob("*/evidence.json")) for row in _committed(file, ran)]
     none = {"system": "any model", "note": "the examination has been put to none of our models"}
     return pd.DataFrame(rows or [none]).assign(family="ours"), passed_over
@@ -116,17 +102,16 @@ def _committed(file: Path, ran: Collection[str]) -> list[dict[str, Any]]:
     about, table = read_json(file), pd.read_csv(file.with_name("summary.csv"))
     if about["preset"] in ran:
         return []
-    asked = table[table["exam"].str.fullmatch("igakuqa(_.*)?") & (table["metric"] == "accuracy")]
-    return [
-        {
-            "system": f"{row.base}, step {row.steps}, {row.shots}-shot",
-            "percent": 100 * row.value,
-            "metric": METRIC,
-            "subset": f"{row.exam}, {row.n:,} items asked",
-            "source": f"this project, preset {about['preset']}, seed {row.seed}, {about['device']}, {about['created'][:10]}",
-        }
-        for row in asked.itertuples()
-    ]
+    found = []
+    for row in table[table["exam"].str.fullmatch("igakuqa(_.*)?") & (table["metric"] == "accuracy")].itertuples():
+        system, subset = f"{row.base}, step {row.steps}, {row.shots}-shot", f"{row.exam}, {row.n:,} items asked"
+        found.append(_row(system, row.value, subset, about["preset"], row.seed, about["device"], about["created"]))
+    return found
+
+
+def _row(system: str, share: float, subset: str, preset: str, seed: int, device: str, created: str) -> dict[str, Any]:
+    source = f"this project, preset {preset}, seed {seed}, {device}, {created[:10]}"
+    return {"system": system, "percent": 100 * share, "metric": "Accuracy, journal", "subset": subset, "source": source}
 
 
 def _family(subset: str) -> str:

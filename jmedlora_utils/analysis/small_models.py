@@ -12,14 +12,13 @@ import pandas as pd
 
 from jmedlora_utils.analysis import evidence, scores, small_models_rule
 from jmedlora_utils.analysis.gains import NotMeasuredError
-from jmedlora_utils.analysis.studies import INVENTED_EXAMS, METHODS, TAUGHT_EXAMS, Study, read_runs
+from jmedlora_utils.analysis.studies import INVENTED_EXAMS, METHODS, TAUGHT_EXAMS, Study, question_of, read_runs
 from jmedlora_utils.analysis.verdicts import NOT_MEASURED, decide
 from jmedlora_utils.core import paths, statistics
-from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.formatting import percent
-from jmedlora_utils.core.manifest import write_manifest
-from jmedlora_utils.core.records import load_records, write_text
+from jmedlora_utils.core.records import load_records
 from jmedlora_utils.core.statistics import Interval
+from jmedlora_utils.evaluation import metrics
 
 RUNG = "small real models, tuned here"
 ARMS = ["run", "arm", "material", "language_taught", "exposure"]
@@ -289,20 +288,12 @@ def answer_counts(study: Study) -> pd.DataFrame:
     Returns:
         The columns `ANSWERS`; `other` are answers that the strict scorer reads as a choice that is not right.
     """
-    from jmedlora_utils.data.questions import Question
-    from jmedlora_utils.evaluation import metrics
-
-    asked = {(row["seed"], row["exam"], row["id"]): row for row in study.questions[study.questions["text"].notna()].to_dict("records")}
     rows = []
-    for row in study.examples.to_dict("records"):
-        q = asked.get((row["seed"], row["exam"], row["id"]))
-        if q is None:
-            continue
-        question = Question(q["id"], q["exam"], "ja", q["text"], tuple(q["choices"]), frozenset(q["gold"]), n_select=int(q["n_select"]))
-        scored = metrics.score(question, row["response"], "strict")
+    for row in study.examples.merge(study.questions.dropna(subset="text"), on=["seed", "exam", "id"]).to_dict("records"):
+        scored = metrics.score(question_of(row), row["response"], "strict")
         rows.append(
-            {key: row[key] for key in ("run", "seed", "steps", "exam")}
-            | {"facts": q["facts"], "n": 1, "unreadable": int(not scored.readable), "denying": int(bool(DENIAL.search(row["response"])))}
+            {key: row[key] for key in ANSWERS[:5]}
+            | {"n": 1, "unreadable": int(not scored.readable), "denying": int(bool(DENIAL.search(row["response"])))}
             | {"other": int(scored.readable and not scored.accuracy)}
         )
     return pd.DataFrame(rows, columns=ANSWERS).groupby(ANSWERS[:5], as_index=False, observed=True).sum()
@@ -335,19 +326,15 @@ def shown_answers(study: Study) -> pd.DataFrame:
         The columns `SHOWN`; `picked` is the letter that the strict scorer reads, in the order in which the question was asked (that of
         `shuffling.other_order(question, 1)`), or empty. Letters stand for the answers, because texts of real examinations are not kept.
     """
-    from jmedlora_utils.data.questions import Question
-    from jmedlora_utils.evaluation import metrics
-
     first, exam = study.seeds[0], TAUGHT_EXAMS[0]
     asked = study.questions[(study.questions["seed"] == first) & (study.questions["exam"] == exam) & (study.questions["facts"] == "taught")]
     if asked.empty:
         return pd.DataFrame(columns=SHOWN)
     q = max(asked.to_dict("records"), key=lambda row: len(row["text"]))
-    question = Question(q["id"], exam, "ja", q["text"], tuple(q["choices"]), frozenset(q["gold"]), n_select=int(q["n_select"]))
     said = study.examples[(study.examples["seed"] == first) & (study.examples["exam"] == exam) & (study.examples["id"] == q["id"])]
     table, rows = arms(study).merge(study.outcomes[["run", "base"]].astype(str).drop_duplicates(), on="run"), []
     for row in said.merge(table[table["material"].isin(["", "examination"])], on="run").to_dict("records"):
-        picked = metrics.score(question, row["response"], "strict").picked
+        picked = metrics.score(question_of(q), row["response"], "strict").picked
         rows.append((first, row["base"], row["arm"], q["id"], "".join(sorted(picked))))
     return pd.DataFrame(rows, columns=SHOWN)
 
@@ -357,20 +344,14 @@ TABLES = ("answers.csv", "measures.csv", "example.csv")
 
 def tables(study: Study) -> dict[str, pd.DataFrame]:
     """`answers.csv`, `measures.csv` and `example.csv`: as committed, or counted from the run."""
-    if study.origin == "committed":
-        folder = evidence.evidence_folder(study.preset)
-        return {name: pd.read_csv(folder / name) for name in TABLES}
+    if study.folder is not None:
+        return {name: pd.read_csv(study.folder / name) for name in TABLES}
     made = answer_counts(study), measures(study.preset, study.seeds), shown_answers(study)
     return dict(zip(TABLES, made, strict=True))
 
 
 def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), add: bool = False) -> list[Path]:
     """Commits the evidence of a finished run as `evidence.freeze` does, with the arms in `summary.csv` and the tables beside it."""
-    if preset != small_models_rule.read_rule().preset:
-        raise JmedloraError(f"preset {preset!r}: the rule speaks of {small_models_rule.read_rule().preset!r} alone; freeze that")
     written, study = evidence.freeze(preset, folder, seeds, add), read_runs(preset, seeds)
-    folder = written[-1].parent
-    found = {name: evidence.with_committed(folder / name, table, study.seeds) if add else table for name, table in tables(study).items()}
-    found["summary.csv"] = summary(evidence.read_evidence(folder))
-    written += [write_text(folder / name, table.to_csv(index=False, float_format="%.6g")) for name, table in found.items()]
-    return [*written, write_manifest(folder)]
+    written = evidence.add_tables(written, tables(study), study.seeds, add)
+    return evidence.add_tables(written, {"summary.csv": summary(evidence.read_evidence(written[-1].parent))})

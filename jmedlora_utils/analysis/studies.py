@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,9 @@ import pandas as pd
 
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, Preset, declared_parameters, load_preset
+from jmedlora_utils.core.presets import Preset, load_preset
 from jmedlora_utils.core.records import Record, load_records, read_jsonl
+from jmedlora_utils.data.questions import Question
 
 METRICS = {
     "exact_match": ("journal", "exact_match"),
@@ -62,6 +63,7 @@ class Study:
     #: Accuracy of the likeliest choice where it was asked for, one row per seed, run, exam, step and shots (`LIKELIHOOD`): a share for
     #: each normaliser, and the number of questions `n`
     likelihood: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LIKELIHOOD))
+    folder: Path | None = None  #: Where committed evidence was read
 
     @property
     def seeds(self) -> list[int]:
@@ -145,11 +147,12 @@ def read_runs(preset: str, seeds: Sequence[int] = ()) -> Study:
         named = [r for r in found if _is_named(r, settings, planned)]
         left_out += len(found) - len(named)
         exams: dict[str, pd.DataFrame] = {}
-        scored += [_score(workspace, record, named, exams) for record in named if record.kind == "evaluate"]
+        own = [_score(workspace, record, named, exams) for record in named if record.kind == "evaluate"]
+        if not own:
+            raise JmedloraError(f"preset {preset!r}: no evaluation record below {paths.relative(workspace.root)}; run the seed first")
+        scored += own
         records += named
         questions += exams.values()
-    if not scored:
-        raise JmedloraError(f"preset {preset!r}: no evaluation record below {paths.relative(paths.runs_root() / preset)}; run it first")
     evaluated = [r for r in records if r.kind == "evaluate"]
     about = {
         "device": evaluated[0].device,
@@ -187,7 +190,7 @@ def evaluations(preset: Preset) -> set[tuple[str, int, str, int]]:
     """Every evaluation that a preset asks for: run, step, exam, shots; notebook 30's defaults where the preset is silent."""
     found: set[tuple[str, int, str, int]] = set()
     for run in preset.runs:
-        asked = declared_parameters(EVALUATE_NOTEBOOK) | run.evaluate
+        asked = run.all_evaluation()
         found |= set(itertools.product([run.name], asked["steps"], asked["exams"], asked["shots"]))
     return found
 
@@ -264,6 +267,12 @@ def question_frame(questions: Sequence[Any], texts: bool = False) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
+def question_of(row: Mapping[str, Any], **more: Any) -> Question:
+    """The question of a row of `Study.questions` whose text is kept; `more` fields are those of `Question`."""
+    about = {"n_select": int(row["n_select"]), **more}
+    return Question(row["id"], row["exam"], "ja", row["text"], tuple(row["choices"]), frozenset(row["gold"]), **about)
+
+
 def compact(outcomes: pd.DataFrame) -> pd.DataFrame:
     """The outcomes with their text columns as categories, which makes comparing a hundred thousand rows fast."""
     texts = [c for c in (*CONDITION, *QUESTION) if not pd.api.types.is_numeric_dtype(outcomes[c])]
@@ -282,7 +291,7 @@ def phrasings_apart(outcomes: pd.DataFrame) -> pd.DataFrame:
     return compact(outcomes.assign(facts=facts.mask(shared, exam + "_" + facts)))
 
 
-def base_facts(records: Iterable[Record], base: str) -> tuple[int, str]:
+def base_facts(records: Sequence[Record], base: str) -> tuple[int, str]:
     """Parameters of a base and the language it is centred on, one of `registry.LANGUAGES`.
 
     From its pretraining record where it was trained here, else from the model registry. The language of a local folder, or of a
@@ -291,7 +300,6 @@ def base_facts(records: Iterable[Record], base: str) -> tuple[int, str]:
     Raises:
         JmedloraError: Nothing knows its size.
     """
-    records = list(records)
     for record in records:
         if record.kind == "pretrain" and record.model.get("base") == base:
             return int(record.counts["parameters"]), str(record.config["centric"])
@@ -307,12 +315,11 @@ def base_facts(records: Iterable[Record], base: str) -> tuple[int, str]:
     return entry.shape.parameters() if entry.shape else tuned[0], entry.language
 
 
-def method_of(records: Iterable[Record], run: str) -> str:
+def method_of(records: Sequence[Record], run: str) -> str:
     """Method of a run, a key of `METHODS`, from its tuning record; `none` for a base that is only evaluated.
 
     An adapter that was tuned elsewhere has no such record: `lora`, or `qlora` where it was asked on the base in 4 bits.
     """
-    records = list(records)
     for record in records:
         if record.kind == "tune" and record.config.get("run_name") == run:
             method = record.config["method"]

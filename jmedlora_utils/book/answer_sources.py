@@ -163,8 +163,7 @@ def from_evidence(preset: str) -> AnswerSource:
     seed = study.seeds[0]
     by_exam: dict[str, dict[str, Question]] = {}
     for row in study.questions[study.questions["seed"] == seed].dropna(subset=["text"]).to_dict("records"):
-        known = {"section": str(row["facts"]).replace("_", " "), "category": row["category"], "n_select": int(row["n_select"])}
-        question = Question(row["id"], row["exam"], "ja", row["text"], tuple(row["choices"]), frozenset(row["gold"]), **known)
+        question = studies.question_of(row, section=str(row["facts"]).replace("_", " "), category=row["category"])
         by_exam.setdefault(row["exam"], {})[row["id"]] = question
     template = declared_parameters(EVALUATE_NOTEBOOK)["template"]
     where = f"{paths.relative(folder)}/seed{seed}/examples.jsonl"

@@ -25,7 +25,7 @@ from jmedlora_utils.core.locks import alone
 from jmedlora_utils.core.manifest import check_manifest
 from jmedlora_utils.core.presets import EVALUATE_NOTEBOOK, TUNE_NOTEBOOK, Preset, load_preset
 from jmedlora_utils.core.records import load_records, read_json, sha256_file, sha256_text, write_json, write_text
-from jmedlora_utils.workflow.runner import durations, plain
+from jmedlora_utils.workflow.runner import durations, plain, seconds
 
 STAGING = paths.ROOT / "_book"
 GENERATED = "_generated"
@@ -146,7 +146,7 @@ def stage_evidence(jobs: int = 2) -> tuple[Path, list[str]]:
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(run, preset.analyse))
     notebooks = executed_notebooks(preset, runs)
-    times = [(stem, notebook_pages.seconds(path)) for stem, path in sorted(notebooks.items())]
+    times = [(stem, seconds(path)) for stem, path in sorted(notebooks.items())]
     return _gather(Edition(EVIDENCE, preset, notebooks, _listed(), load_records(evidence), times, committed=True))
 
 

@@ -40,7 +40,7 @@ def effects(found: Sequence[Finding], changed: Mapping[int, Sequence[str]]) -> p
         if e.name in MAIN
     ]
     rows += _small()
-    verdicts = published_pairs.read_tables(tuple(published_pairs.EDITIONS)).verdicts
+    verdicts = published_pairs.read_tables().verdicts
     for row in verdicts[verdicts["decides"]].itertuples():
         what = "Accuracy minus Exact match" if pd.isna(row.base) else f"{row.base} → {row.adapted}"
         rows.append((row.claim, PUBLISHED, what, row.value, row.low, row.high, row.verdict))

@@ -272,8 +272,7 @@ class Explorer:
         for tick, letter in zip(ax.get_yticklabels(), q.letters, strict=True):
             if letter in q.gold:
                 tick.set_color(style.PALETTE["blue"])  # the Japanese font has no bold face
-        ax.set(xlabel="Gestalt distance to the answer (higher is closer)", ylabel="")
-        style.percent_axis(ax, 0, 1.12, axis="x")
+        ax.set(xlabel="Gestalt distance to the answer (higher is closer)", ylabel="", xlim=(0, 1.12))
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
         style.legend_above(figure, ax, columns=1)
         return figure

@@ -117,7 +117,7 @@ def verdicts_ja() -> str:
 
 def other_rungs_ja() -> str:
     """What the small real models and the published ones say, in Japanese."""
-    published = published_pairs.read_tables(tuple(published_pairs.EDITIONS)).verdicts
+    published = published_pairs.read_tables().verdicts
     gained = pd.DataFrame()
     if evidence.has_evidence("small"):
         small = evidence.load_study("small")

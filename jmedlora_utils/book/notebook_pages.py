@@ -141,8 +141,3 @@ def launch_cell(address: str, branch: str, stem: str) -> dict[str, Any]:
     else:
         link = f"[Open in Binder](https://mybinder.org/v2/gh/{repository}/{branch}?urlpath=lab/tree/notebooks/{stem}.ipynb)"
     return {"cell_type": "markdown", "id": "launch", "metadata": {}, "source": link}
-
-
-def seconds(path: Path) -> float:
-    """What an executed notebook took, as papermill measured it."""
-    return float(read_json(path)["metadata"]["papermill"]["duration"])

@@ -151,7 +151,8 @@ def evidence_lists() -> str:
 
 def _origin(folder: Path) -> str:
     """Where a folder of evidence comes from, by its own about file; its README says the rest."""
-    title = (folder / "README.md").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+    readme = folder / "README.md"
+    title = readme.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") if readme.is_file() else "Evidence without a README"
     about_file = next((folder / name for name in ("evidence.json", "about.json", "cluster.json") if (folder / name).is_file()), None)
     if about_file is None:
         return f"{title}. No file here names a day or a device; {_download(f'{folder.name}/README.md')} says where each comes from."

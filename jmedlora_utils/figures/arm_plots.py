@@ -35,9 +35,7 @@ def by_arm(table: pd.DataFrame) -> Figure:
         sns.despine(ax=ax, left=True)
     figure.get_layout_engine().set(h_pad=0.12)  # a title belongs to the panel below it
     axes[-1, 0].set_xlabel("Accuracy, scorer strict (%)")
-    for name, look in GROUPS.items():
-        axes[0, 0].plot([], [], look.marker, color=look.colour, label=name)
-    legend_above(figure, axes[0, 0])
+    legend_above(figure, axes[0, 0], named=GROUPS)
     return figure
 
 
@@ -59,7 +57,5 @@ def whole_examinations(table: pd.DataFrame, readings: Sequence[str]) -> Figure:
         ax.set_title(f"{base}, {exam}", loc="left", fontsize=10)
         ax.set(xlim=(0, widest + 3), xlabel="", ylabel="")
     axes[-1, 0].set_xlabel("Right answers (%)")
-    for name, look in styles.items():
-        axes[0, 0].plot([], [], look.marker, color=look.colour, label=name)
-    legend_above(figure, axes[0, 0])
+    legend_above(figure, axes[0, 0], named=styles)
     return figure

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from jmedlora_utils.figures.style import HALO, NARROW, PALETTE, LineStyle, legend_above, looks, new_figure
+from jmedlora_utils.figures.style import HALO, NARROW, PALETTE, LineStyle, effect_axis, legend_above, looks, new_figure
 
 LONG = 34
 """Characters of two names that fit one line."""
@@ -34,25 +34,18 @@ def forest(pairs: pd.DataFrame, steps: pd.DataFrame, margin: float) -> Figure:
     rows = rows.sort_values("adaptation", key=lambda kinds: kinds.map(list(KINDS).index), kind="stable", ignore_index=True)
     figure, axes = new_figure(NARROW, 1.2 + 0.68 * len(rows))
     ax, (low, high) = axes[0, 0], (100 * rows["low"].min(), 100 * rows["high"].max())
-    ax.axvspan(-100 * margin, 100 * margin, color=PALETTE["grey"], alpha=0.13, zorder=0)
-    ax.axvline(0, color=PALETTE["black"], linewidth=1, zorder=1)
+    effect_axis(ax, 100 * margin)
     for place, row in enumerate(rows.itertuples()):
         style = KINDS[row.adaptation]
         ax.hlines(place, 100 * row.low, 100 * row.high, color=style.colour, linewidth=2.4)
         filled = style.colour if row.decides else "white"
         dot = {"color": style.colour, "markerfacecolor": filled, "markeredgewidth": 1.8, "linestyle": "none", "zorder": 3}
-        ax.plot(100 * row.difference, place, marker=style.marker, label=row.adaptation if row.decides else None, **dot)
+        ax.plot(100 * row.difference, place, marker=style.marker, **dot)
         arrow = " →\n" if len(row.base + row.adapted) > LONG else " → "
         name = f"{row.exam}: {row.base}{arrow}{row.adapted}"
-        text = ax.text(low - 1, place - 0.16, name, fontsize=9.5, va="bottom", linespacing=1.05, zorder=4)
-        text.set_path_effects(HALO)
-    for kind in dict.fromkeys(rows["adaptation"]):
-        ax.plot([], [], marker=KINDS[kind].marker, color=KINDS[kind].colour, linestyle="none", label=kind)
+        ax.text(low - 1, place - 0.16, name, fontsize=9.5, va="bottom", linespacing=1.05, zorder=4, path_effects=HALO)
     ax.set(xlim=(low - 1.5, max(high, -low / 2) + 1), ylim=(len(rows) - 0.6, -0.9), xlabel="Difference in points (share right)", ylabel="")
-    ax.set_yticks([])
-    ax.grid(visible=False, axis="y")
-    sns.despine(ax=ax, left=True)
-    legend_above(figure, ax, columns=2)
+    legend_above(figure, ax, named={kind: look for kind, look in KINDS.items() if kind in set(rows["adaptation"])})
     return figure
 
 

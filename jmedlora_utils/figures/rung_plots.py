@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from textwrap import wrap
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from jmedlora_utils.figures.style import HALO, NARROW, PALETTE, LineStyle, legend_above, new_figure
+from jmedlora_utils.figures.style import HALO, NARROW, PALETTE, LineStyle, effect_axis, legend_above, new_figure
 
 LETTERS = 58
 """Letters of one line of text across the figure."""
@@ -32,23 +31,17 @@ def forest(table: pd.DataFrame, titles: Mapping[int, str], margin: float) -> Fig
     heights = [0.5 + max(1, len(own)) for own in rows.values()]
     figure, axes = new_figure(NARROW, 0.62 * sum(heights) + 0.9, rows=len(titles), sharex=True, height_ratios=heights)
     for ax, (claim, own) in zip(axes[:, 0], rows.items(), strict=True):
-        ax.axvspan(-100 * margin, 100 * margin, color=PALETTE["grey"], alpha=0.13, zorder=0)
-        ax.axvline(0, color=PALETTE["black"], linewidth=1, zorder=1)
+        effect_axis(ax, 100 * margin)
         for place, row in enumerate(own.itertuples()):
             look = RUNGS[row.rung]
             ax.hlines(place, 100 * row.low, 100 * row.high, color=look.colour, linewidth=2.4)
             ax.plot(100 * row.value, place, look.marker, color=look.colour, markersize=7)
             said = wrap(f"{row.what}: {row.verdict}", LETTERS)
             where = {"xycoords": ("axes fraction", "data"), "xytext": (2, 6), "textcoords": "offset points", "fontsize": 8.5}
-            text = ax.annotate("\n".join(said), (0, place), color=look.colour, linespacing=1.0, zorder=4, **where)
-            text.set_path_effects(HALO)
-            text.set_in_layout(False)
+            look = {"color": look.colour, "linespacing": 1.0, "zorder": 4, "path_effects": HALO, "in_layout": False}
+            ax.annotate("\n".join(said), (0, place), **look, **where)
         ax.set_title("\n".join(wrap(titles[claim], LETTERS)), loc="left", fontsize=10)
-        ax.set(ylim=(max(1, len(own)) - 0.6, -0.9), xlabel="", ylabel="", yticks=[])
-        ax.grid(visible=False, axis="y")
-        sns.despine(ax=ax, left=True)
+        ax.set(ylim=(max(1, len(own)) - 0.6, -0.9), xlabel="", ylabel="")
     axes[-1, 0].set_xlabel("Points")
-    for rung in (name for name in RUNGS if name in set(table["rung"])):
-        axes[0, 0].plot([], [], RUNGS[rung].marker, color=RUNGS[rung].colour, label=rung)
-    legend_above(figure, axes[0, 0])
+    legend_above(figure, axes[0, 0], named={rung: look for rung, look in RUNGS.items() if rung in set(table["rung"])})
     return figure

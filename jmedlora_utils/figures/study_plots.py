@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from jmedlora_utils.analysis.registered import POINTS, Estimate
-from jmedlora_utils.figures.style import HALO, NARROW, PALETTE, new_figure
+from jmedlora_utils.figures.style import HALO, NARROW, PALETTE, effect_axis, new_figure
 
 
 def by_world(estimates: Sequence[Estimate], margin: float) -> Figure:
@@ -23,8 +23,7 @@ def by_world(estimates: Sequence[Estimate], margin: float) -> Figure:
     scale = 100 if unit == POINTS else 1
     figure, axes = new_figure(NARROW, 0.9 + 0.62 * max(1, len(estimates)))
     ax = axes[0, 0]
-    ax.axvspan(-scale * margin, scale * margin, color=PALETTE["grey"], alpha=0.13, zorder=0)
-    ax.axvline(0, color=PALETTE["black"], linewidth=1, zorder=1)
+    effect_axis(ax, scale * margin)
     for place, found in enumerate(estimates):
         worlds = scale * found.by_seed.to_numpy(float)
         sns.scatterplot(x=worlds, y=[place] * len(worlds), ax=ax, color=PALETTE["sky"], s=28, alpha=0.8, linewidth=0, zorder=2)
@@ -32,14 +31,9 @@ def by_world(estimates: Sequence[Estimate], margin: float) -> Figure:
             ax.hlines(place, scale * found.interval.low, scale * found.interval.high, color=PALETTE["blue"], linewidth=2.6, zorder=3)
         ax.plot(scale * found.interval.value, place, "o", color=PALETTE["blue"], markersize=7, zorder=4)
         word = f": {found.verdict}" if found.verdict else ""
-        label = ax.annotate(
-            found.name + word, (0, place), xycoords=("axes fraction", "data"), xytext=(2, 8), textcoords="offset points", fontsize=9.5
-        )
-        label.set_path_effects(HALO)
+        where = {"xycoords": ("axes fraction", "data"), "xytext": (2, 8), "textcoords": "offset points"}
+        ax.annotate(found.name + word, (0, place), fontsize=9.5, path_effects=HALO, **where)
     if not estimates:
         ax.annotate("not measured in this run", (0.5, 0.5), xycoords="axes fraction", ha="center")
     ax.set(ylim=(max(1, len(estimates)) - 0.5, -0.9), ylabel="", xlabel=unit.capitalize())
-    ax.set_yticks([])
-    ax.grid(visible=False, axis="y")
-    sns.despine(ax=ax, left=True)
     return figure

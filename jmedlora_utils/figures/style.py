@@ -158,20 +158,25 @@ def points(ax: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle], lines
         ax.get_legend().remove()
 
 
-def percent_axis(axes: Axes, low: float = 0.0, high: float = 100.0, axis: str = "y") -> None:
-    """Fixes an axis to percent so that neighbouring figures can be compared."""
-    getattr(axes, f"set_{axis}lim")(low, high)
+def chance_line(axes: Axes, chance: float, axis: str = "y") -> None:
+    """Dotted line at the chance level (0 to 1), labelled once."""
+    draw = axes.axhline if axis == "y" else axes.axvline
+    draw(100 * chance, color=PALETTE["black"], linestyle=":", linewidth=1.3, label="chance", zorder=1)
 
 
-def chance_line(axes: Axes, chance: float | None, axis: str = "y") -> None:
-    """Dotted line at the chance level (0 to 1), labelled once; None draws nothing."""
-    if chance is not None:
-        draw = axes.axhline if axis == "y" else axes.axvline
-        draw(100 * chance, color=PALETTE["black"], linestyle=":", linewidth=1.3, label="chance", zorder=1)
+def effect_axis(ax: Axes, margin: float) -> None:
+    """An axis of effects, one below the other: a band within the margin, a line at zero, and no scale for the rows."""
+    ax.axvspan(-margin, margin, color=PALETTE["grey"], alpha=0.13, zorder=0)
+    ax.axvline(0, color=PALETTE["black"], linewidth=1, zorder=1)
+    ax.set_yticks([])
+    ax.grid(visible=False, axis="y")
+    sns.despine(ax=ax, left=True)
 
 
-def legend_above(figure: Figure, axes: Axes, columns: int = 2) -> None:
-    """Puts the legend above the axes, where it hides no data; the chance line comes last."""
+def legend_above(figure: Figure, axes: Axes, columns: int = 2, named: Mapping[str, LineStyle] | None = None) -> None:
+    """Puts the legend above the axes, where it hides no data, with the `named` looks beside what is drawn; the chance line comes last."""
+    for name, look in (named or {}).items():
+        axes.plot([], [], look.marker, color=look.colour, label=name)
     if axes.get_legend() is not None:
         axes.get_legend().remove()
     found = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jmedlora_utils.figures.style import PALETTE, LineStyle, chance_line, legend_above, looks, new_figure, percent_axis, points
+from jmedlora_utils.figures.style import PALETTE, LineStyle, chance_line, legend_above, looks, new_figure, points
 
 FACTS = {
     "taught": ("taught, trained phrasing", LineStyle(PALETTE["blue"], "o")),
@@ -36,7 +35,13 @@ def story(lines: pd.DataFrame, gains: pd.DataFrame, styles: Mapping[str, LineSty
     """
     figure, axes = new_figure(height=5.6, rows=2, height_ratios=[2.1, 1])
     above, below = axes[:, 0]
-    _along_steps(above, _named(lines), "facts", dict(FACTS.values()), chance, "Accuracy (%)")
+    names = {group: name for group, (name, _) in FACTS.items()}
+    lines = lines.assign(facts=lines["facts"].astype(str).map(names), steps=lines["steps"].astype(int))
+    # At equal distances, and shifted a little so that intervals do not hide each other.
+    dodge = 0.04 * (lines["facts"].nunique() - 1) or False
+    points(above, lines, dict(FACTS.values()), lines=True, x="steps", y="value", hue="facts", dodge=dodge, capsize=0.04)
+    chance_line(above, chance)
+    above.set(xlabel="Tuning steps (0 = base model)", ylabel="Accuracy (%)", ylim=(0, 103))
     points(below, gains, styles, x="value", y="base", hue="base", order=list(gains["base"])[::-1], capsize=0.2)
     below.axvline(0, color=PALETTE["black"], linewidth=0.9)
     below.set(xlabel="Gain on taught facts (points)", ylabel="")
@@ -44,14 +49,13 @@ def story(lines: pd.DataFrame, gains: pd.DataFrame, styles: Mapping[str, LineSty
     return figure
 
 
-def loss_curves(series: pd.DataFrame, label: str = "Training loss (nats per token)") -> Figure:
+def loss_curves(series: pd.DataFrame) -> Figure:
     """Loss against steps, one line per run; with several seeds, their mean and their range.
 
     Where a base has several runs, there is one panel per base, with a logarithmic axis.
 
     Args:
         series: Columns `run, seed, step, loss`, and `base` for panels.
-        label: Label of the y axis.
     """
     apart = "base" in series and series["base"].nunique() > 1 and series.groupby("base")["run"].nunique().max() > 1
     bases = series["base"].astype(str) if apart else [""] * len(series)
@@ -72,7 +76,7 @@ def loss_curves(series: pd.DataFrame, label: str = "Training loss (nats per toke
     if not apart:
         axes[0, 0].set_ylim(bottom=0)
     figure.supxlabel("Tuning step", fontsize=11)
-    figure.supylabel(label, fontsize=11)
+    figure.supylabel("Training loss (nats per token)", fontsize=11)
     legend_above(figure, axes[0, 0], columns=4 if apart else 3)
     return figure
 
@@ -97,17 +101,3 @@ def fertility(frame: pd.DataFrame) -> Figure:
     ax.margins(x=0.12)
     legend_above(figure, ax)
     return figure
-
-
-def _named(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(facts=frame["facts"].astype(str).map(lambda group: FACTS[group][0] if group in FACTS else group))
-
-
-def _along_steps(ax: Axes, estimates: pd.DataFrame, hue: str, styles: Mapping[str, LineStyle], chance: float | None, label: str) -> None:
-    """Lines over the steps that were asked, at equal distances, shifted a little so that intervals do not hide each other."""
-    lines = estimates.assign(steps=estimates["steps"].astype(int))
-    dodge = 0.04 * (lines[hue].nunique() - 1)
-    points(ax, lines, styles, lines=True, x="steps", y="value", hue=hue, dodge=dodge or False, capsize=0.04)
-    chance_line(ax, chance)
-    ax.set(xlabel="Tuning steps (0 = base model)", ylabel=label)
-    percent_axis(ax, high=103)

@@ -28,7 +28,7 @@ from jmedlora_utils.workflow.checks import load_checked
 
 HEARTBEAT_SECONDS = 20
 PROFILES = paths.ROOT / "profiles"
-READ_EXAMINATIONS = ("31_", "33_", "41_", "50_")  # analysis of published examinations; see `_reads_examinations`
+READ_EXAMINATIONS = ("31_", "33_", "41_", "44_", "50_")  # analysis of published examinations; see `_reads_examinations`
 # What a step may take on a cluster: host memory in MB, and minutes. A step that is stopped by them goes on where it stopped when it
 # is tried again, with more memory and the same time (Snakefile).
 GPU_STEPS = {
@@ -230,12 +230,13 @@ def _cluster(profile: str) -> list[str]:
 
 
 def durations(preset_name: str) -> list[tuple[str, float]]:
-    """Step label and seconds of every executed notebook of a preset, as papermill measured them."""
-    return [
-        (step.label, float(read_json(step.target)["metadata"]["papermill"]["duration"]))
-        for step in steps(load_preset(preset_name))
-        if step.target.is_file()
-    ]
+    """Step label and seconds of every executed notebook of a preset."""
+    return [(step.label, seconds(step.target)) for step in steps(load_preset(preset_name)) if step.target.is_file()]
+
+
+def seconds(path: Path) -> float:
+    """What an executed notebook took, as papermill measured it."""
+    return float(read_json(path)["metadata"]["papermill"]["duration"])
 
 
 def time_table(rows: list[tuple[str, float]]) -> str:

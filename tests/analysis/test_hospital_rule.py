@@ -56,6 +56,13 @@ def test_an_adapter_that_helps_and_harms_nothing_is_a_go() -> None:
     assert hospital_rule.verdict(hospital_rule.judge(answers), answers) == "go"
 
 
+def test_every_seed_needs_enough_questions() -> None:
+    answers = make_answers()
+    small = (answers["seed"] == 3) & (answers["facts"] == "taught") & (answers["id"].str[-3:].astype(str) >= "050")
+    judged = hospital_rule.judge(answers)
+    assert hospital_rule.verdict(judged, answers) == "go" and hospital_rule.verdict(judged, answers[~small]) == "rehearsal"
+
+
 @pytest.mark.parametrize(
     ("check", "changed"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jmedlora_utils.analysis import registered
+from jmedlora_utils.analysis import evidence, registered
 from jmedlora_utils.analysis.studies import METRICS, QUESTION, Study
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.manifest import write_manifest
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.statistics import Interval
 from jmedlora_utils.data.invented_world import World, WorldSettings
@@ -222,3 +224,11 @@ def test_a_seed_whose_answers_are_all_wrong_or_all_right_does_not_hide_the_other
     monkeypatch.setattr(registered, "answer_counts", lambda study: counts)
     strict, lenient, _ = claim(4, make_study(learned)).estimates
     assert list(strict.by_seed) == [1.0, 1.0] and list(lenient.by_seed) == [0.2, 0.2]
+
+
+def test_evidence_in_another_folder_is_judged_by_its_own_answers(tmp_path) -> None:
+    folder = shutil.copytree(paths.RESULTS / "mini", tmp_path / "mini")
+    counts = pd.read_csv(folder / registered.ANSWERS).assign(credited_wrong=0)
+    counts.to_csv(folder / registered.ANSWERS, index=False)
+    write_manifest(folder)
+    assert not registered.answer_counts(evidence.read_evidence(folder))["credited_wrong"].any()

@@ -13,6 +13,7 @@ import yaml
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.presets import declared_parameters
+from jmedlora_utils.workflow.runner import READ_EXAMINATIONS
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 DRAWS = re.compile(r"\b(?:\w+_plots|plt|sns)\.\w+\(|\w+_figure\(|\.figure\(\)")
@@ -38,6 +39,12 @@ def figures(path: Path) -> list[dict[str, Any]]:
 
 def test_there_are_notebooks() -> None:
     assert {"10", "11", "20", "30", "31", "33", "40"} <= {path.name[:2] for path in NOTEBOOKS}
+
+
+@every_notebook
+def test_a_page_that_loads_the_examination_is_made_again_when_it_arrives(path: Path) -> None:
+    loads = any("load_igakuqa" in cell["source"] for cell in code_cells(path))
+    assert not loads or path.stem.startswith(READ_EXAMINATIONS)
 
 
 @every_notebook

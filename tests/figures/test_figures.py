@@ -145,7 +145,7 @@ def test_the_forest_draws_every_pair_and_step_hollow_where_it_does_not_decide():
     dots = [line for line in ax.lines if line.get_marker() not in ("None", "") and len(line.get_xdata())]
     assert [float(line.get_xdata()[0]) for line in dots] == [2.0, 2.0, 2.0]
     assert [line.get_markerfacecolor() == "white" for line in dots] == [False, True, False]
-    assert labels(figure) == ["LoRA", pair_plots.SIZE, "fine-tuning"]
+    assert labels(figure) == ["LoRA", "fine-tuning", pair_plots.SIZE]
     assert [text.get_text() for text in ax.texts] == ["120: b → a"] * 3
 
 
