@@ -43,7 +43,8 @@ def test_there_are_notebooks() -> None:
 
 @every_notebook
 def test_a_page_that_loads_the_examination_is_made_again_when_it_arrives(path: Path) -> None:
-    loads = any("load_igakuqa" in cell["source"] for cell in code_cells(path))
+    # A step of the preparation stops without the examination; an analysis goes on without it.
+    loads = path.stem >= "31" and any("load_igakuqa" in cell["source"] for cell in code_cells(path))
     assert not loads or path.stem.startswith(READ_EXAMINATIONS)
 
 
