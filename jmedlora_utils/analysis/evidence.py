@@ -116,26 +116,27 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), a
     folder = folder or evidence_folder(preset)
     if add and (folder / "evidence.json").is_file():
         study = _joined(read_evidence(folder), study)
-    for old in folder.glob("seed*"):
-        shutil.rmtree(old)
-    written = [write_text(folder / "summary.csv", scores.summary(study.outcomes).to_csv(index=False, float_format="%.6g"))]
-    written.append(write_text(folder / "forms.csv", study.forms.to_csv(index=False)))
-    (folder / LIKELIHOODS).unlink(missing_ok=True)
-    if len(study.likelihood):
-        written.append(write_text(folder / LIKELIHOODS, study.likelihood.to_csv(index=False, float_format="%.6g")))
-    written += [write_record(folder / f"seed{r.seed}" / "records", trimmed(r)) for r in study.records]
+    tables, rows = {"summary.csv": scores.summary(study.outcomes), "forms.csv": study.forms, LIKELIHOODS: study.likelihood}, {}
     for seed in study.seeds:
-        here, asked = folder / f"seed{seed}", study.questions[study.questions["seed"] == seed]
+        asked = study.questions[study.questions["seed"] == seed]
         with_texts = asked["exam"].isin(INVENTED_EXAMS) & (seed == study.seeds[0])
-        kept = [
+        rows[f"seed{seed}/questions.jsonl"] = [
             {c: row[c] for c in (*QUESTION, *(TEXTS if texts else []), "gold")}
             for row, texts in zip(asked.to_dict("records"), with_texts, strict=True)
         ]
-        written.append(write_jsonl(here / "questions.jsonl", kept))
-        written.append(write_jsonl(here / "outcomes.jsonl", _packed(study.outcomes[study.outcomes["seed"] == seed], asked)))
-    examples = _examples(study, settings.show)
-    if len(examples):
-        written.append(write_jsonl(folder / f"seed{study.seeds[0]}" / "examples.jsonl", examples.to_dict("records")))
+        rows[f"seed{seed}/outcomes.jsonl"] = _packed(study.outcomes[study.outcomes["seed"] == seed], asked)
+    rows[f"seed{study.seeds[0]}/examples.jsonl"] = _examples(study, settings.show).to_dict("records")
+    # Nothing old is deleted before all that is new is there.
+    for old in folder.glob("seed*"):
+        shutil.rmtree(old)
+    (folder / LIKELIHOODS).unlink(missing_ok=True)
+    written = [
+        write_text(folder / name, table.to_csv(index=False, float_format="%.6g"))
+        for name, table in tables.items()
+        if len(table) or name != LIKELIHOODS
+    ]
+    written += [write_record(folder / f"seed{r.seed}" / "records", trimmed(r)) for r in study.records]
+    written += [write_jsonl(folder / name, found) for name, found in rows.items() if found]
     about = {"preset": preset, "seeds": study.seeds, "show": settings.show, **study.about, "versions": study.records[0].versions}
     written.append(write_text(folder / "evidence.json", json.dumps(about, indent=1) + "\n"))
     return [*written, write_manifest(folder)]

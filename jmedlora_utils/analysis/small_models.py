@@ -245,7 +245,7 @@ def whole_examinations() -> pd.DataFrame:
     if not evidence.has_evidence(UNTUNED):
         return pd.DataFrame(columns=columns)
     study, rows = evidence.load_study(UNTUNED), []
-    likely = study.likelihood.set_index(["run", "exam", "shots"])
+    likely = scores.likelihood_rows(study).set_index(["run", "exam", "shots"])
     for (base, exam, shots, run), own in study.outcomes.groupby(["base", "exam", "shots", "run"], observed=True):
         for reading, column in READINGS.items():
             share = likely.loc[(run, exam, shots), column] if reading == LIKELIEST else own[column].mean()
