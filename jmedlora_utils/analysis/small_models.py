@@ -42,6 +42,8 @@ EXAM_LABELS = {
     "small_exam_1": "real questions, first order",
     "small_exam_2": "real questions, second order",
     "small_transfer": "JJSIMQA",
+    "jjsimqa": "JJSIMQA",
+    "igakuqa": "IgakuQA",
 }
 UNTUNED = "small-bases"  # the preset that asks the untuned models whole examinations
 LIKELIEST = "likeliest choice"
@@ -250,7 +252,7 @@ def whole_examinations() -> pd.DataFrame:
         for reading, column in READINGS.items():
             share = likely.loc[(run, exam, shots), column] if reading == LIKELIEST else own[column].mean()
             found = statistics.wilson(round(len(own) * share), len(own))
-            rows.append((base, exam, shots, reading, *found, own["chance"].mean(), len(own)))
+            rows.append((base, EXAM_LABELS[exam], shots, reading, *found, own["chance"].mean(), len(own)))
     return pd.DataFrame(rows, columns=columns)
 
 

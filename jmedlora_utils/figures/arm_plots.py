@@ -55,7 +55,7 @@ def whole_examinations(table: pd.DataFrame, readings: Sequence[str]) -> Figure:
         shown = own.assign(shots=own["shots"].map("{}-shot".format))
         points(ax, shown, styles, x="value", y="shots", hue="reading", dodge=0.5, markersize=5)
         ax.set_title(f"{base}, {exam}", loc="left", fontsize=10)
-        ax.set(xlim=(0, widest + 3), xlabel="", ylabel="")
+        ax.set(xlim=(0, widest + 3), ylim=(own["shots"].nunique() - 0.3, -0.7), xlabel="", ylabel="")
     axes[-1, 0].set_xlabel("Right answers (%)")
     legend_above(figure, axes[0, 0], named=styles)
     return figure
