@@ -237,7 +237,8 @@ def best_settings(run: Tuning, batch: int, card: Card) -> str | None:
 
 def _notes(entry: ModelEntry) -> tuple[str, ...]:
     unpinned = (f"pin {entry.name}: its revision is unknown",) if not entry.local and not entry.revision else ()
-    return unpinned + ((f"{entry.name} is gated: HF_TOKEN",) if entry.gated else ())
+    key = "HF_TOKEN" if entry.origin == "hub" else f"JMEDLORA_ACCEPT={entry.name}"
+    return unpinned + ((f"{entry.name} is gated: {key}",) if entry.gated else ())
 
 
 def hours_in_words(seconds: float, basis: str) -> str:

@@ -96,6 +96,8 @@ def test_an_unpinned_model_and_a_gated_one_are_named_before_a_run(tmp_path: Path
     notes = {note for p in planner.plan_preset("paper-adapters", 80, tmp_path) for note in p.notes}
     assert "pin swallow-70b-instruct: its revision is unknown" in notes
     assert "llama-2-70b-chat is gated: HF_TOKEN" in notes
+    notes = {note for p in planner.plan_preset("small", 80, tmp_path) for note in p.notes}
+    assert notes == {"gemma-3-270m is gated: JMEDLORA_ACCEPT=gemma-3-270m"}, "its wheels need no token"
 
 
 def test_a_measured_rate_replaces_the_assumed_one(tmp_path: Path) -> None:
