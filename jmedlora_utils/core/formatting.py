@@ -23,9 +23,9 @@ def nfkc(text: str) -> str:
 
 def percent(value: float, low: float | None = None, high: float | None = None, signed: bool = False) -> str:
     """`0.333, 0.1, 0.5` becomes `33.3 [10.0, 50.0]`: a share in percent (or points) with its interval."""
-    sign = "+" if signed else ""
-    text = f"{100 * value:{sign}.1f}"
-    return text if low is None or high is None else f"{text} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+    form = "+z.1f" if signed else "z.1f"  # z: no minus before a zero
+    text = f"{100 * value:{form}}"
+    return text if low is None or high is None else f"{text} [{100 * low:{form}}, {100 * high:{form}}]"
 
 
 def p_value(p: float) -> str:

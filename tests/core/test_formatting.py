@@ -45,6 +45,7 @@ def words(text: str) -> list[str]:
         (formatting.percent(1 / 3), "33.3"),
         (formatting.percent(1 / 3, 0.1, 0.5), "33.3 [10.0, 50.0]"),
         (formatting.percent(0.05, -0.01, 0.11, signed=True), "+5.0 [-1.0, +11.0]"),
+        (formatting.percent(0.05, -1e-17, 0.11, signed=True), "+5.0 [+0.0, +11.0]"),
         (formatting.p_value(0.0004), "< 0.001"),
         (formatting.p_value(0.0304), "0.030"),
         (formatting.p_value(math.nan), ""),
