@@ -246,7 +246,7 @@ def whole_examinations() -> pd.DataFrame:
     columns = ["base", "exam", "shots", "reading", "value", "low", "high", "chance", "n"]
     if not evidence.has_evidence(UNTUNED):
         return pd.DataFrame(columns=columns)
-    study, rows = evidence.load_study(UNTUNED), []
+    study, rows = evidence.read_evidence(evidence.evidence_folder(UNTUNED)), []
     likely = scores.likelihood_rows(study).set_index(["run", "exam", "shots"])
     for (base, exam, shots, run), own in study.outcomes.groupby(["base", "exam", "shots", "run"], observed=True):
         for reading, column in READINGS.items():
