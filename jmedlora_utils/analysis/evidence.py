@@ -71,14 +71,23 @@ def has_evidence(preset: str) -> bool:
     return (evidence_folder(preset) / "evidence.json").is_file()
 
 
+def refuse_smoke(preset: str) -> None:
+    """Refuses the preset smoke.
+
+    Raises:
+        JmedloraError: It is smoke.
+    """
+    if preset == "smoke":
+        raise JmedloraError("preset smoke: its runs test the code and are no evidence; freeze another preset, such as mini-seeds")
+
+
 def check_finished(preset: str, seeds: Sequence[int] = ()) -> None:
     """Refuses what is no evidence: runs of the preset smoke, and half of a run.
 
     Raises:
         JmedloraError: The preset is smoke, or a seed lacks an evaluation, or a loss on texts, that the preset asks for.
     """
-    if preset == "smoke":
-        raise JmedloraError("preset smoke: its runs test the code and are no evidence; freeze another preset, such as mini-seeds")
+    refuse_smoke(preset)
     settings = load_preset(preset)
     texts = {run.name for run in settings.runs if run.evaluate.get("texts")}
     for seed in seeds or settings.seeds:
@@ -108,8 +117,9 @@ def freeze(preset: str, folder: Path | None = None, seeds: Sequence[int] = (), a
         add: Whether other seeds that are committed there stay, as for a study that is run on several machines in turn.
 
     Raises:
-        JmedloraError: Results are missing, or what is committed there is another preset's.
+        JmedloraError: The preset is smoke, results are missing, or what is committed there is another preset's.
     """
+    refuse_smoke(preset)
     study, settings = read_runs(preset, seeds), load_preset(preset)
     if left := study.about.get("left_out"):
         print(f"{left} records are not in preset {preset!r} and were left out", file=sys.stderr)

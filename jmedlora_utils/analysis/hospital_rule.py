@@ -118,7 +118,11 @@ def _compared(answers: pd.DataFrame) -> dict[str, pd.Series]:
 
 def measures(answers: pd.DataFrame) -> dict[str, Interval]:
     """What the checks compare with their limits, by name."""
-    level, compared = read_rule().level, _compared(answers)
+    return _measured(_compared(answers))
+
+
+def _measured(compared: dict[str, pd.Series]) -> dict[str, Interval]:
+    level = read_rule().level
     found = {"beyond_form": small_models.taught_minus_untaught(compared["beyond_form"], level)}
     found["unreadable"] = statistics.wilson(float(compared["unreadable"].sum()), len(compared["unreadable"]))
     return {name: found.get(name) or gains.interval(values, level) for name, values in compared.items()}
@@ -126,7 +130,8 @@ def measures(answers: pd.DataFrame) -> dict[str, Interval]:
 
 def judge(answers: pd.DataFrame) -> pd.DataFrame:
     """The checks, one row each: `check`, `says`, `value`, `low`, `high`, `n` (answers compared), `limit` and `state`."""
-    found, compared, rows = measures(answers), _compared(answers), []
+    compared, rows = _compared(answers), []
+    found = _measured(compared)
     for name, check in read_rule().checks.items():
         limit = check.at_least if check.at_least is not None else check.at_most
         row = {"check": name, "says": check.says, **found[name]._asdict(), "n": len(compared[name]), "limit": limit}

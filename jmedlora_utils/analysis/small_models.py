@@ -252,7 +252,7 @@ def whole_examinations() -> pd.DataFrame:
         for reading, column in READINGS.items():
             share = likely.loc[(run, exam, shots), column] if reading == LIKELIEST else own[column].mean()
             found = statistics.wilson(round(len(own) * share), len(own))
-            rows.append((base, EXAM_LABELS[exam], shots, reading, *found, own["chance"].mean(), len(own)))
+            rows.append((base, EXAM_LABELS.get(exam, exam), shots, reading, *found, own["chance"].mean(), len(own)))
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -187,6 +187,8 @@ def test_the_likelihood_of_choices_is_frozen_with_its_study_and_seeds(study, tmp
 
 
 def test_smoke_is_no_evidence(tmp_path, capsys):
+    with pytest.raises(JmedloraError, match="preset smoke: its runs test the code"):
+        evidence.freeze("smoke", tmp_path)
     assert main(["freeze", "--preset", "smoke", "--folder", str(tmp_path)]) == 1
     assert "no evidence" in capsys.readouterr().err and not list(tmp_path.iterdir())
 

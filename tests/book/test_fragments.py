@@ -178,6 +178,27 @@ def test_what_the_slope_hides_is_said_in_both_languages() -> None:
     assert miniature.size_note(rising) == {"en": "", "ja": ""}
 
 
+def test_the_cards_count_the_checks_and_the_costs_follow_the_records(monkeypatch) -> None:
+    study = evidence.load_study("mini-seeds")
+    changed = registered.changed_verdicts(study)
+    for finding in registered.findings(study):
+        same = sum(word == finding.verdict for word in changed[finding.claim])
+        assert f"(the same in {same} of {len(changed[finding.claim])} checks" in fragments.verdicts()
+    seconds = evidence.load_study("hospital").about["evaluate_seconds"]
+    before = [fragments.cost(language) for language in ("en", "ja")]
+    load = evidence.load_study
+
+    def longer(name: str):
+        found = load(name)
+        found.about["evaluate_seconds"] = {run: taken + 6000 for run, taken in found.about["evaluate_seconds"].items()}
+        return found
+
+    monkeypatch.setattr(evidence, "load_study", longer)
+    for text, language in zip(before, ("en", "ja"), strict=True):
+        minutes = int(re.search(r"rehearsal on a hospital's articles (\d+)|予行演習は約(\d+)", text).group(1 if language == "en" else 2))
+        assert f"{minutes + 100 * len(seconds)}" in fragments.cost(language)
+
+
 def test_without_evidence_the_pages_say_so(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(evidence, "evidence_folder", lambda preset: tmp_path)
     assert fragments.story(tmp_path) == fragments.verdicts() == fragments.NO_EVIDENCE
