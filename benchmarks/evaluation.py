@@ -270,6 +270,7 @@ def assert_equal(bench: Bench, arms: dict[str, Arm]) -> dict[str, float]:
     accuracies = {}
     for name, arm in arms.items():
         found = arm()
+        print(f"same answers? {name}", file=sys.stderr, flush=True)
         if name.startswith("writing"):
             if found != bench.gold:
                 wrong = next(i for i, (a, b) in enumerate(zip(found, bench.gold, strict=True)) if a != b)
@@ -329,6 +330,7 @@ def main() -> int:
             start = time.perf_counter()
             arm()
             seconds[name].append(round(time.perf_counter() - start, 4))
+            print(f"{len(seconds[name])} of {repeats}: {name}: {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
         load.append(os.getloadavg()[0])
     best = {name: min(taken) for name, taken in seconds.items()}
     gains = ratios(best)

@@ -250,6 +250,7 @@ def assert_equal_first_step(arms: dict[str, Arm], rows: Sequence[Row], batch: in
         losses = run(make(short))[1]
         assert len(losses) == 1, f"{name}: {len(losses)} steps over {batch} rows"
         first[name] = losses[0]
+        print(f"first step: {name}: loss {losses[0]:.4f}", file=sys.stderr, flush=True)
     for name, loss in first.items():
         tolerance = BF16_TOLERANCE if name == "TRL, as shipped" else LOSS_TOLERANCE
         if abs(loss - first["ours"]) > tolerance:
@@ -295,6 +296,7 @@ def main() -> int:
         for _ in range(repeats):
             for name, make in arms.items():
                 seconds[name].append(round(run(make(bench.rows))[0], 3))
+                print(f"{len(seconds[name])} of {repeats}: {name}: {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
             load.append(os.getloadavg()[0])
         parameters = loading.count_parameters(bench.model())
         lengths = [len(r.ids) for r in bench.rows]
