@@ -11,6 +11,7 @@ import pandas as pd
 from jmedlora_utils.analysis.studies import evaluation_of, evaluations
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.manifest import check_manifest
 from jmedlora_utils.core.presets import load_preset, preset_names
 from jmedlora_utils.core.records import read_json, read_record
 
@@ -98,7 +99,12 @@ def own_scores() -> tuple[pd.DataFrame, list[str]]:
 
 
 def _committed(file: Path, ran: Collection[str]) -> list[dict[str, Any]]:
-    """The scores on IgakuQA of one committed study, unless its preset is in `ran`."""
+    """The scores on IgakuQA of one committed study, unless its preset is in `ran`.
+
+    Raises:
+        JmedloraError: The study is damaged.
+    """
+    check_manifest(file.parent)
     about, table = read_json(file), pd.read_csv(file.with_name("summary.csv"))
     if about["preset"] in ran:
         return []
