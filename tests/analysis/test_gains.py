@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 import synthetic_study
@@ -11,29 +10,6 @@ from jmedlora_utils.analysis import gains, scores, studies
 from jmedlora_utils.analysis.gains import NotMeasuredError
 
 RUNS = [r for r in synthetic_study.RUNS if r.name in ("en-small_lora", "en-large_lora", "ja-medium_lora")]
-
-
-SIZES = {"en-small": 2e5, "en-medium": 8e5, "en-large": 3e6, "ja-medium": 8e5}
-N = 60
-
-
-def study(skill: dict[str, float], seeds: int = 3, held_out: float = 0.5, leak: float = 0.0, near: float = 0.3) -> pd.DataFrame:
-    """Outcomes of LoRA runs: `skill` is the share of taught facts learned by the late step."""
-    rng, parts = np.random.default_rng(0), []
-    conditions = [(seed, base, *step) for seed in range(1, seeds + 1) for base in skill for step in ((0, 0), (30, 0.5), (100, 1), (200, 1))]
-    for seed, base, steps, rank in conditions:
-        about = {"seed": seed, "run": f"{base}_lora", "base": base, "size_params": SIZES[base], "method": "lora", "quantisation": "none"}
-        about |= {"template": "plain", "centric": "japanese" if base.startswith("ja") else "english", "steps": steps, "shots": 0}
-        for exam, share in (("mini_trained", 1.0), ("mini_heldout", held_out)):
-            for section, p in (("taught", skill[base] * rank * share), ("untaught", leak * rank)):
-                right = ((rng.random(N) < p) | (rng.random(N) < 0.2)).astype(float)
-                exact = right * (rng.random(N) >= near)
-                facts = "taught_held_out_phrasing" if (exam, section) == ("mini_heldout", "taught") else section
-                question = {"exam": exam, "facts": facts, "id": [f"{section}{i:02d}" for i in range(N)], "n_select": 1, "chance": 0.2}
-                scores = {"accuracy": right, "exact_match": exact, "gestalt": np.maximum(exact, 0.9 * right)}
-                scores |= {"strict_accuracy": right, "strict_exact_match": exact}
-                parts.append(pd.DataFrame({**about, **question, **scores}))
-    return pd.concat(parts, ignore_index=True)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +22,20 @@ def outcomes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exams(outcomes):
+def plain(outcomes):
+    """The same with columns of texts, which a test may change."""
+    return outcomes.astype(dict.fromkeys(outcomes.select_dtypes("category"), str))
+
+
+@pytest.fixture(scope="module")
+def large(plain):
+    return plain[plain["run"] == "en-large_lora"]
+
+
+@pytest.fixture(scope="module")
+def exams(plain):
     """The same answers as if two published exams had been asked: one group of questions each."""
-    frame = outcomes.astype({"facts": str, "exam": str})
-    frame = frame[frame["exam"] != "mini_general"]
+    frame = plain[plain["exam"] != "mini_general"]
     exam = frame["exam"].map({"mini_trained": "igakuqa", "mini_heldout": "jjsimqa"})
     return studies.compact(frame.assign(exam=exam, facts=exam))
 
@@ -62,17 +48,14 @@ def pair(before: str, after: str) -> pd.DataFrame:
     return frame.assign(**about, shots=0, exam="e", facts="e", category="", n_select=1, chance=0.2)
 
 
-def test_a_gain_counts_fixed_and_broken_questions() -> None:
-    row = gains.paired_gains(pair("0000000011", "1111110001")).iloc[0]
+def test_a_gain_counts_fixed_and_broken_questions_that_both_models_were_asked() -> None:
+    frame = pair("0000000011", "1111110001")
+    row = gains.paired_gains(frame).iloc[0]
     assert (row["fixed"], row["broken"], row["n"]) == (6, 1, 10)
     assert (row["before"], row["after"], row["gain"]) == pytest.approx((0.2, 0.7, 0.5)) and row["low"] < 0.5 < row["high"]
     assert row["p_holm"] == pytest.approx(2 * (1 + 7) / 2**7), "six of seven coins, both sides"
-
-
-def test_questions_that_only_one_model_was_asked_are_left_out_of_a_pair() -> None:
-    frame = pair("0000000011", "1111110001")
-    row = gains.paired_gains(frame[(frame["steps"] == 0) | (frame["id"] != 0)]).iloc[0]
-    assert (row["fixed"], row["n"]) == (5, 9)
+    fewer = gains.paired_gains(frame[(frame["steps"] == 0) | (frame["id"] != 0)]).iloc[0]
+    assert (fewer["fixed"], fewer["n"]) == (5, 9)
 
 
 def test_every_group_shot_and_step_is_paired_on_published_exams(exams) -> None:
@@ -111,44 +94,41 @@ def test_the_last_kept_step_counts_and_a_run_without_one_is_named(outcomes) -> N
         gains.last_step(outcomes[outcomes["steps"] == 0], "en-large_lora")
 
 
-def test_a_base_asked_beside_another_run_serves_as_baseline_but_never_one_after_further_pretraining():
-    frame = study({"en-large": 0.8}, seeds=1)
-    full = frame[frame["steps"] > 0].assign(run="en-large_full", method="full")
-    cpt = frame[frame["steps"] == 0].assign(run="a-first", method="cpt-lora", accuracy=1.0)
-    assert gains.gains(pd.concat([frame, full, cpt]), "en-large_full").equals(gains.gains(frame, "en-large_lora"))
+def test_a_base_asked_beside_another_run_serves_as_baseline_but_never_one_after_further_pretraining(large):
+    full = large[large["steps"] > 0].assign(run="en-large_full", method="full")
+    cpt = large[large["steps"] == 0].assign(run="a-first", method="cpt-lora", accuracy=1.0)
+    assert gains.gains(pd.concat([large, full, cpt]), "en-large_full").equals(gains.gains(large, "en-large_lora"))
 
 
-def test_a_run_in_4_bits_is_compared_with_its_base_in_4_bits_and_says_where_there_is_none():
-    frame = study({"en-large": 0.8}, seeds=1)
-    four_bits = frame.assign(run="en-large_qlora", method="qlora", quantisation="nf4")
-    only_tuned, both = pd.concat([frame, four_bits[four_bits["steps"] > 0]]), pd.concat([frame, four_bits])
+def test_a_run_in_4_bits_is_compared_with_its_base_in_4_bits_and_says_where_there_is_none(large):
+    four_bits = large.assign(run="en-large_qlora", method="qlora", quantisation="nf4")
+    only_tuned, both = pd.concat([large, four_bits[four_bits["steps"] > 0]]), pd.concat([large, four_bits])
     assert gains.baseline_run(only_tuned, "en-large_qlora") == ("en-large_lora", False)
     assert gains.other_loading(only_tuned) == ["en-large_qlora"] and gains.other_loading(both) == []
     assert [gains.baseline_run(both, f"en-large_{m}") for m in ("qlora", "lora")] == [("en-large_qlora", True), ("en-large_lora", True)]
 
 
-def test_controls_and_variants_of_a_base_are_no_main_runs() -> None:
-    frame = study({"en-small": 0.2, "en-large": 0.8}, seeds=1)
-    variant = frame[(frame["steps"] > 0) & (frame["base"] == "en-large")].assign(run="en-large_variant")
-    both = pd.concat([frame, variant[variant["id"] != "taught00"]])
-    assert list(gains.main_runs(both)["run"]) == ["en-small_lora", "en-large_lora"] and len(gains.tuned_runs(both)) == 3
-    assert scores.largest_run(both) == "en-large_lora" and len(gains.gains_by_base(both)) == 2
+def test_controls_and_variants_of_a_base_are_no_main_runs(plain, large) -> None:
+    variant = large[large["steps"] > 0].assign(run="en-large_variant")
+    both = pd.concat([plain, variant[variant["id"] != a_taught_question(large)]])
+    assert list(gains.main_runs(both)["run"]) == ["en-small_lora", "ja-medium_lora", "en-large_lora"] and len(gains.tuned_runs(both)) == 4
+    assert scores.largest_run(both) == "en-large_lora" and len(gains.gains_by_base(both)) == 3
 
 
-def untuned(frame: pd.DataFrame) -> pd.Series:
-    return frame["steps"] == 0
+def a_taught_question(frame: pd.DataFrame) -> str:
+    return frame.loc[frame["facts"] == "taught", "id"].iloc[0]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f[~untuned(f)], "step 0"),
-        (lambda f: f.assign(template=untuned(f).map({True: "plain", False: "another"})), "step 0"),
-        (lambda f: f.assign(quantisation=untuned(f).map({True: "nf4", False: "none"})), "step 0"),
-        (lambda f: f[~(untuned(f) & (f["id"] == "taught00"))], "different questions"),
+        (lambda f: f[f["steps"] > 0], "step 0"),
+        (lambda f: f.assign(template=f["steps"].gt(0).map({True: "plain", False: "another"})), "step 0"),
+        (lambda f: f.assign(quantisation=f["steps"].gt(0).map({True: "none", False: "nf4"})), "step 0"),
+        (lambda f: f[(f["steps"] > 0) | (f["id"] != a_taught_question(f))], "different questions"),
     ],
     ids=["no base", "another template", "another precision", "other questions"],
 )
-def test_a_tuned_model_is_compared_with_no_other_base(change, message):
+def test_a_tuned_model_is_compared_with_no_other_base(large, change, message):
     with pytest.raises(NotMeasuredError, match=message):
-        gains.gains(change(study({"en-large": 0.8}, seeds=1)), "en-large_lora")
+        gains.gains(change(large), "en-large_lora")

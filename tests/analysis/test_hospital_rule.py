@@ -40,6 +40,10 @@ def states(answers: pd.DataFrame) -> dict[str, str]:
     return hospital_rule.judge(answers).set_index("check")["state"].to_dict()
 
 
+def verdict(answers: pd.DataFrame) -> str:
+    return hospital_rule.verdict(hospital_rule.judge(answers), answers)
+
+
 def test_the_measures_are_the_differences_that_they_say() -> None:
     found = hospital_rule.measures(make_answers(sample=(30, 27), harm=(2, 3), unreadable=10))
     assert found["gain"].value == pytest.approx((120 - 40) / N)
@@ -53,14 +57,7 @@ def test_the_measures_are_the_differences_that_they_say() -> None:
 def test_an_adapter_that_helps_and_harms_nothing_is_a_go() -> None:
     answers = make_answers()
     assert set(states(answers).values()) == {"holds"}
-    assert hospital_rule.verdict(hospital_rule.judge(answers), answers) == "go"
-
-
-def test_every_seed_needs_enough_questions() -> None:
-    answers = make_answers()
-    small = (answers["seed"] == 3) & (answers["facts"] == "taught") & (answers["id"].str[-3:].astype(str) >= "050")
-    judged = hospital_rule.judge(answers)
-    assert hospital_rule.verdict(judged, answers) == "go" and hospital_rule.verdict(judged, answers[~small]) == "rehearsal"
+    assert verdict(answers) == "go"
 
 
 @pytest.mark.parametrize(
@@ -77,19 +74,21 @@ def test_every_seed_needs_enough_questions() -> None:
 def test_each_check_alone_ends_in_a_no_go(check: str, changed: dict) -> None:
     answers = make_answers(**changed)
     assert states(answers)[check] == "fails"
-    assert hospital_rule.verdict(hospital_rule.judge(answers), answers) == "no_go"
+    assert verdict(answers) == "no_go"
 
 
 def test_a_check_that_the_data_cannot_settle_is_open() -> None:
     mixed = make_answers(right=GOOD | {"adapter": (60, 40)})
     assert states(mixed)["gain"] == "open"
-    assert hospital_rule.verdict(hospital_rule.judge(mixed), mixed) == "open"
+    assert verdict(mixed) == "open"
 
 
-@pytest.mark.parametrize("small", [{"seeds": (1,)}, {"n": 50, "right": {k: (a // 4, b // 4) for k, (a, b) in GOOD.items()}}])
-def test_too_few_seeds_or_questions_decide_nothing(small: dict) -> None:
-    answers = make_answers(**small)
-    assert hospital_rule.verdict(hospital_rule.judge(answers), answers) == "rehearsal"
+def test_too_few_seeds_or_questions_of_any_seed_decide_nothing() -> None:
+    answers = make_answers()
+    short = (answers["seed"] == 3) & (answers["facts"] == "taught") & (answers["id"].str[-3:].astype(str) >= "050")
+    quarter = {system: (taught // 4, untaught // 4) for system, (taught, untaught) in GOOD.items()}
+    for small in (make_answers(seeds=(1,)), make_answers(right=quarter, n=50), answers[~short]):
+        assert verdict(small) == "rehearsal"
 
 
 @pytest.mark.parametrize(
@@ -120,14 +119,10 @@ def test_the_committed_rule_gives_a_reason_for_every_limit_and_refuses_one_witho
         hospital_rule.Rule.read(raw | {"checks": {"gain": raw["checks"]["gain"]}}, "rule")
 
 
-def test_answers_that_are_not_there_are_named() -> None:
+def test_answers_that_are_not_there_are_named_and_those_of_two_runs_are_not_mixed() -> None:
     answers = make_answers()
     with pytest.raises(NotMeasuredError, match="no answers of the adapter to quiz_bm25"):
         hospital_rule.judge(answers[(answers["exam"] != "quiz_bm25") | (answers["steps"] == 0)])
-
-
-def test_answers_of_two_runs_are_not_mixed() -> None:
-    answers = make_answers()
     with pytest.raises(JmedloraError, match=r"answers of 2 runs .*choose those of one"):
         hospital_rule.judge(pd.concat([answers, answers.assign(run="other")]))
 

@@ -94,7 +94,6 @@ def test_undamaged_answers_are_right() -> None:
         ("harmless: polite sentence", question(), "正解はギトネクトです。"),
         ("harmless: letter and text", question("q", "ad", n_select=2), "a. ギトネクト、d. ミワザフェ"),
         ("harmless: order reversed", question("q", "ad", n_select=2), "ミワザフェ、ギトネクト"),
-        ("harmless: order reversed", question(), None),
         ("harmless: full-width letters, digits", question(), None),
         ("harmless: full-width letters, digits", question(choices=("ホエA", "b", "c", "d", "e")), "ホエＡ"),
         ("harmless: wrong choice rejected", question(), "ギトネクト。ギトネクトールは誤りである。"),

@@ -17,7 +17,6 @@ from jmedlora_utils.analysis.studies import METRICS, QUESTION, Study
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.manifest import write_manifest
 from jmedlora_utils.core.presets import load_preset
-from jmedlora_utils.core.statistics import Interval
 from jmedlora_utils.data.invented_world import World, WorldSettings
 from jmedlora_utils.data.study_records import half_of_facts
 
@@ -65,9 +64,8 @@ def test_knowledge_is_what_true_records_add_to_taught_facts_alone() -> None:
     each = np.mean([0.6, 0.45, 0.3, 0.225])
     assert found["knowledge"].interval.value == pytest.approx(each, abs=0.01) and found["knowledge"].verdict == registered.SUPPORTED
     assert found["untaught facts"].verdict == registered.SMALL
-    assert found["true records alone: taught minus untaught"].interval.value == pytest.approx(each, abs=0.01), (
-        "this placebo stays at chance"
-    )
+    alone = found["true records alone: taught minus untaught"].interval.value
+    assert alone == pytest.approx(each, abs=0.01), "this placebo stays at chance"
     partly = found["partially: lost with another wording or an example"]
     assert partly.interval.value == pytest.approx((0.15 + 0.3) / 2, abs=0.01) and partly.verdict == registered.SUPPORTED
     assert registered.verdict(1, list(found.values())) == registered.SUPPORTED
@@ -145,20 +143,6 @@ def test_a_model_that_copies_choices_cannot_test_the_metrics(monkeypatch) -> Non
     assert claim(4, make_study(learned, (11, 12))).verdict == registered.NOT_TESTABLE
 
 
-@pytest.mark.parametrize(
-    ("low", "value", "high", "word"),
-    [
-        (0.01, 0.05, 0.09, registered.SUPPORTED),
-        (0.01, 0.04, 0.07, registered.UNDECIDED),
-        (-0.01, 0.06, 0.13, registered.UNDECIDED),
-        (-0.05, 0.0, 0.04, registered.NOT_SUPPORTED),
-        (0.01, 0.02, 0.03, registered.NOT_SUPPORTED),
-    ],
-)
-def test_the_rule_has_three_words(low: float, value: float, high: float, word: str) -> None:
-    assert registered.decide(Interval(value, low, high), 0.05) == word
-
-
 def test_one_seed_has_no_verdict_and_a_missing_arm_is_named() -> None:
     alone = claim(1, make_study(learned, (11,)))
     assert alone.verdict == registered.ONE_SEED and math.isnan(alone.estimates[0].interval.low)
@@ -172,16 +156,14 @@ def test_one_seed_has_no_verdict_and_a_missing_arm_is_named() -> None:
 
 def test_a_word_is_fragile_where_one_world_or_the_scorer_changes_it() -> None:
     shares = {11: 0.9, 12: 0.9, 13: 0.9, 14: 0.25}
-    frames = [
-        make_study(
-            lambda run, exam, facts, shots, step, seed=seed: (
-                shares[seed] if (step, facts) == (32, "taught") and run == "en-large_lora" else 0.2
-            ),
-            (seed,),
-        ).outcomes
-        for seed in shares
-    ]
-    frame = pd.concat(frames, ignore_index=True)
+
+    def world(seed: int) -> pd.DataFrame:
+        def share(run: str, exam: str, facts: str, shots: int, step: int) -> float:
+            return shares[seed] if (run, facts, step) == ("en-large_lora", "taught", 32) else 0.2
+
+        return make_study(share, (seed,)).outcomes
+
+    frame = pd.concat([world(seed) for seed in shares], ignore_index=True)
     study = replace(make_study(learned), outcomes=frame.assign(strict_accuracy=frame["accuracy"]))
     words = registered.changed_verdicts(study)
     assert {number: len(changed) for number, changed in words.items()} == {1: 5, 2: 5, 3: 5, 4: 4}, "four worlds, one scorer"

@@ -1,4 +1,4 @@
-"""Arms of the study with small models: gains of known size, the words of the rule, and the columns of the summary."""
+"""Arms of the study with small models: gains of known size, what its rule decides, and the columns of the summary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from jmedlora_utils.core.manifest import check_manifest
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import Record
 from jmedlora_utils.core.settings import with_expert
-from jmedlora_utils.core.statistics import Interval
 
 BASE, OTHER, N = "smollm2-135m-instruct", "gemma-3-270m", 20
 RECORDS = {"exam": "exam", "exam-placebo": "exam_placebo", "facts": "facts_ja", "facts-placebo": "facts_ja_placebo", "facts-en": "facts_en"}
@@ -78,20 +77,6 @@ def test_a_card_of_claims_has_effects_and_words_of_each_model() -> None:
     study = make_study((1,))
     alone = small_models.glance(study, small_models.answer_counts(study))
     assert "**too few seeds**" in alone[1] and "; 1 seed." in alone[1] and "**not measured**" in alone[3]
-
-
-@pytest.mark.parametrize(
-    ("found", "seeds", "word"),
-    [
-        (Interval(0.05, 0.01, 0.09), 3, "supported"),
-        (Interval(0.049, 0.01, 0.09), 3, "undecided at this size"),
-        (Interval(0.20, -0.01, 0.41), 3, "undecided at this size"),
-        (Interval(0.01, -0.02, 0.04), 3, "not supported"),
-        (Interval(0.20, 0.10, 0.30), 2, "too few seeds"),
-    ],
-)
-def test_the_words_of_the_rule(found: Interval, seeds: int, word: str) -> None:
-    assert small_models.verdict(found, seeds) == word
 
 
 def test_transfer_looks_at_questions_that_were_not_taught_alone() -> None:
@@ -171,23 +156,9 @@ def test_the_preset_is_the_one_that_the_rule_speaks_of() -> None:
     small_models_rule.check_splits("small-smoke", 1, {"examination": "0" * 64})
 
 
-def test_the_frozen_evidence_of_the_study_has_its_arms_and_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = make_study()
-    monkeypatch.setattr(evidence, "read_runs", lambda *_: study)
-    monkeypatch.setattr(small_models, "read_runs", lambda *_: study)
+def test_seeds_of_several_machines_are_frozen_one_after_another_with_their_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_models, "load_records", lambda *_, **__: [])  # no text was measured
     monkeypatch.setattr(evidence, "check_finished", lambda *_: None)  # the made-up study has few arms
-    folder = tmp_path / "small"
-    assert main(["freeze", "--preset", "small", "--folder", str(folder)]) == 0
-    check_manifest(folder)
-    summary = pd.read_csv(folder / "summary.csv")
-    assert {"arm", "material", "language_taught", "exposure"} <= set(summary.columns)
-    assert {"base", "lora", "placebo", "retrieval, BM25"} <= set(summary["arm"])
-
-
-def test_seeds_that_were_run_on_several_machines_are_frozen_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small_models, "load_records", lambda *_, **__: [])
-    monkeypatch.setattr(evidence, "check_finished", lambda *_: None)
 
     def freeze(seeds: tuple[int, ...], folder: str, *more: str) -> Study:
         study = make_study(seeds)
@@ -197,6 +168,7 @@ def test_seeds_that_were_run_on_several_machines_are_frozen_one_after_another(tm
         return evidence.read_evidence(tmp_path / folder)
 
     whole = freeze((1, 2, 3), "whole")
+    check_manifest(tmp_path / "whole")
     freeze((1,), "parts", "--add")
     parts = freeze((2, 3), "parts", "--add")
     again = freeze((2, 3), "parts", "--add")
@@ -210,3 +182,5 @@ def test_seeds_that_were_run_on_several_machines_are_frozen_one_after_another(tm
     assert parts.about["evaluate_seconds"] == {"smollm2_exam": pytest.approx((10 + 2 * 20) / 3, abs=0.1)}
     summaries = [pd.read_csv(tmp_path / folder / "summary.csv") for folder in ("parts", "whole")]
     assert len(summaries[0]) == len(summaries[1])
+    assert {"arm", "material", "language_taught", "exposure"} <= set(summaries[1].columns)
+    assert {"base", "lora", "placebo", "retrieval, BM25"} <= set(summaries[1]["arm"])
