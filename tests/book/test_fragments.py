@@ -1,6 +1,5 @@
 """What prose pages include: every fragment has a maker, and says what it should with and without evidence or examination."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -12,6 +11,7 @@ from exam_fixtures import data_dir, needs_data
 from jmedlora_utils.analysis import claims, evidence, published_pairs, registered, small_models
 from jmedlora_utils.book import fragments, history, miniature, planner_tables, provenance
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.manifest import check_manifest
 from jmedlora_utils.core.records import Record, read_record, write_record
 from jmedlora_utils.core.statistics import Interval
 from jmedlora_utils.data import fetch, prompts
@@ -69,20 +69,12 @@ def test_the_five_responses_earn_what_the_page_says_of_them(tmp_path: Path, monk
     assert rows[-1][2] == 1, "`strict` reads the letter"
 
 
-def test_the_speed_tables_hold_every_arm_beside_ours_and_what_was_left_out(tmp_path: Path) -> None:
-    for name in ("tuning", "evaluation"):
-        arms = read_record(provenance.BENCHMARKS / f"{name}.json").metrics["all_seconds"]
-        lines = fragments.speed(name).splitlines()
-        rows = {cells[0]: cells for cells in ([c.strip() for c in line.split("|")[1:-1]] for line in lines if line.startswith("| "))}
-        assert set(arms) <= set(rows) and all(rows[arm][4] == "1.00" for arm in arms if arm.split(": ")[-1] == "ours")
+def test_a_benchmark_stands_beside_ours_with_its_note_and_one_that_was_not_run_says_so(tmp_path: Path) -> None:
+    assert "Not measured yet" in fragments.speed("tuning__real", tmp_path) and "has not been run yet" in fragments.vllm_answers(tmp_path)
     seconds = {"ours": [2.0, 1.0, 4.0], "other": [6.0, 3.0, 9.0]}
     write_record(tmp_path, Record("benchmark", "tuning", "", 1, {"note": "half a run"}, {"all_seconds": seconds}))
     shown = fragments.speed("tuning", tmp_path)
     assert shown.startswith("Note of the record: half a run") and "| other | 3.00 | 6.00 | 9.00 | 3.00 |" in shown
-
-
-def test_a_benchmark_that_was_not_run_says_so_and_vllms_counts_are_those_of_its_record(tmp_path: Path) -> None:
-    assert "Not measured yet" in fragments.speed("tuning__real", tmp_path) and "has not been run yet" in fragments.vllm_answers(tmp_path)
     answers = {"step0": {"questions": 50, "equal": 49, "ties": 1}, "step40": {"questions": 50, "equal": 48, "ties": 2}}
     found = {"answers": answers | {"changed_by_adapter": 47}, "ours_times_as_fast_as_vllm": {"step0": 1.5, "step40": 2.25}}
     record = Record("benchmark", "vllm", "", 1, {"base": "small", "steps": 40}, found)
@@ -99,8 +91,6 @@ def test_every_folder_of_evidence_and_every_benchmark_is_listed_with_files_that_
         assert f"(evidence-{folder.name})=" in listed
     files = re.findall(r"</book/results/([^>]+)>", listed)
     assert files and all((paths.RESULTS / name).is_file() for name in files)
-    about = json.loads((paths.RESULTS / "cluster" / "cluster.json").read_text(encoding="utf-8"))
-    assert f"{about['node']}, {about['day']}, commit `{about['git_commit'][:10]}`, slurm {about['versions']['slurm']}" in listed
     for path in provenance.BENCHMARKS.glob("*.json"):
         record = read_record(path)
         (row,) = (line for line in listed.splitlines() if f"</benchmarks/results/{path.name}>" in line)
@@ -130,29 +120,18 @@ def test_the_japanese_table_follows_the_english_verdicts() -> None:
     assert len(miniature.CLAIMS_JA) == len(claims.TITLES)
     shown = fragments.verdicts_ja()
     for finding in found:
-        assert f"**{miniature.VERDICTS_JA[finding.verdict]}**" in shown and all(
-            e.text() in shown for e in finding.estimates if e.name in miniature.PARTS_JA
-        )
+        assert f"**{miniature.VERDICTS_JA[finding.verdict]}**" in shown
+        assert all(e.text() in shown for e in finding.estimates if e.name in miniature.PARTS_JA)
         assert f"{len(changed[finding.claim])}通りのうち{changed[finding.claim].count(finding.verdict)}通り" in shown
     assert shown.count("頑健でない") == sum("fragile" in claims.verdict_text(finding, changed) for finding in found)
     assert ("暫定" in shown) == bool(registered.provisional(study))
 
 
 def test_the_other_rungs_stand_in_japanese_with_the_verdict_of_their_own_rule() -> None:
-    small = pd.DataFrame(
-        [{"base": "b", "questions": small_models.MEMORISED, "value": 0.5, "low": 0.4, "high": 0.6, "verdict": "supported"}]
-    )
-    columns = {
-        "caveat": None,
-        "decides": True,
-        "base": [None, "x"],
-        "adapted": [None, "y"],
-        "claim": [4, 3],
-        "value": 0.1,
-        "low": 0.0,
-        "high": 0.2,
-    }
-    published = pd.DataFrame(columns | {"verdict": ["supported", "not supported"]})
+    effect = {"value": 0.1, "low": 0.0, "high": 0.2}
+    small = pd.DataFrame([{"base": "b", "questions": small_models.MEMORISED, **effect, "verdict": "supported"}])
+    published = pd.DataFrame({"base": [None, "x"], "adapted": [None, "y"], "claim": [4, 3], "caveat": None, "decides": True, **effect})
+    published["verdict"] = ["supported", "not supported"]
     rows = miniature.other_rungs_ja(small, published)
     assert [row[0][0] for row in rows] == ["1", "3", "4"] and "暗記" in rows[0][1] and "x → y: +10.0 [+0.0, +20.0]" in rows[1][1]
     assert [row[2] for row in rows] == ["**支持される**", "**支持されない**", "**支持される**"]
@@ -165,15 +144,10 @@ def test_what_the_slope_hides_is_said_in_both_languages() -> None:
     study = evidence.load_study("mini-seeds")
     found = registered.findings(study)
     said = miniature.size_note(found)
-    step = next(e for f in found for e in f.estimates if e.name == "large minus middle, in points")
-    low = next(e for f in found for e in f.estimates if e.name == "middle minus small, in points")
-    assert low.text() in said["en"] and low.text() in said["ja"]
-    assert (
-        step.text() in said["en"]
-        and step.text() in said["ja"]
-        and said["en"] in fragments.verdicts()
-        and said["ja"] in fragments.verdicts_ja()
-    )
+    assert said["en"] in fragments.verdicts() and said["ja"] in fragments.verdicts_ja()
+    for name in ("large minus middle, in points", "middle minus small, in points"):
+        step = next(e for f in found for e in f.estimates if e.name == name)
+        assert step.text() in said["en"] and step.text() in said["ja"]
     rising = [f._replace(estimates=[e._replace(interval=Interval(0.2, 0.1, 0.3)) for e in f.estimates]) for f in found]
     assert miniature.size_note(rising) == {"en": "", "ja": ""}
 
@@ -211,11 +185,8 @@ def test_the_planner_says_what_fits_and_whether_that_was_measured(monkeypatch, t
     assert len(rows) == 2 * len(planner_tables.MODELS) * len(planner_tables.METHODS)
     fits, hours = rows[: len(rows) // 2], rows[len(rows) // 2 :]
     one_card = [[cell != "no" and "cards" not in cell for cell in row[2:]] for row in fits]
-    assert (
-        one_card == [[cell not in ("no", "not estimated") for cell in row[2:]] for row in hours]
-        and any(map(any, one_card))
-        and not all(map(all, one_card))
-    )
+    assert one_card == [[cell not in ("no", "not estimated") for cell in row[2:]] for row in hours]
+    assert any(map(any, one_card)) and not all(map(all, one_card))
     case = {"peak_bytes_planned": 104, "peak_bytes": 100}
     record = Record("benchmark", "gpu_check", "", 0, metrics={"cases": [case]}, device="One card")
     write_record(tmp_path, record)
@@ -225,7 +196,8 @@ def test_the_planner_says_what_fits_and_whether_that_was_measured(monkeypatch, t
     assert "not measured on a GPU" in planner_tables.measured()
 
 
-def test_earlier_studies_show_every_study_and_idea(tmp_path: Path) -> None:
+def test_earlier_studies_are_whole_and_show_every_part_and_idea(tmp_path: Path) -> None:
+    check_manifest(history.FOLDER)
     shown = history.studies(tmp_path / "pictures")
     assert (tmp_path / "pictures" / "studies.png").stat().st_size > 10_000
     assert "| 2, size | late, 0-shot | +23.1 [+11.6, +34.5] | supported | +16.0 [-0.7, +32.7] | undecided |" in shown
