@@ -36,7 +36,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("data/reader.py", "read", "look", True),
         ("tuning/other.py", "OTHER = 1", "OTHER = 2", False),
         ("core/deep.py", "# one", "# still one", False),
-        ("core/deep.py", '"""One."""', '"""Uno."""', False),
         ("core/deep.py", '    """One."""\n', "", False),
         ("core/deep.py", "return 1", "return (1)", False),
     ],

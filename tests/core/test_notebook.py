@@ -27,7 +27,7 @@ def test_start_refuses_a_preset_for_cards_without_one(monkeypatch: pytest.Monkey
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(notebook, "load_preset", lambda name: preset(name, device="cuda"))
-    with pytest.raises(JmedloraError, match="needs a CUDA GPU"):
+    with pytest.raises(JmedloraError, match="needs a CUDA GPU and torch sees none; use PRESET=mini"):
         notebook.start("paper", 1, card=True)
     assert notebook.start("paper", 1) == paths.Workspace("paper", 1), "data are prepared and scores are read without one"
 

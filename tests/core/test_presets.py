@@ -66,19 +66,14 @@ def test_a_preset_states_only_what_differs_from_the_one_it_extends(folder: Path)
     [
         ("rums: {}", "mini.yaml: no field 'rums'; did you mean 'runs'?"),
         ("[a, b]", "mini.yaml: a mapping of names to values is expected, found list"),
-        ("runs: [a, b]", "'runs': Input should be a valid dictionary"),
         ("runs: {a: 3}", "'runs.a'"),
-        ("runs: {a: {tune: [1]}}", "'runs.a.tune'"),
         ("runs: {1: {}}", "the key 1 is no text; put it in quotes"),
         ("runs: {a: {tunes: {}}}", "no field 'runs.a.tunes'"),
-        ("defaults: {tunes: {}}", "no field 'defaults.tunes'"),
-        ("prepare: {10_prepare: [1]}", "'prepare.10_prepare'"),
         ("prepare: {11_prepare: {}}", "no notebook '11_prepare'; did you mean '10_prepare'?"),
         ("device: tpu", "'device': Input should be 'any' or 'cuda'"),
         ("seeds: []", "'seeds'"),
         ("seeds: [1, 1]", "seeds must differ"),
         ("seeds: [-1]", "'seeds.0'"),
-        ("seeds: 3", "'seeds'"),
         ("runs: {a: {}}\nshow: b", "show names the run 'b'"),
         ("extends: mini", "extends itself: mini -> mini"),
         ("extends: minj", "no preset 'minj'; did you mean 'mini'?"),
@@ -134,11 +129,3 @@ def test_a_parameters_cell_holds_flat_literals_only(folder: Path, cells: str | N
         path.write_text(path.read_text().replace('"parameters"', '"other"'))
     with pytest.raises(JmedloraError, match=said):
         presets.declared_parameters("50_own")
-
-
-def test_a_preset_for_gpus_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    presets.require_device("any")
-    with pytest.raises(JmedloraError, match="needs a CUDA GPU and torch sees none; use PRESET=mini"):
-        presets.require_device("cuda")

@@ -12,8 +12,6 @@ from jmedlora_utils.core.errors import JmedloraError
 settings.register_profile("statistics", max_examples=40, deadline=None)
 settings.load_profile("statistics")
 outcomes = st.lists(st.integers(0, 1), min_size=1, max_size=60)
-
-
 SEEDS = [np.array([0.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0]), np.array([0.0, 0.0, 1.0])]
 REFUSED = [
     *((lambda k=k, n=n: statistics.wilson(k, n), "no share") for k, n in [(1, 0), (-1, 5), (6, 5)]),
@@ -133,9 +131,3 @@ def test_as_many_questions_as_needed_see_the_difference_four_times_in_five():
 def test_impossible_differences_are_refused(call):
     with pytest.raises(JmedloraError, match="power"):
         call()
-
-
-def test_chance_of_the_harness_subset_is_18_5_percent():
-    """paper.md, 7: uniform guessing on 1,232 single-, 180 two- and 43 three-answer items."""
-    items = [question(n_select=n) for n, times in ((1, 1232), (2, 180), (3, 43)) for _ in range(times)]
-    assert 100 * statistics.chance_level(items) == pytest.approx(18.5, abs=0.05)

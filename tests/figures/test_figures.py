@@ -88,12 +88,6 @@ def test_points_draw_values_and_intervals_in_percent():
     assert labels(figure) == ["en-small", "en-large"]
 
 
-def test_the_story_draws_chance_and_percent():
-    lines = estimates(facts=["taught", "taught"], steps=[0, 100], value=[0.2, 0.8])
-    ax = draw(tuning_plots.story(lines, estimates(base=["en-small"], value=[0.3]), style.base_styles(BASES), 0.18))
-    assert ax.get_ylim() == (0, 103) and any(set(np.round(line.get_ydata())) == {18} for line in ax.lines)
-
-
 def test_every_base_has_its_own_look_and_language_its_own_dashes_in_every_figure():
     styles = style.base_styles(BASES)
     assert len({(s.colour, s.marker) for s in styles.values()}) == len(BASES)
@@ -109,14 +103,6 @@ def test_an_interval_that_rounding_turned_round_does_not_break_a_figure():
     assert heights(draw(along_steps(frame, style.looks(["a"]), by="run"))) == [50]
 
 
-def test_groups_of_facts_have_fixed_names():
-    facts = list(tuning_plots.FACTS)
-    lines = estimates(facts=facts, steps=[0] * len(facts), value=[0.2] * (len(facts) - 1) + [0.9])
-    figure = tuning_plots.story(lines, estimates(base=["en-small"], value=[0.3]), style.base_styles(BASES), 0.2)
-    draw(figure)
-    assert labels(figure) == [*(name for name, _ in tuning_plots.FACTS.values()), "chance"]
-
-
 def test_loss_curves_and_the_story_draw_means_groups_and_gains():
     series = pd.DataFrame({"run": ["a"] * 4, "seed": [1, 1, 2, 2], "step": [1, 2, 1, 2], "loss": [3.0, 1.0, 1.0, 1.0]})
     assert list(draw(tuning_plots.loss_curves(series)).lines[0].get_ydata()) == [2.0, 1.0], "the mean over seeds"
@@ -124,14 +110,14 @@ def test_loss_curves_and_the_story_draw_means_groups_and_gains():
     several = pd.concat([series.assign(run=run, base=base) for run, base in runs.items()])
     figure = tuning_plots.loss_curves(several)
     panels = draw(figure).figure.axes
-    assert labels(figure) == ["lora", "full"]
-    assert [ax.get_title(loc="left") for ax in panels] == ["en-small", "ja-medium"] and [
-        sum(len(line.get_xdata()) > 0 for line in ax.lines) for ax in panels
-    ] == [2, 1]
+    assert labels(figure) == ["lora", "full"] and [ax.get_title(loc="left") for ax in panels] == ["en-small", "ja-medium"]
+    assert [sum(len(line.get_xdata()) > 0 for line in ax.lines) for ax in panels] == [2, 1]
     lines = estimates(facts=["taught", "taught", "untaught", "untaught"], steps=[0, 80, 0, 80], value=[0.2, 0.9, 0.2, 0.2])
     gains = estimates(base=["en-small", "ja-medium"], value=[0.3, 0.1])
-    figure = tuning_plots.story(lines, gains, style.base_styles(BASES), 0.175)
-    assert [t.get_text() for t in draw(figure).get_xticklabels()] == ["0", "80"]
+    figure = tuning_plots.story(lines, gains, style.base_styles(BASES), 0.18)
+    ax = draw(figure)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "80"] and ax.get_ylim() == (0, 103)
+    assert any(set(np.round(line.get_ydata())) == {18} for line in ax.lines), "chance"
     assert [t.get_text() for t in figure.axes[1].get_yticklabels()] == ["ja-medium", "en-small"]
     assert labels(figure) == ["taught, trained phrasing", "untaught (control)", "chance"]
 
