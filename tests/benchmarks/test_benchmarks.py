@@ -62,9 +62,8 @@ def test_the_check_of_vllm_counts_ties_and_refuses_other_differences(tmp_path, m
     monkeypatch.setattr(benchmark, "BASE", "llama")
     monkeypatch.setattr(benchmark, "RUN", str(tiny.make_adapter(workspace.bases / "llama", tmp_path / "adapter")))
     evaluator.evaluate(benchmark.settings("transformers", 5, 6), "ours", workspace)
-    said = {
-        step: [r["response"] for r in read_jsonl(workspace.answers / f"ours__step{step}__mini_trained__0shot.jsonl")] for step in (0, 5)
-    }
+    files = {step: workspace.answers / f"ours__step{step}__mini_trained__0shot.jsonl" for step in (0, 5)}
+    said = {step: [row["response"] for row in read_jsonl(file)] for step, file in files.items()}
     referee = benchmark.Referee(workspace, 5, 6)
 
     def compared(**vllm: list[str]) -> dict:
@@ -82,10 +81,9 @@ def test_the_check_of_vllm_counts_ties_and_refuses_other_differences(tmp_path, m
     backend.load(0, referee.exam.rows[0])
     with torch.inference_mode():
         ranked = backend.model(input_ids=torch.tensor([referee.exam.rows[0]])).logits[0, -1].float().log_softmax(-1).sort(descending=True)
-    rank = next(
-        r for r in range(1, 20) if tokenizer.decode(ranked.indices[r]).strip() and "\ufffd" not in tokenizer.decode(ranked.indices[r])
-    )
-    other = [tokenizer.decode(ranked.indices[rank]).strip() + "薬", *said[0][1:]]
+    tokens = [tokenizer.decode(token).strip() for token in ranked.indices[:20]]
+    rank = next(r for r in range(1, 20) if tokens[r] and "\ufffd" not in tokens[r])
+    other = [tokens[rank] + "薬", *said[0][1:]]
     expected = float(ranked.values[0] - ranked.values[rank])
     assert referee.gap(0, 0, other[0]) == pytest.approx(expected, abs=1e-5)
     with pytest.raises(SystemExit, match="1 answers differ by more than a tie"):

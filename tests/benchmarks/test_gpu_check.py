@@ -1,6 +1,5 @@
 """The GPU check on a CPU: the same code on tiny shapes, the measured peak against the planner."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -13,35 +12,20 @@ from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.records import read_record
 from jmedlora_utils.core.settings import with_expert
 from jmedlora_utils.models import gpus
+from tests.benchmarks.test_benchmarks import script
 
 SCRIPT = paths.ROOT / "benchmarks" / "gpu_check.py"
 
 
 @pytest.fixture(scope="module")
 def check() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_check"] = module
-    spec.loader.exec_module(module)
-    return module
+    return script("gpu_check")
 
 
 @pytest.mark.slow
 def test_the_tiny_check_runs_both_cases_within_the_tolerance_on_a_bare_image(check: ModuleType, tmp_path: Path):
-    missing = (
-        "pandas",
-        "matplotlib",
-        "seaborn",
-        "papermill",
-        "nbformat",
-        "pooch",
-        "statsmodels",
-        "snakemake",
-        "openai",
-        "IPython",
-        "datasets",
-    )
+    missing = ["pandas", "matplotlib", "seaborn", "papermill", "nbformat", "pooch", "statsmodels", "snakemake"]
+    missing += ["openai", "IPython", "datasets"]
     arguments = ["gpu_check", "--tiny", "--steps", "2", "--out", str(tmp_path)]
     code = f"import sys, runpy; sys.modules.update(dict.fromkeys({missing!r})); sys.argv = {arguments!r}; "
     code += f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
@@ -81,9 +65,7 @@ def test_without_a_gpu_it_refuses_with_the_fix(check: ModuleType, capsys: pytest
     assert "use --tiny" in capsys.readouterr().err
 
 
-def test_without_bitsandbytes_the_qlora_case_is_left_out_and_said(
-    check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_without_bitsandbytes_the_qlora_case_is_left_out_and_said(check: ModuleType, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(check, "run_case", lambda *args: pytest.fail("the case must be left out"))
     assert check.main(["--tiny", "--only", "llama-2-70b-chat", "--out", str(tmp_path)]) == 1

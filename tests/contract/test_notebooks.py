@@ -18,8 +18,6 @@ from jmedlora_utils.workflow.runner import READ_EXAMINATIONS
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 DRAWS = re.compile(r"\b(?:\w+_plots|plt|sns)\.\w+\(|\w+_figure\(|\.figure\(\)")
 TABLE = re.compile(r"^\|\s*reads\s*\|\s*writes\s*\|\s*needs\s*\|\s*takes\s*\|", re.MULTILINE)
-
-
 NAMES = re.compile(r"[\"'](tab-[\w-]+)[\"']")
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -35,10 +33,6 @@ def code_cells(path: Path) -> list[dict[str, Any]]:
 
 def figures(path: Path) -> list[dict[str, Any]]:
     return [cell["metadata"]["mystnb"]["figure"] for cell in code_cells(path) if "figure" in cell["metadata"].get("mystnb", {})]
-
-
-def test_there_are_notebooks() -> None:
-    assert {"10", "11", "20", "30", "31", "33", "40"} <= {path.name[:2] for path in NOTEBOOKS}
 
 
 @every_notebook

@@ -68,14 +68,6 @@ def test_the_contract_sees_a_typed_number() -> None:
         assert not re.search(r"\d", ALLOWED.sub("", text)), text
 
 
-def test_the_contract_reads_captions_alternative_texts_and_printed_sentences() -> None:
-    shown = {"figure": {"caption": "A gain of 12 points."}, "image": {"alt": "Dots up to 34."}}
-    source = ["step = 'very-56'\n", "print(f'It earns {score:.78f} % of 90 questions', 'tab-1', '{:.2f} points')"]
-    text = said({"metadata": {"mystnb": shown}, "source": source})
-    assert re.findall(r"\d+", text) == ["12", "34", "90"]
-    assert text.count("points") == 2
-
-
 def test_every_test_that_the_page_of_promises_names_is_there() -> None:
     named = set(re.findall(r"`(tests/[\w/.]*)`", (paths.BOOK / "promises.md").read_text(encoding="utf-8")))
     assert named and not [name for name in named if not (paths.ROOT / name).exists()]
