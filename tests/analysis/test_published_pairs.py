@@ -92,13 +92,11 @@ def rewrite(path, change):
     [
         ("jmle2026", lambda f: rewrite(write_results(f, result()), lambda text: text[:-20]), r"m\.json:1: not valid JSON"),
         ("jmle2026", lambda f: write_results(f, result(), result()), r"m\.json, result 2: a second answer to 120A1"),
-        ("jmle2026", lambda f: write_results(f, result("118A-1")), r"m\.json, result 1: 118A1 is no question of jmle2026"),
         ("jmle2026", lambda f: write_results(f, {"question_id": "120A-1"}), r"m\.json, result 1: field 'predicted' is missing"),
         ("jmle2026", lambda f: write_results(f, result(said="a") | {"predicted": "a"}), "result 1: field 'predicted' is no list"),
         ("jmle2026", lambda f: write_results(f, result(), name="notes.txt"), r"notes\.txt: no results of JMLE2026-Bench"),
         ("jmle2026", lambda f: rewrite(write_results(f), lambda _: "[]"), r"m\.json: no results of JMLE2026-Bench"),
         ("jmle2026", lambda f: None, "no file of results; fetch JMLE2026-Bench"),
-        ("igakuqa119", lambda f: write_graded(f, ("119A1", "a"), ("119A1", "b")), r"results\.csv:3: a second answer to 119A1"),
         ("igakuqa119", lambda f: write_graded(f, ("120A1", "a")), r"results\.csv:2: 120A1 is no question of igakuqa119"),
         ("igakuqa119", lambda f: write_graded(f, ("119A1", "a"), name="119_m_wrong_answers.csv"), "wrong_answers.csv: no results"),
         ("igakuqa119", lambda f: rewrite(write_graded(f, ("119A1", "a")), lambda t: t.replace("model_answer", "said")), "'model_answer'"),

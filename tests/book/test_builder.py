@@ -185,18 +185,6 @@ def test_two_builds_at_once_do_not_mix(ran: Project) -> None:
         builder.build("mini", ran.root / "_build" / "html")
 
 
-def test_the_bibliography_is_sorted_and_stays_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "a.bib"
-    path.write_text('@article{b, title = "{Two}", author = "B, A", year = "2000"}\n@article{a, title="One", author="A, B", year=1999}\n')
-    assert builder.tidy_bibliography(path) is True
-    text = path.read_text()
-    assert text.index("{a,") < text.index("{b,") and "{Two}" in text
-    assert builder.tidy_bibliography(path) is False
-    path.write_text(text + text)
-    with pytest.raises(JmedloraError, match="repeated bibliography entry: a"):
-        builder.tidy_bibliography(path)
-
-
 # --- one executed notebook ----------------------------------------------------------------------------------------
 
 

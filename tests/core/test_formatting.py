@@ -56,7 +56,7 @@ def test_values_read_as_printed(shown: str, expected: str) -> None:
     assert shown == expected
 
 
-def test_a_table_aligns_numbers_right_and_leaves_missing_cells_empty() -> None:
+def test_a_table_aligns_numbers_right_leaves_missing_cells_empty_and_may_have_numbers_as_columns() -> None:
     frame = pd.DataFrame({"run": ["a|b", None], "score": ["33.3 [10.0, 50.0]", "not run"], "n": [8, 9]})
     _, rule, first, second = formatting.markdown(frame, {"run": "Run", "score": "Score", "n": "n"}).splitlines()
     left, *right = rule.strip("|").split("|")
@@ -64,9 +64,6 @@ def test_a_table_aligns_numbers_right_and_leaves_missing_cells_empty() -> None:
     assert "a\\|b" in first and "None" not in second
     numbered = formatting.numbered(frame, "tab-a", "What is seen.", foot="Foot.")
     assert numbered.startswith(":::{table} What is seen.\n:name: tab-a\n\n|") and numbered.endswith(":::\n\nFoot.\n")
-
-
-def test_columns_may_be_numbers() -> None:
     assert formatting.markdown(pd.DataFrame({"run": ["a"], 0: ["1.0"]})).splitlines()[0] == "| run | 0 |"
 
 

@@ -63,11 +63,7 @@ def test_a_malformed_record_is_named(tmp_path: Path, change, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [
-        (b'{"kind":\n oops}', "a.json:2: not valid JSON"),
-        (b"", "a.json:1: not valid JSON"),
-        (None, "a.json: no such file"),
-    ],
+    [(b'{"kind":\n oops}', "a.json:2: not valid JSON"), (b"", "a.json:1: not valid JSON"), (None, "a.json: no such file")],
 )
 def test_a_file_that_is_no_json_is_named_with_its_line(tmp_path: Path, data: bytes | None, said: str) -> None:
     path = tmp_path / "a.json"
