@@ -66,9 +66,8 @@ def scripted_server() -> Iterator[Scripted]:
             self.wfile.write(data)
 
         def do_GET(self):
-            self.reply(
-                state.models_status, json.dumps({"object": "list", "data": [{"id": i, "object": "model"} for i in ("tiny", "other")]}), {}
-            )
+            models = [{"id": name, "object": "model"} for name in ("tiny", "other")]
+            self.reply(state.models_status, json.dumps({"object": "list", "data": models}), {})
 
         def do_POST(self):
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

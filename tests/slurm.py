@@ -144,9 +144,8 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def _is_idle(environment: dict[str, str]) -> bool:
-    return (
-        subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True, check=False).stdout.strip() == "idle"
-    )
+    said = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True, check=False)
+    return said.stdout.strip() == "idle"
 
 
 def completed_jobs(folder: Path) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from jmedlora_utils.analysis import exam_card
 from jmedlora_utils.analysis.exam_card import Marked, card, mark_published, mark_responses
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
-from jmedlora_utils.data.igakuqa import SYSTEMS, load_igakuqa, load_published
+from jmedlora_utils.data.igakuqa import SYSTEMS
 
 
 @needs_data
@@ -155,12 +155,3 @@ def test_committed_tables_stand_in_only_when_asked_and_only_for_their_years(tmp_
     ):
         with pytest.raises(JmedloraError, match=said):
             exam_card.published_or_committed(folder, years, on_missing)
-
-
-@needs_data
-def test_students_from_the_shares_are_the_published_majority():
-    questions = load_igakuqa(data_dir(), YEARS)
-    from_shares = exam_card.students(questions)
-    printed = mark_published(questions, load_published(data_dir(), YEARS, "student-majority"))
-    # Three items print shares above 100 %, which are left out.
-    assert [q.id for q in questions if from_shares[q.id] != printed[q.id]] == ["113A14", "113D75", "114B4"]
