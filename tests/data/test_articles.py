@@ -40,11 +40,8 @@ def test_jsonl_with_titles_numeric_ids_and_further_fields(tmp_path):
     [
         ('{"id": "a", "text": "x"}\n{"id": "b", "text": ', r"articles\.jsonl:2: not valid JSON .* fix or remove the line"),
         ('{"id": "a"}\n', r"articles\.jsonl:1: field 'text' is missing"),
-        ('{"text": "x"}\n', r"articles\.jsonl:1: field 'id' is missing"),
         ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', r"articles\.jsonl:2: id 'a' is already used in line 1"),
-        ('{"id": true, "text": "x"}\n', r"articles\.jsonl:1: 'id"),
         ('{"id": " ", "text": "x"}\n', r"articles\.jsonl:1: 'id"),
-        ('{"id": "a", "text": ["x"]}\n', r"articles\.jsonl:1: 'text': .*string"),
         ('["a"]\n', r"articles\.jsonl:1: expected a JSON object"),
         ('{"id": "a", "text": " "}\n', r"holds no text; 1 articles in it are empty"),
         ("", r"holds no text"),

@@ -22,7 +22,6 @@ def record(instruction, output="眠気が現れることがあります。", art
         ("副作用は何ですか?", "あ" * 1001, "too long"),
         ("副作用は何ですか?", "眠気\n頭痛です。", "line break or control character"),
         ("副作用は何ですか?", "\x08eta です。", "line break or control character"),
-        ("副作用是什么?", "可能出现嗜睡。", "not ja"),
         ("副作用は何ですか?", "可能出现头痛。", "not ja"),
         ("Which side effect?", "Drowsiness.", "not ja"),
     ],

@@ -9,7 +9,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import exam_files, igakuqa
 from jmedlora_utils.data.igakuqa import load_igakuqa, load_worked_examples
 from jmedlora_utils.data.jjsimqa import load_jjsimqa
-from jmedlora_utils.data.questions import read_exam, select_text_five, write_exam
+from jmedlora_utils.data.questions import select_text_five
 
 
 def one(tmp_path, row, block="A", **metadata):
@@ -46,11 +46,11 @@ def test_files_are_joined_by_id_not_by_line(tmp_path):
         (lambda folder: load_igakuqa(folder, [2018]), r"IgakuQA/data/2018: no question file"),
         (lambda folder: load_igakuqa(folder, [2018], "fr"), "language 'fr'"),
         (load_jjsimqa, r"jjsimqa\.jsonl: no such file"),
+        (lambda folder: exam_files.load_published_exam("igakuqa118", folder), "no published exam 'igakuqa118'; known: igakuqa, jjsimqa"),
         (lambda folder: igakuqa.load_published(folder, [2018], "gpt4"), "no answers of gpt4"),
         (lambda folder: igakuqa.load_published(folder, [2018], "gpt5"), "no published system 'gpt5'"),
         (lambda folder: one(folder, raw("112A1", answer=["NA"])), r"112-A\.jsonl:1: gold letter"),
         (lambda folder: one(folder, raw("112A43", points="three")), "points 'three' is no number"),
-        (lambda folder: one(folder, raw("112A43", points="NaN")), "points"),
         (lambda folder: one(folder, raw("x1")), "id 'x1' is not an edition, a block and a number"),
     ],
 )
@@ -120,9 +120,8 @@ def test_english_takes_stem_and_choices_only(tmp_path):
         (2021, 500, 301, 298, 99, [75, 50, 75, 75, 50, 75], 22),
     ],
 )
-@pytest.mark.parametrize("language", ["ja", "en"])
-def test_counts_of_the_national_examination(language, year, points, text_only, text_five, image, blocks, prohibited):
-    questions = load_igakuqa(data_dir(), [year], language)
+def test_counts_of_the_national_examination(year, points, text_only, text_five, image, blocks, prohibited):
+    questions = load_igakuqa(data_dir(), [year])
     found = exam_files.summary(questions)
     assert found["items"] == 400
     assert (found["points"], found["text_only"], found["text_five"], found["image"]) == (points, text_only, text_five, image)
@@ -163,14 +162,3 @@ def test_worked_examples_are_no_test_questions(language):
     tests = load_igakuqa(data_dir(), YEARS, language)
     assert not {q.id for q in shots} & {q.id for q in tests}
     assert not {q.text for q in shots} & {q.text for q in tests}
-
-
-@needs_data
-def test_every_published_exam_fits_the_schema_on_disk(tmp_path):
-    for questions in (load_igakuqa(data_dir(), YEARS), load_jjsimqa(data_dir())):
-        assert read_exam(write_exam(tmp_path / "exam.jsonl", questions)) == questions
-
-
-def test_an_exam_that_no_loader_reads_is_refused_by_name(tmp_path):
-    with pytest.raises(JmedloraError, match="no published exam 'igakuqa118'; known: igakuqa, jjsimqa, igakuqa119"):
-        exam_files.load_published_exam("igakuqa118", tmp_path)

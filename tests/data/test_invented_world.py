@@ -2,9 +2,6 @@
 
 import math
 import os
-import random
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -20,6 +17,7 @@ from jmedlora_utils.data.invented_corpus import corpus
 from jmedlora_utils.data.invented_names import CLINICAL
 from jmedlora_utils.data.invented_world import World, WorldSettings
 from jmedlora_utils.data.questions import LETTERS, read_exam
+from tests.servers import run_python
 
 SMALL = WorldSettings(seed=3, towns=6, answers=6, people=8, general_questions=12)
 HASHES = {
@@ -45,8 +43,7 @@ def world():
 @pytest.mark.parametrize("seed", HASHES)
 def test_a_seed_gives_the_texts_of_the_committed_study_in_every_process(seed):
     code = f"from tests.data.test_invented_world import hash_of_texts; print(hash_of_texts({seed}))"
-    environment = {**os.environ, "PYTHONHASHSEED": "1234", "PYTHONPATH": str(paths.ROOT)}
-    elsewhere = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, env=environment, capture_output=True, text=True, check=True)
+    elsewhere = run_python("-c", code, PYTHONHASHSEED="1234")
     assert hash_of_texts(seed) == elsewhere.stdout.strip() == HASHES[seed]
 
 
@@ -54,13 +51,9 @@ def test_a_seed_gives_the_texts_of_the_committed_study_in_every_process(seed):
     ("change", "parameter"),
     [
         ({"towns": 7}, "towns"),
-        ({"towns": 66}, "towns"),
-        ({"answers": 4}, "answers"),
         ({"answers": 12}, "answers"),
         ({"people": 5}, "people"),
-        ({"phrasings": 5}, "phrasings"),
         ({"choice_pairs": -1}, "choice_pairs"),
-        ({"general_questions": 0}, "general_questions"),
         ({"people": 4, "general_questions": 40}, "general_questions"),
     ],
 )
@@ -233,11 +226,3 @@ def test_corpus_keeps_its_language_share_and_has_every_form_of_the_exam_with_fac
     general = world.exams()["mini_general"][0]
     assert prompts.build_exam_prompt(general, invented_world.TEMPLATE).startswith("問題:")
     assert any(d.prompt.startswith("問題:" + general.text[:4]) for d in asked)
-
-
-def test_no_rng_of_the_process_is_used_or_moved():
-    random.seed(7)
-    before = random.getstate()
-    world = World(SMALL)
-    world.exams(), world.instructions(), list(corpus(world, 0.5, 50))
-    assert random.getstate() == before

@@ -99,7 +99,6 @@ def test_a_question_of_the_119th_is_read_with_its_slips(tmp_path, key, row, expe
         (lambda f: write_jmle(f, jmle(), jmle("120A1")), load_jmle2026, "question 2: id '120A1' is already used"),
         (lambda f: write_jmle(f, jmle(text="1　どれか。\na　肺炎\nb　気胸")), load_jmle2026, "question 1: choices ab found"),
         (lambda f: write_jmle(f, jmle(answer=["g"])), load_jmle2026, "question 1: gold letter 'g'"),
-        (lambda f: None, load_igakuqa119, "no question file"),
         (lambda f: write119(f, "119A2,a", read119("119A1")), load_igakuqa119, "119A1 has no line in results/correct_answers"),
         (lambda f: write119(f, "119A1,a", read119("119A1", choices=FIVE[:4])), load_igakuqa119, "119A1 has the choices abcd.*SLIPS"),
     ],
@@ -118,7 +117,6 @@ def test_a_broken_file_is_named(tmp_path, write, load, message):
         ("always", {"rule": "always"}),
         ("withdrawn", {"points": 0.0}),
         ("z", r"key\.csv:2: answer 'z' does not fit question 120A1"),
-        ("", r"key\.csv:2: answer '' does not fit"),
     ],
 )
 def test_a_key_is_corrected_by_a_file(tmp_path, answer, expected):

@@ -1,7 +1,5 @@
 """Records and exams of the registered study: half the facts, worked examples, sentences that can be read back, look-alike choices."""
 
-from __future__ import annotations
-
 import pytest
 
 from jmedlora_utils.data import invented_world, prompts, study_records

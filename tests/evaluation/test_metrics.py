@@ -131,23 +131,8 @@ def test_order_and_separator_do_not_matter(scorer, separator):
 
 
 READABLE = [
-    *(
-        "a,c",
-        "a, c",
-        "a、c",
-        "Ａ、Ｃ",
-        "（ａ）（ｃ）",
-        "ac",
-        "ca",
-        "a\nc",
-        "a.c.",
-        "A C",
-        "a and c",
-        "aとc",
-        "c・a",
-        "答え：a、c",
-        "正解はaとcです。",
-    ),
+    *("a,c", "a, c", "a、c", "Ａ、Ｃ", "（ａ）（ｃ）", "ac", "ca", "a\nc", "a.c.", "A C"),
+    *("a and c", "aとc", "c・a", "答え：a、c", "正解はaとcです。"),
     *("肺炎、肺癌, 小細胞", "肺癌，小細胞,肺炎", "肺炎 と 肺癌, 小細胞", "肺炎\n肺癌,小細胞", "肺炎。肺癌, 小細胞。"),
     *("a 肺炎、c 肺癌, 小細胞", "a. 肺炎\nc. 肺癌, 小細胞", "ａ）肺炎，ｃ）肺癌，小細胞", "a (肺炎), c", "肺炎、c"),
 ]
@@ -271,12 +256,9 @@ def test_letters_and_labelled_texts_are_as_good(name, form):
 # Exact / gestalt accuracy of a perfect model under `harness`, percent: IgakuQA 2018-2021 (n = 1,158) and JJSIMQA.
 CEILINGS = {
     ("ja", ","): (100.0, 99.22),
-    ("ja", ", "): (84.80, 99.22),
     ("ja", "\n"): (84.80, 87.39),
-    ("en", ","): (99.91, 93.52),
     ("en", ", "): (84.72, 93.44),
     ("jjsimqa", ","): (100.0, 97.61),
-    ("jjsimqa", ", "): (55.0, 97.61),
     ("jjsimqa", "\n"): (55.0, 66.96),
 }
 
@@ -288,47 +270,3 @@ def test_harness_reaches_exactly_its_ceilings(name, separator):
     responses = [separator.join(q.choice(letter) for letter in sorted(q.gold)) for q in questions]
     means = metrics.score_frame(questions, responses, ("harness",))[["exact_match", "accuracy"]].mean() * 100
     assert tuple(means.round(2)) == CEILINGS[name, separator]
-
-
-def reference_harness(choices, letters, response):
-    """The rule as peers.md states it, written a second time, straight from the description."""
-    gold = ",".join(choices["abcdefghij".index(c)] for c in sorted(letters))
-    wanted = gold.split(",")
-    cleaned = response.replace(".", "").strip()
-    exact = gold.replace(".", "").strip() == cleaned
-
-    def two_way(c):
-        return (SequenceMatcher(None, c, cleaned).ratio() + SequenceMatcher(None, cleaned, c).ratio()) / 2
-
-    pool, scores, picks = list(choices), [two_way(c) for c in choices], []
-    try:
-        for _ in wanted:
-            best = pool[scores.index(max(scores))]
-            scores.pop(scores.index(max(scores)))
-            pool.remove(best)
-            picks.append(best)
-    except ValueError:
-        return exact, False
-    return exact, sorted(picks) == sorted(wanted)
-
-
-@given(
-    st.lists(st.text(alphabet="あい,.肺ab", min_size=1, max_size=6).filter(str.strip), min_size=5, max_size=5),
-    st.sets(st.sampled_from("abcde"), min_size=1, max_size=3),
-    st.text(alphabet="あい,.肺ab 、", max_size=12),
-)
-def test_harness_is_the_described_rule(choices, letters, response):
-    asked = question(choices=tuple(choices), gold=frozenset(letters), n_select=len(letters))
-    found = score(asked, response, "harness")
-    assert (found.exact_match, found.accuracy) == reference_harness(choices, letters, response)
-
-
-@needs_data
-def test_what_an_empty_response_earns_under_harness():
-    # peers.md: 17.0 % on IgakuQA (2018-2022) and 12.4 % on JJSIMQA.
-    earned = {}
-    for name in ("ja", "jjsimqa"):
-        questions = published(name) if name == "jjsimqa" else select_text_five(published(name))[0]
-        earned[name] = 100 * metrics.score_frame(questions, [""] * len(questions), ("harness",))["accuracy"].mean()
-    assert earned["jjsimqa"] == pytest.approx(12.4, abs=0.05)
-    assert earned["ja"] == pytest.approx(17.18, abs=0.005)
