@@ -62,11 +62,6 @@ def pretrain(world, workspace, settings=TINY):
     return pretraining.pretrain(settings, world, workspace, examine)
 
 
-def test_same_texts_give_the_same_tokenizer(world, tokenizer):
-    again = pretraining.train_tokenizer([d.prompt + d.text for d in corpus(world, 0.9, 2000)], 800, 0.99, bos=True)
-    assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
-
-
 @given(text=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="▁"), max_size=40))
 def test_any_text_survives_the_tokenizer(tokenizer, text):
     ids = tokenizer(text, add_special_tokens=False).input_ids

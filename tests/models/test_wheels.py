@@ -147,15 +147,8 @@ def test_a_gguf_file_becomes_safetensors_that_load(tmp_path: Path) -> None:
     gguf = tmp_path / "tiny.gguf"
     writer, rng = GGUFWriter(gguf, "llama"), np.random.default_rng(0)
     width, vocabulary = 32, [chr(n) for n in range(33, 127)] + ["ab"]
-    sizes = {
-        "block_count": 1,
-        "context_length": 64,
-        "embedding_length": width,
-        "feed_forward_length": 64,
-        "head_count": 2,
-        "head_count_kv": 2,
-    }
-    sizes |= {"layer_norm_rms_eps": 1e-5, "rope_freq_base": 1e4}
+    sizes = {"block_count": 1, "context_length": 64, "embedding_length": width, "feed_forward_length": 64}
+    sizes |= {"head_count": 2, "head_count_kv": 2, "layer_norm_rms_eps": 1e-5, "rope_freq_base": 1e4}
     sizes |= {"vocab_size": len(vocabulary), "bos_token_id": 0, "eos_token_id": 1}
     for name, value in (sizes | {"tokenizer_model": "gpt2", "token_list": vocabulary, "token_merges": ["a b"]}).items():
         getattr(writer, f"add_{name}")(value)

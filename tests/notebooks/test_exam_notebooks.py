@@ -1,46 +1,30 @@
 """Notebooks 11, 31 and 33, run by papermill from a folder that is not the repository's."""
 
-from __future__ import annotations
-
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
-import yaml
 from exam_fixtures import data_dir, needs_data, needs_recent_data, pair, question, write_lines
 
 from jmedlora_utils.analysis.exam_card import COLUMNS
 from jmedlora_utils.core import paths
 from jmedlora_utils.data.igakuqa import SYSTEMS
 from jmedlora_utils.data.questions import read_exam, write_exam
+from tests import executed as notebooks
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a notebook with parameters; returns the finished process and the executed copy."""
-
-    def run_notebook(stem: str, data: Path | None = None, **parameters: object) -> tuple[subprocess.CompletedProcess[str], Path]:
-        environment = os.environ | {"JMEDLORA_RUNS": str(tmp_path / "runs"), "JMEDLORA_PROGRESS": "0", "PYTHONPATH": str(paths.ROOT)}
-        environment["JMEDLORA_DATA"] = str(data or tmp_path / "no-data")
-        output = tmp_path / f"{stem}.ipynb"
-        command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(paths.NOTEBOOKS / f"{stem}.ipynb"), str(output)]
-        command += ["-y", yaml.safe_dump(parameters)] if parameters else []
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300), output
-
-    return run_notebook
+    """Runs a notebook with parameters; without `data`, as on a machine without the examinations."""
+    return lambda stem, data=None, **parameters: notebooks.run_papermill(stem, tmp_path, data or tmp_path / "no-data", **parameters)
 
 
 def shown(notebook: Path) -> str:
-    """All Markdown and text a reader sees in the executed copy, runs of blanks as one."""
-    outputs = [o for c in nbformat.read(notebook, as_version=4).cells for o in c.get("outputs", [])]
-    return re.sub(" +", " ", "\n".join(o.get("data", {}).get("text/markdown", "") + o.get("text", "") for o in outputs))
+    return re.sub(" +", " ", notebooks.shown(notebook))
 
 
 def pictures(notebook: Path) -> list[str]:
@@ -60,17 +44,6 @@ def test_31_scores_two_years_from_a_named_folder_into_a_named_folder(run, tmp_pa
     assert (tmp_path / "card" / "error_flips.csv").is_file()
     assert "unknown parameter" not in done.stderr
     assert str(data_dir()) not in shown(executed)
-
-
-@needs_data
-def test_31_refuses_a_changed_file(run, tmp_path):
-    shutil.copytree(data_dir() / "IgakuQA", tmp_path / "copy" / "IgakuQA")
-    changed = tmp_path / "copy" / "IgakuQA" / "data" / "2018" / "112-A.jsonl"
-    changed.write_text(changed.read_text(encoding="utf-8").replace('"answer": ["e"]', '"answer": ["a"]', 1), encoding="utf-8")
-    done, _ = run("31_score_published", data_dir="copy", years=[2018], out_dir="card")
-    assert done.returncode != 0
-    assert "112-A.jsonl: not the published file" in done.stderr
-    assert not (tmp_path / "card").exists()
 
 
 def test_31_shows_the_committed_card_where_there_is_no_examination(run, tmp_path):
@@ -126,8 +99,6 @@ def test_11_prepares_the_published_exams_with_the_counts_of_the_paper_notes(run,
     done, executed = run("11_prepare_exams", data=data_dir(), exams=["igakuqa", "jjsimqa"])
     assert done.returncode == 0, done.stderr[-2000:]
     text = shown(executed)
-    for year, items, points, text_only, image, five in ((2018, 400, 499, 286, 114, 284), (2021, 400, 500, 301, 99, 298)):
-        assert f"| igakuqa | {year} | {items} | {points} | {text_only} | {image} | {five} |" in text
     assert "| igakuqa | all | 1600 | 1991 | 1170 | 430 | 1158 |" in text
     assert "| jjsimqa | all | 460 | 460 | 460 | 0 | 460 |" in text
     folder = tmp_path / "runs" / "smoke" / "seed1" / "data" / "exams"

@@ -1,7 +1,5 @@
 """The page of one's own hospital: what it prints for a reader to save and type."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Notebooks 20 and 30, executed by papermill on tiny models: an invented exam, and two hundred real questions."""
 
-from __future__ import annotations
-
 import os
 
 import pytest
@@ -35,20 +33,8 @@ def test_tune_then_ask(tmp_path, monkeypatch) -> None:
 def test_a_tiny_base_answers_two_hundred_real_questions(tmp_path, monkeypatch) -> None:
     workspace = tiny.make_workspace(tmp_path / "runs", monkeypatch)
     base = tiny.make_checkpoint(tmp_path / "base", hidden=32, context=8192)
-    execute(
-        "30_evaluate_exam",
-        tmp_path / "30.ipynb",
-        monkeypatch,
-        run_name="real",
-        base=str(base),
-        adapter="",
-        steps=[0],
-        exams=["igakuqa_2018"],
-        limit=200,
-        max_new_tokens=8,
-        batch_size=16,
-        template="alpaca_ja",
-    )
+    asked = {"run_name": "real", "base": str(base), "adapter": "", "steps": [0], "exams": ["igakuqa_2018"], "limit": 200}
+    execute("30_evaluate_exam", tmp_path / "30.ipynb", monkeypatch, **asked, max_new_tokens=8, batch_size=16, template="alpaca_ja")
     questions = [q.id for q in exam_prompts.load_exam("igakuqa_2018", workspace)[0][:200]]
     for shots in (0, 1):
         stem = f"real__step0__igakuqa_2018__{shots}shot"

@@ -14,11 +14,6 @@ QUICK = TuneSettings(base="llama", template="plain_ja", rank=4, learning_rate=5e
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"optimizer": "sgd"}, "'optimizer'.*paged_adamw_32bit"),
-        ({"rank": "8"}, "'rank'.*valid integer"),
-        ({"dropout": 1.0}, "'dropout'.*less than 1"),
-        ({"target_modules": [3]}, r"target_modules\.0"),
-        ({"ranc": 4}, "no field 'ranc'; did you mean 'rank'"),
         ({"schedule": "constant", "warmup_steps": 2}, "use 'constant_with_warmup'"),
         ({"pretrain_on": "articles"}, "pretrain_on and pretrain_steps go together"),
         ({"pretrain_on": "articles", "pretrain_steps": 3, "method": "qlora"}, "a 4-bit base cannot"),
@@ -71,14 +66,3 @@ def test_a_runs_expert_settings_add_to_the_defaults_of_its_preset() -> None:
     found = {name: TuneSettings.of_parameters(declared | tune, name) for name, tune in runs.items() if tune}
     assert {s.dtype for s in found.values()} == {"bfloat16"} and {s.max_grad_norm for s in found.values()} == {0.3}
     assert [s.gradient_checkpointing for s in found.values()] == [False, True]
-
-
-def test_every_preset_states_settings_that_can_be_right_and_batches_of_the_journal() -> None:
-    declared = presets.declared_parameters(presets.TUNE_NOTEBOOK)
-    assert len(declared) <= 20
-    for name in presets.preset_names():
-        for run in presets.load_preset(name).runs:
-            if run.tune is not None:
-                settings = TuneSettings.of_parameters(declared | run.tune, f"{name}, {run.name}")
-                if name in ("paper", "paper-sizes", "modern"):
-                    assert settings.batch_size * settings.gradient_accumulation == 8

@@ -14,34 +14,20 @@ A_FILE = {"JMEDLORA_RUNS": "a-file"}
 NO_FOLDER = {"JMEDLORA_DATA": "no/such/folder"}
 COMMANDS = [
     (main, "exams --example", NO_FOLDER, "no/such/folder is not a folder"),
-    (main, "exams", NO_FOLDER, "no/such/folder is not a folder"),
     (main, "reproduce --preset smoke --html html", A_FILE, "a-file/smoke: cannot be written"),
     (main, "reproduce --preset smoke --html html --profile nowhere", {}, "no profile 'nowhere'"),
     (main, "reproduce --preset smoke --html thesis", {}, "thesis"),
     (main, "book --html thesis", {}, "thesis"),
     (main, "reproduce --preset nowhere --html html", {}, "no preset 'nowhere'"),
-    (main, "reproduce --preset ../x --html html", {}, "../x"),
     (main, "run --preset smoke --output nope", {}, "has no notebook 'nope'"),
     (main, "export --adapter nowhere --out out", {}, "nowhere is no checkpoint"),
-    (main, "export --adapter thesis --out out", {}, "thesis is no checkpoint"),
-    (main, "cards --preset nowhere", {}, "no preset 'nowhere'"),
     (main, "fetch --preset nowhere", {}, "no preset 'nowhere'"),
-    (main, "plan --preset nowhere", {}, "no preset 'nowhere'"),
     (main, "plan --preset paper", {"JMEDLORA_MODELS": "no/such.yaml"}, "such.yaml: no such file"),
     (training.main, "--settings nowhere", {}, "nowhere"),
     (main, "freeze --preset smoke", {}, "smoke"),
-    (main, "freeze --preset nowhere", {}, "no preset 'nowhere'"),
     (planner.main, "--preset nowhere", {}, "no preset 'nowhere'"),
 ]
-USAGE = [
-    "reproduce --preset smoke --jobs 0",
-    "reproduce --preset smoke --jobs -1",
-    "reproduce --preset smoke --jobs many",
-    "export --adapter a --out b --dtype int3",
-    "export --adapter a",
-    "bok",
-    "plan",
-]
+USAGE = ["reproduce --preset smoke --jobs 0", "export --adapter a --out b --dtype int3", "export --adapter a", "bok", "plan"]
 
 
 @pytest.fixture

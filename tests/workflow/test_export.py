@@ -1,6 +1,5 @@
 """Export: merged logits, what is refused, and the model card as the hub's client reads it."""
 
-import dataclasses
 import json
 import shutil
 from dataclasses import replace
@@ -182,8 +181,7 @@ def test_a_card_without_scores_says_so_and_is_written_once(made) -> None:
 def test_the_card_names_the_writer_of_the_records_without_a_path_of_this_machine(made, generator: str, shown: str) -> None:
     tuned = model_card.read_checkpoint(made.adapter("llama_lora"))
     about = {"source": "articles", "generation": {"generator": generator}}
-    prepared = dataclasses.replace(tuned.prepared, config=about)
-    text = model_card.card(dataclasses.replace(tuned, prepared=prepared))
+    text = model_card.card(replace(tuned, prepared=replace(tuned.prepared, config=about)))
     assert shown in text and "/srv" not in text
 
 

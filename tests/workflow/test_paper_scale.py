@@ -1,13 +1,9 @@
 """The presets of the paper's size: every notebook of them is planned, and `paper` runs to its book on tiny checkpoints."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +14,7 @@ from jmedlora_utils.core.records import read_record, write_jsonl
 from jmedlora_utils.workflow import runner
 from tests import tiny
 from tests.scripted import completion, scripted_server
+from tests.servers import run_python
 
 # Everything in which the run below differs from the published preset: size, not kind.
 SMALLER = {
@@ -40,10 +37,8 @@ SMALLER = {
 
 @pytest.mark.parametrize("name", ["paper", "paper-sizes", "paper-adapters", "modern"])
 def test_a_large_preset_is_planned_in_full(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--snakefile", str(paths.ROOT / "Snakefile")]
-    command += ["--directory", str(tmp_path), "--config", f"preset={name}"]
-    environment = os.environ | {"JMEDLORA_RUNS": str(tmp_path / "runs")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    command = ["-m", "snakemake", "--dry-run", "--cores", "1", "--snakefile", str(paths.ROOT / "Snakefile"), "--directory", str(tmp_path)]
+    done = run_python(*command, "--config", f"preset={name}", JMEDLORA_RUNS=str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
     for step in runner.steps(presets.load_preset(name)):
@@ -86,16 +81,15 @@ def copy(tmp_path: Path) -> Path:
 @pytest.mark.timeout(2400)
 @pytest.mark.slow
 def test_the_paper_preset_runs_to_its_book_on_tiny_checkpoints_of_the_same_architectures(copy: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(copy), "JMEDLORA_MODELS": str(copy / "models.yaml"), "HF_HUB_OFFLINE": "1"}
-    environment = {k: v for k, v in environment.items() if k not in ("JMEDLORA_RUNS", "HF_TOKEN")}
-    command = [sys.executable, "-m", "jmedlora_utils", "reproduce", "--preset", "paper", "--jobs", "2"]
+    command = ["-m", "jmedlora_utils", "reproduce", "--preset", "paper", "--jobs", "2"]
+    environment = {"JMEDLORA_MODELS": str(copy / "models.yaml"), "HF_HUB_OFFLINE": "1", "JMEDLORA_RUNS": None, "HF_TOKEN": None}
     with scripted_server() as server:
         server.script = answer
         smaller = json.loads(json.dumps(SMALLER))
         own = {"articles_path": str(copy / "articles.jsonl"), "endpoint": server.url, "generator": "tiny"}
         smaller["prepare"]["10_prepare_instructions"] |= own
         (copy / "notebooks" / "presets" / "paper.yaml").write_text(yaml.safe_dump(smaller), encoding="utf-8")
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=1500)
+        done = run_python(*command, cwd=copy, seconds=1500, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     root = copy / "runs" / "paper"
 
@@ -128,5 +122,5 @@ def test_the_paper_preset_runs_to_its_book_on_tiny_checkpoints_of_the_same_archi
     card = (root / "seed1" / "adapters" / "llama-2-70b_qlora" / "checkpoint-3" / "README.md").read_text(encoding="utf-8")
     assert "base_model: meta-llama/Llama-2-70b-chat-hf" in card and "| jjsimqa | 1 | 3 | 6 |" in card
 
-    again = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    again = run_python(*command, cwd=copy, **environment)
     assert again.returncode == 0 and "start" not in again.stdout, again.stdout + again.stderr

@@ -1,7 +1,5 @@
 """Export to the schemas of Every Eval Ever: what is written fits them, links up, and holds no text of a question."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import replace
