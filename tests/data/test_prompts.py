@@ -105,23 +105,13 @@ def test_a_chat_of_qwen3_has_no_bos_and_its_marks_are_one_token_each() -> None:
     assert [ids.count(tokenizer.convert_tokens_to_ids(mark)) for mark in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")] == [2, 1, 0]
 
 
-@pytest.mark.parametrize("template", ["alpaca_ja", "plain_ja"])
-def test_training_ids_start_with_the_inference_ids(tokenizer, template: str) -> None:
-    for question in QUESTIONS:
-        prompt = prompts.build_exam_prompt(question, template)
-        read, response, _ = prompts.encode_example(tokenizer, prompt, prompts.answer_text(question))
-        assert read == prompts.encode_prompt(tokenizer, prompt)
-        assert response[-1] == tokenizer.eos_token_id
-        assert tokenizer.decode(response[:-1]) == prompts.answer_text(question)
-
-
-def test_a_token_across_the_boundary_is_never_learned(tokenizer) -> None:
+def test_training_ids_start_with_the_inference_ids_and_a_token_across_the_boundary_is_never_learned(tokenizer) -> None:
     whole = "アカシ病の治療に用いるのはどれか。アカシ薬"
     cuts = [prompts.encode_example(tokenizer, whole[:n], whole[n:]) for n in range(1, len(whole))]
     assert {joint for _, _, joint in cuts} == {True, False}, "some cuts must fall inside a token and some between tokens"
     for n, (read, response, _) in enumerate(cuts, start=1):
         assert read == prompts.encode_prompt(tokenizer, whole[:n])
-        assert tokenizer.decode(response[:-1]) == whole[n:]
+        assert tokenizer.decode(response[:-1]) == whole[n:] and response[-1] == tokenizer.eos_token_id
 
 
 def test_a_tokenizer_without_eos_is_refused() -> None:

@@ -9,7 +9,6 @@ from exam_fixtures import data_dir, needs_data, needs_recent_data
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.data import exam_files, fetch
-from jmedlora_utils.data.answer_keys import corrected
 from jmedlora_utils.data.igakuqa import place_of
 from jmedlora_utils.data.igakuqa119 import SLIPS, load_igakuqa119
 from jmedlora_utils.data.jmle2026 import load_jmle2026
@@ -110,19 +109,22 @@ def test_a_broken_file_is_named(tmp_path, write, load, message):
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"),
+    ("rows", "expected"),
     [
-        ("c", {"gold": frozenset("c"), "rule": "all"}),
-        ("a or c", {"gold": frozenset("ac"), "rule": "any"}),
-        ("always", {"rule": "always"}),
-        ("withdrawn", {"points": 0.0}),
-        ("z", r"key\.csv:2: answer 'z' does not fit question 120A1"),
+        ("id,answer,source\n120A-1,c,notice\n", {"gold": frozenset("c"), "rule": "all"}),
+        ("id,answer,source\n120A-1,a or c,notice\n", {"gold": frozenset("ac"), "rule": "any"}),
+        ("id,answer,source\n120A-1,always,notice\n", {"rule": "always"}),
+        ("id,answer,source\n120A-1,withdrawn,notice\n", {"points": 0.0}),
+        ("id,answer,source\n120A-1,z,notice\n", r"key\.csv:2: answer 'z' does not fit question 120A1"),
+        ("id,answer,source\n120A9,b,x\n", "'120A9' is no question"),
+        ("id,answer\n120A1,b\n", "field 'source'"),
+        ("id,answer,source\n", "no row"),
     ],
 )
-def test_a_key_is_corrected_by_a_file(tmp_path, answer, expected):
+def test_a_key_is_corrected_by_a_file_that_fits(tmp_path, rows, expected):
     write_jmle(tmp_path, jmle(), jmle("120A-2", "2　どれか。\na　1\nb　2\nc　3\nd　4\ne　5"))
     file = tmp_path / "key.csv"
-    file.write_text(f"id,answer,source\n120A-1,{answer},notice\n", encoding="utf-8")
+    file.write_text(rows, encoding="utf-8")
     if isinstance(expected, str):
         with pytest.raises(JmedloraError, match=expected):
             load_jmle2026(tmp_path, file)
@@ -132,19 +134,7 @@ def test_a_key_is_corrected_by_a_file(tmp_path, answer, expected):
         assert second.gold == frozenset("b")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("id,answer\n120A1,b\n", "field 'source'"),
-        ("id,answer,source\n120A9,b,x\n", "'120A9' is no question"),
-        ("id,answer,source\n", "no row"),
-    ],
-)
-def test_a_file_of_corrections_that_does_not_fit_is_refused(tmp_path, text, message):
-    write_jmle(tmp_path, jmle())
-    (tmp_path / "key.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(JmedloraError, match=message):
-        corrected(load_jmle2026(tmp_path), tmp_path / "key.csv")
+def test_a_file_of_corrections_is_for_one_exam():
     with pytest.raises(JmedloraError, match="parameter corrections: it corrects one exam"):
         exam_files.collect(paths.Workspace("smoke", 1), ["igakuqa119", "jmle2026"], [], "ja", "error", "key.csv")
 

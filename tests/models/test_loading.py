@@ -108,12 +108,6 @@ def test_the_fingerprint_of_large_weights_samples_every_stretch(tmp_path, monkey
     assert loading.fingerprint(entry) in keys
 
 
-def test_a_tokenizer_without_padding_pads_with_eos(tmp_path) -> None:
-    folder = tiny.make_checkpoint(tmp_path / "m", pad=False)
-    tokenizer = loading.load_tokenizer(loading.find_base(str(folder)))
-    assert tokenizer.pad_token_id == tokenizer.eos_token_id
-
-
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma3_text"])
 def test_four_bit_models_are_the_same_on_a_cpu_with_avx512_bf16_and_without(family: str, tmp_path: Path, monkeypatch) -> None:
     """Widths that are no multiples of 32: logits, losses of three steps and the saved bytes. On a CPU bitsandbytes would repack them."""

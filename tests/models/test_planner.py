@@ -150,12 +150,6 @@ def test_the_questions_of_an_exam_and_its_years_are_counted(exam: str, years: li
     assert planner.exam_questions(exam, years) == n
 
 
-@pytest.mark.parametrize("exam", ["igakuqa_2017", "usmle"])
-def test_an_exam_of_unknown_size_is_refused(exam: str) -> None:
-    with pytest.raises(JmedloraError, match=f"no exam '{exam}' to plan for"):
-        planner.exam_questions(exam)
-
-
 def test_the_plan_says_the_hours_on_two_cores_where_rates_are_measured() -> None:
     preset = presets.load_preset("small")
     seconds = cpu_time.seed_seconds(preset, cpu_time.read_rates())

@@ -18,7 +18,7 @@ from jmedlora_utils.data import invented_world, prompts
 from jmedlora_utils.data.invented_corpus import corpus
 from jmedlora_utils.evaluation import entry_check
 from jmedlora_utils.models import loading, pretraining
-from jmedlora_utils.models.pretraining import LADDERS, BaseSettings
+from jmedlora_utils.models.pretraining import BaseSettings
 from tests.servers import wait_for
 
 WORLD = invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12)
@@ -167,21 +167,6 @@ RECORD = Path("smoke/seed1/records/19_pretrain__en-small.json")
 def test_what_cannot_work_or_is_unknown_is_refused_by_name(made, word):
     with pytest.raises(JmedloraError, match=word):
         made()
-
-
-def test_ladders_are_sound():
-    for ladder in LADDERS.values():
-        names = [b.name for b in ladder]
-        assert len(set(names)) == len(names)
-        shared = [b for b in ladder if b.name.endswith("-shared")]
-        assert len({(b.tokenizer_english, b.coverage, b.vocabulary, b.hidden, b.layers, b.architecture) for b in shared}) <= 1
-        english = [b for b in ladder if b.centric == "english" and b not in shared]
-        assert len({(b.documents, b.english, b.coverage, b.tokenizer_english) for b in english}) == 1
-        assert [b.hidden for b in english] == sorted(b.hidden for b in english)
-        japanese = next(b for b in ladder if b.centric == "japanese")
-        if len(english) > 1:
-            twin = next(b for b in english if b.name == "en-medium")
-            assert (twin.hidden, twin.layers, twin.documents) == (japanese.hidden, japanese.layers, japanese.documents)
 
 
 def test_a_base_below_the_bar_is_refused_with_its_figure(world, tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from jmedlora_utils.models.memory import adapter_parameters
 from jmedlora_utils.models.registry import ModelEntry
 from jmedlora_utils.models.shape import Shape
 
-BASES = [e for e in registry.entries().values() if e.kind == "base"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

@@ -1,6 +1,5 @@
 """What a user types wrong ends in one line that says what is wrong; nothing is written."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from jmedlora_utils.__main__ import main
 from jmedlora_utils.models import planner
 from jmedlora_utils.tuning import training
 
-Command = Callable[[list[str]], int]
 A_FILE = {"JMEDLORA_RUNS": "a-file"}
 NO_FOLDER = {"JMEDLORA_DATA": "no/such/folder"}
 COMMANDS = [
