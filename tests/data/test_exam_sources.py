@@ -107,28 +107,6 @@ def test_english_takes_stem_and_choices_only(tmp_path):
     assert (found.text, found.choices[0], found.n_select, found.language) == ("Which?", "A, B", 2, "en")
 
 
-# --- the published files ------------------------------------------------------------------------------------------
-
-
-@needs_data
-@pytest.mark.parametrize(
-    ("year", "points", "text_only", "text_five", "image", "blocks", "prohibited"),
-    [
-        (2018, 499, 286, 284, 114, [75, 49, 66, 75, 51, 84], 32),
-        (2019, 496, 296, 292, 104, [75, 49, 66, 75, 51, 84], 34),
-        (2020, 496, 287, 284, 113, [75, 50, 75, 75, 50, 75], 22),
-        (2021, 500, 301, 298, 99, [75, 50, 75, 75, 50, 75], 22),
-    ],
-)
-def test_counts_of_the_national_examination(year, points, text_only, text_five, image, blocks, prohibited):
-    questions = load_igakuqa(data_dir(), [year])
-    found = exam_files.summary(questions)
-    assert found["items"] == 400
-    assert (found["points"], found["text_only"], found["text_five"], found["image"]) == (points, text_only, text_five, image)
-    assert [n for _, n in sorted(Counter(q.section for q in questions).items())] == blocks
-    assert found["prohibited"] == prohibited
-
-
 @needs_data
 def test_counts_of_all_years_and_errata_by_id():
     questions = load_igakuqa(data_dir(), YEARS)

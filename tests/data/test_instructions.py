@@ -275,9 +275,6 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(server, tmp_path):
     assert not list(cache.glob(".*"))
 
 
-# --- A real local server: `transformers serve` with a tiny Qwen3 ----------------------------------------------------------
-
-
 @contextmanager
 def transformers_serve(model: Path, log: Path):
     port = free_port()

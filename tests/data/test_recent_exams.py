@@ -143,9 +143,6 @@ def test_points_follow_block_and_number():
     assert [place_of(f"120{place}", "here")["points"] for place in ("A30", "B25", "B26", "E50", "F75")] == [1, 1, 3, 3, 1]
 
 
-# --- the published files ------------------------------------------------------------------------------------------
-
-
 @needs_recent_data
 @pytest.mark.parametrize(("exam", "image", "asked", "numbers", "several"), [("igakuqa119", 103, 288, 4, 40), ("jmle2026", 98, 299, 3, 30)])
 def test_counts_of_the_published_files(tmp_path, exam, image, asked, numbers, several):

@@ -143,9 +143,6 @@ def test_what_is_right_follows_the_rule_of_the_question() -> None:
         metrics.is_right(replace(question, rule="number", choices=(), gold=frozenset(), number="1", n_select=1), "a")
 
 
-# --- in an evaluation -----------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def asked(workspace):
     return evaluator.evaluate(ASK, "base", workspace)

@@ -22,9 +22,6 @@ settings.load_profile("metrics")
 texts = st.text(alphabet="あいうab、,. 肺炎Ａ", max_size=24)
 
 
-# --- gestalt distance ---------------------------------------------------------------------------------------------
-
-
 @given(texts, texts)
 def test_distances_stay_in_their_order_and_bounds(a, b):
     for variant in metrics.VARIANTS:
@@ -59,8 +56,6 @@ def test_unknown_names_are_refused(scorer, variant):
     with pytest.raises(JmedloraError, match="cosine"):
         gestalt_distance("a", "b", "cosine")
 
-
-# --- scorers ------------------------------------------------------------------------------------------------------
 
 NOTHING = {"exact_match": 0, "gestalt": 0, "accuracy": 0, "readable": False, "picked": frozenset()}
 RIGHT, WRONG, SAME, OTHER = {"accuracy": 1}, {"accuracy": 0}, {"exact_match": 1}, {"exact_match": 0}
@@ -189,9 +184,6 @@ def test_a_perfect_model_is_always_right(choices):
         assert score(single, prompts.answer_text(single), "strict").accuracy == 1
 
 
-# --- tables -------------------------------------------------------------------------------------------------------
-
-
 def test_score_frame_has_one_row_per_question_and_scorer():
     frame = metrics.score_frame([question(), pair(id="2")], ["a", "肺炎"])
     assert list(frame["scorer"]) == list(metrics.SCORERS) * 2
@@ -218,8 +210,6 @@ def test_baselines_name_every_baseline_and_scorer():
     with pytest.raises(JmedloraError, match="no question"):
         metrics.baselines([])
 
-
-# --- the published exams ------------------------------------------------------------------------------------------
 
 EXAMS = ("ja", "en", "jjsimqa")
 

@@ -91,12 +91,3 @@ def test_variants_do_not_count_as_runs(workspace) -> None:
         file.unlink()
     with pytest.raises(JmedloraError, match="no evaluation record"):
         studies.read_runs("smoke", [1])
-
-
-@pytest.mark.parametrize(
-    ("steps", "name", "message"),
-    [([0, 5], "merged", "'merged'; it takes unmerged-none, unmerged-nf4, merged-none, merged-nf4"), ([0], "merged-none", "names only 0")],
-)
-def test_a_variant_that_cannot_be_is_refused(workspace, steps, name, message: str) -> None:
-    with pytest.raises(JmedloraError, match=message):
-        variants.evaluate(settings(workspace, "llama", steps=steps), "llama", workspace, [name])

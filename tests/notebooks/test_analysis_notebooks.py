@@ -64,7 +64,7 @@ def test_pages_say_that_smoke_is_no_evidence_and_show_figures_and_numbered_table
             assert book.get("markdown_format") == "myst", f"{stem}, {cell.id}: a table shows as text without markdown_format"
 
 
-def test_page_41_draws_and_counts_the_committed_evidence(pages):
+def test_page_41_draws_the_committed_evidence(pages):
     shown = run_cells("41_metrics", preset="smoke", source="committed")
     drawn = {c.id for c in cells("41_metrics") if "figure" in c.metadata.get("mystnb", {})}
     assert len(drawn) == 7 and all(isinstance(shown[name], Figure) for name in drawn)
@@ -130,11 +130,7 @@ def test_page_44_compares_the_arms_by_the_committed_rule(tmp_path, monkeypatch):
     assert "nothing here is evidence" in shown["banner"].data and "supported" in shown["rule"].data
     assert shown["claim1"].data.count("| supported") == 6 and "+70.0" in shown["claim1"].data
     assert "retrieval, BM25" in shown["scores-table"].data and "20.0" in shown["scores-table"].data
-    assert [ax.get_title(loc="left") for ax in shown["scores"].axes] == [
-        f"{base}, {material}" for base in (OTHER, BASE) for material in ("real questions", "invented facts")
-    ]
     assert "| 1.500 | 0.900 |" in shown["measures"].data and "| 2.0 | 1,234 | 1.5 |" in shown["cost"].data
-    assert "points more from Japanese than from English records" in shown["claim3"].data
     assert "letters alone" in shown["example"].data and "No real question" in shown["example-table"].data
     reported = pd.read_csv(paths.RESULTS / "published" / "reported.csv")
     assert "| Swallow-7B | 18.6 |" in shown["whole-published"].data and "uniform guessing" in shown["whole-published"].data

@@ -38,9 +38,6 @@ def test_real_questions_are_refused_before_anything_is_loaded(workspace, monkeyp
     assert not (workspace.adapters / "exam").exists()
 
 
-# --- loss -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("family", tiny.LOADED_FAMILIES)
 def test_supervised_logits_give_the_loss_of_all_logits_padded_and_unmasked(tmp_path, family: str) -> None:
     import torch
@@ -94,9 +91,6 @@ def test_gradient_checkpointing_computes_every_block_again_and_changes_no_loss(w
     saved = training.tune(plan.changed(gradient_checkpointing=True), "saved", workspace)
     assert len(calls) - 2 * once == QUICK.max_steps * len(layers)
     assert losses(saved) == pytest.approx(losses(plain), abs=1e-5)
-
-
-# --- runs -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
@@ -169,9 +163,6 @@ def test_the_module_runs_a_settings_file_and_names_what_is_wrong_with_it(workspa
         assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
-# --- finished, replaced, damaged ------------------------------------------------------------------------------------
-
-
 def test_a_finished_run_is_not_trained_again(workspace, monkeypatch) -> None:
     first = training.tune(QUICK, "run", workspace)
     monkeypatch.setattr(training, "fit", lambda *a, **k: pytest.fail("trained again"))
@@ -204,8 +195,6 @@ def test_a_second_process_on_the_same_run_is_refused(workspace) -> None:
     with run_folder.alone(workspace.adapters / "run"), pytest.raises(JmedloraError, match="training run run: another process is at work"):
         training.tune(QUICK, "run", workspace)
 
-
-# --- kills ----------------------------------------------------------------------------------------------------------
 
 KILLED = """
 import os, signal, sys

@@ -19,10 +19,7 @@ from tests.servers import run_python
 SMALLER = {
     "extends": "published",
     "device": "any",
-    "prepare": {
-        "10_prepare_instructions": {"pairs_per_article": 4, "check_years": [2018]},
-        "11_prepare_exams": {"years": [2018]},
-    },
+    "prepare": {"10_prepare_instructions": {"pairs_per_article": 4, "check_years": [2018]}, "11_prepare_exams": {"years": [2018]}},
     "defaults": {"tune": {"learning_rate": 0.02}, "evaluate": {"limit": 6, "max_new_tokens": 8}},
     "runs": {
         "open-calm-7b_lora": {
