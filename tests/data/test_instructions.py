@@ -249,14 +249,12 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(server, tmp_path):
     server.script = script
     program = (
         "import sys, pathlib\n"
-        "from jmedlora_utils.data.articles import Article\n"
         "from jmedlora_utils.data.instructions import GenerationSettings, generate\n"
-        "articles = [Article(*row) for row in __import__('json').loads(sys.argv[1])]\n"
-        "generate(articles, GenerationSettings(generator='tiny', endpoint=sys.argv[2], concurrency=2), pathlib.Path(sys.argv[3]))\n"
+        "from tests.scripted import ARTICLES\n"
+        "generate(ARTICLES, GenerationSettings(generator='tiny', endpoint=sys.argv[1], concurrency=2), pathlib.Path(sys.argv[2]))\n"
     )
-    rows = json.dumps([[a.id, a.text] for a in ARTICLES])
     cache = tmp_path / "cache"
-    command, quiet = [sys.executable, "-c", program, rows, server.url, str(cache)], {"JMEDLORA_PROGRESS": "0"}
+    command, quiet = [sys.executable, "-c", program, server.url, str(cache)], {"JMEDLORA_PROGRESS": "0"}
     process = subprocess.Popen(command, cwd=paths.ROOT, env=os.environ | quiet)
     try:
         wait_for(lambda: len(list(cache.glob("*.json"))) == 3 and len(server.requests) == 5, 60, lambda: process.poll() is None)

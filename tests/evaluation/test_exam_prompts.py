@@ -1,7 +1,5 @@
 """Prompts of an exam: found, drawn, encoded, and refused where they do not fit."""
 
-import shutil
-
 import pytest
 
 from jmedlora_utils.core import paths
@@ -12,7 +10,6 @@ from jmedlora_utils.evaluation import exam_prompts
 from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import loading
 from tests import tiny
-from tests.exam_fixtures import data_dir, needs_data
 
 ASK = EvalSettings(base="llama", template="plain_ja")
 
@@ -35,30 +32,22 @@ def test_a_long_prompt_is_an_error_or_counted(workspace) -> None:
     assert paper.excluded["prompt too long"] == lengths.count(max(lengths)) == 24 - len(paper.asked)
 
 
-@needs_data
 @pytest.mark.parametrize(
-    ("exam", "shots", "file"),
+    ("read", "exam", "below"),
     [
-        ("igakuqa_2018", False, "IgakuQA/data/2018/112-A.jsonl"),
-        ("jjsimqa", False, "JJSIMQA/jjsimqa.jsonl"),
-        ("igakuqa_2018", True, "IgakuQA/scripts/prompts/prompt.jsonl"),
+        (exam_prompts.load_exam, "igakuqa_2018", "IgakuQA/data/2018/"),
+        (exam_prompts.load_exam, "jjsimqa", "JJSIMQA/"),
+        (exam_prompts.shot_pool, "igakuqa_2018", "IgakuQA/scripts/prompts/"),
     ],
 )
-def test_a_changed_or_missing_published_file_is_refused(tmp_path, monkeypatch, exam: str, shots: bool, file: str) -> None:
-    for part in ("IgakuQA/data/2018", "IgakuQA/scripts", "JJSIMQA"):
-        shutil.copytree(data_dir() / part, tmp_path / part)
+def test_a_missing_or_changed_published_file_is_refused(workspace, tmp_path, monkeypatch, read, exam: str, below: str) -> None:
     monkeypatch.setenv("JMEDLORA_DATA", str(tmp_path))
-    monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path / "runs"))
-    workspace = paths.Workspace("smoke", 1)
-    read = exam_prompts.shot_pool if shots else exam_prompts.load_exam
-    assert read(exam, workspace)
-    changed = bytearray((tmp_path / file).read_bytes())
-    changed[-2] ^= 1
-    (tmp_path / file).write_bytes(changed)
-    with pytest.raises(JmedloraError, match="not the published file"):
+    with pytest.raises(JmedloraError, match=r"exam files are missing[\s\S]*By hand"):
         read(exam, workspace)
-    (tmp_path / file).unlink()
-    with pytest.raises(JmedloraError, match=r"1 exam files are missing[\s\S]*By hand"):
+    for name in filter(lambda name: name.startswith(below), fetch.sums()):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}\n", encoding="utf-8")
+    with pytest.raises(JmedloraError, match="not the published file"):
         read(exam, workspace)
 
 

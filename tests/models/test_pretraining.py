@@ -25,22 +25,20 @@ WORLD = invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, gener
 TINY = BaseSettings("en-small", "llama", 16, 1, 2, 0.6, 400, 4e-3, coverage=0.99, tokenizer_english=0.9)
 TRAIN = """
 import sys, time
+from dataclasses import replace
 import torch
 from jmedlora_utils.core import paths
 from jmedlora_utils.data import invented_world
 from jmedlora_utils.models import pretraining
-from jmedlora_utils.models.pretraining import BaseSettings
+from tests.models.test_pretraining import TINY, WORLD
 torch.set_num_threads(1)
-slow = float(sys.argv[1])
-step = pretraining.learning_rate
+slow, step = float(sys.argv[1]), pretraining.learning_rate
 def delayed(*arguments):
     time.sleep(slow)
     return step(*arguments)
 pretraining.learning_rate = delayed
-world = invented_world.World(invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12))
-settings = BaseSettings(%r, %r, 16, 1, 2, 0.6, 400, 4e-3, coverage=0.99, tokenizer_english=0.9)
-workspace = paths.Workspace("smoke", 1)
-pretraining.pretrain(settings, world, workspace, lambda *_: {}, every=3)
+settings = replace(TINY, architecture=sys.argv[2])
+pretraining.pretrain(settings, invented_world.World(WORLD), paths.Workspace("smoke", 1), lambda *_: {}, every=3)
 """
 
 
@@ -136,8 +134,8 @@ def test_killed_and_started_again_a_base_ends_with_the_same_weights(tmp_path, ar
 
     def start(folder: Path, slow: float) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "JMEDLORA_RUNS": str(folder), "JMEDLORA_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
-        code = TRAIN % ("en-small", architecture)
-        return subprocess.Popen([sys.executable, "-c", code, str(slow)], env=environment, stderr=subprocess.DEVNULL)
+        command = [sys.executable, "-c", TRAIN, str(slow), architecture]
+        return subprocess.Popen(command, cwd=paths.ROOT, env=environment, stderr=subprocess.DEVNULL)
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     straight = start(whole, 0.0)
