@@ -260,3 +260,36 @@ def test_harness_reaches_exactly_its_ceilings(name, separator):
     responses = [separator.join(q.choice(letter) for letter in sorted(q.gold)) for q in questions]
     means = metrics.score_frame(questions, responses, ("harness",))[["exact_match", "accuracy"]].mean() * 100
     assert tuple(means.round(2)) == CEILINGS[name, separator]
+
+
+def reference_harness(choices, letters, response):
+    """The rule as peers.md states it, written a second time, straight from the description."""
+    gold = ",".join(choices["abcdefghij".index(c)] for c in sorted(letters))
+    wanted = gold.split(",")
+    cleaned = response.replace(".", "").strip()
+    exact = gold.replace(".", "").strip() == cleaned
+
+    def two_way(c):
+        return (SequenceMatcher(None, c, cleaned).ratio() + SequenceMatcher(None, cleaned, c).ratio()) / 2
+
+    pool, scores, picks = list(choices), [two_way(c) for c in choices], []
+    try:
+        for _ in wanted:
+            best = pool[scores.index(max(scores))]
+            scores.pop(scores.index(max(scores)))
+            pool.remove(best)
+            picks.append(best)
+    except ValueError:
+        return exact, False
+    return exact, sorted(picks) == sorted(wanted)
+
+
+@given(
+    st.lists(st.text(alphabet="あい,.肺ab", min_size=1, max_size=6).filter(str.strip), min_size=5, max_size=5),
+    st.sets(st.sampled_from("abcde"), min_size=1, max_size=3),
+    st.text(alphabet="あい,.肺ab 、", max_size=12),
+)
+def test_harness_is_the_described_rule(choices, letters, response):
+    asked = question(choices=tuple(choices), gold=frozenset(letters), n_select=len(letters))
+    found = score(asked, response, "harness")
+    assert (found.exact_match, found.accuracy) == reference_harness(choices, letters, response)
