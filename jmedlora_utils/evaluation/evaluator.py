@@ -62,15 +62,19 @@ def evaluate(
     Writes `answers/<run>__step<k>__<exam>__<s>shot.jsonl` and the record `30_evaluate__<the same>`; with `likelihood`, also
     `answers/<the same>__likelihood.jsonl`. A record's cost is that of every run that worked on it, killed ones up to their
     last whole batch.
+
+    Args:
+        examinee: Left open, for more to be asked of it; without it, one is found and closed here.
     """
     paths.check_name(variant_of or run_name, "run_name")
     with locks.alone(workspace.logs / f".30_evaluate__{run_name}.lock", f"the evaluation of {run_name}"):
-        examinee = examinee or Examinee.find(settings, workspace)
+        asked = examinee or Examinee.find(settings, workspace)
         try:
-            exams = [examinee.prepare(exam, shots, workspace) for exam in settings.exams for shots in settings.shots]
-            return [Evaluation(examinee, e, step, run_name, workspace, variant_of).run() for step in settings.steps for e in exams]
+            exams = [asked.prepare(exam, shots, workspace) for exam in settings.exams for shots in settings.shots]
+            return [Evaluation(asked, e, step, run_name, workspace, variant_of).run() for step in settings.steps for e in exams]
         finally:
-            examinee.backend.close()
+            if examinee is None:
+                asked.backend.close()
 
 
 def answer_keys(exam: ExamPrompts, settings: EvalSettings, weights: str, what: str = "") -> list[str]:

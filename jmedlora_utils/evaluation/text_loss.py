@@ -13,12 +13,13 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import Meter, Record, read_record, sha256_file, write_record
 from jmedlora_utils.data import prompts
 from jmedlora_utils.evaluation.evaluator import Examinee
-from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.tuning import encoding
 
 
-def measure(settings: EvalSettings, run_name: str, workspace: paths.Workspace, names: Sequence[str]) -> list[Record]:
+def measure(examinee: Examinee, run_name: str, workspace: paths.Workspace, names: Sequence[str]) -> list[Record]:
     """The loss per byte of each step on each file `data/texts/<name>.jsonl`; a record each, `30_texts__<run>__step<k>`, made once.
+
+    The examinee is left open.
 
     Raises:
         JmedloraError: A file is missing or holds no text, or the loss is not finite.
@@ -29,11 +30,7 @@ def measure(settings: EvalSettings, run_name: str, workspace: paths.Workspace, n
     if missing := [path for path in files.values() if not path.is_file()]:
         raise JmedloraError(f"{paths.relative(missing[0])}: no such file; run notebook 12 first, or leave the name out of texts")
     with locks.alone(workspace.logs / f".30_texts__{run_name}.lock", f"the texts of {run_name}"):
-        examinee = Examinee.find(settings, workspace)
-        try:
-            return [_record(examinee, step, run_name, workspace, files) for step in settings.steps]
-        finally:
-            examinee.backend.close()
+        return [_record(examinee, step, run_name, workspace, files) for step in examinee.settings.steps]
 
 
 def _record(examinee: Examinee, step: int, run_name: str, workspace: paths.Workspace, files: dict[str, Any]) -> Record:
@@ -47,6 +44,8 @@ def _record(examinee: Examinee, step: int, run_name: str, workspace: paths.Works
         return earlier
     texts = {key: encoding.read_articles(path) for key, path in files.items()}
     probe = prompts.encode_prompt(examinee.tokenizer, next(iter(texts.values()))[0])
+    if step < examinee.backend.step:
+        examinee.backend.close()  # a base gets its adapters in rising order, and exams were asked of later steps before
     examinee.backend.load(step, probe)
     with meter.stage("read"):
         found = {key: loss_per_byte(examinee.backend.model, examinee.tokenizer, rows) for key, rows in texts.items()}

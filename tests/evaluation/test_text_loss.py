@@ -9,6 +9,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import write_jsonl
 from jmedlora_utils.data import prompts
 from jmedlora_utils.evaluation import text_loss
+from jmedlora_utils.evaluation.evaluator import Examinee
 from jmedlora_utils.evaluation.settings import EvalSettings
 from jmedlora_utils.models import loading
 from tests import tiny
@@ -19,8 +20,8 @@ TEXTS = ["アサナ病の治療", "イシニ薬である。アサナ病"]
 def test_each_base_is_read_once_and_the_loss_is_that_of_every_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = tiny.make_workspace(tmp_path, monkeypatch, "llama")
     write_jsonl(workspace.data / "texts" / "japanese.jsonl", [{"text": text} for text in TEXTS])
-    settings = EvalSettings(base="llama", template="plain_ja")
-    record = text_loss.measure(settings, "base", workspace, ["japanese"])[0]
+    examinee = Examinee.find(EvalSettings(base="llama", template="plain_ja"), workspace)
+    record = text_loss.measure(examinee, "base", workspace, ["japanese"])[0]
     model, tokenizer = loading.load_base("llama", workspace=workspace)
     nats = 0.0
     for text in TEXTS:
@@ -30,13 +31,15 @@ def test_each_base_is_read_once_and_the_loss_is_that_of_every_token(tmp_path: Pa
         nats -= sum(float(logits[n, token]) for n, token in enumerate(ids[1:]))
     size = sum(len(text.encode()) for text in TEXTS)
     assert record.metrics["japanese"]["nats_per_byte"] == pytest.approx(nats / size, rel=1e-4)
+    examinee.backend.step = 5  # as after the exams of a later step
+    assert text_loss.measure(examinee, "again", workspace, ["japanese"])[0].metrics == record.metrics
     monkeypatch.setattr(text_loss, "loss_per_byte", None)
-    assert text_loss.measure(settings, "base", workspace, ["japanese"])[0].metrics == record.metrics
+    assert text_loss.measure(examinee, "base", workspace, ["japanese"])[0].metrics == record.metrics
     assert list(text_loss.frame([record])["texts"]) == ["japanese"]
     for lines, said in (("", "english.jsonl: holds no article"), ('{"title": "t"}', "english.jsonl:1: field 'text' is missing")):
         (workspace.data / "texts" / "english.jsonl").write_text(lines, encoding="utf-8")
         with pytest.raises(JmedloraError, match=said):
-            text_loss.measure(settings, "base", workspace, ["english"])
+            text_loss.measure(examinee, "base", workspace, ["english"])
     (workspace.data / "texts" / "english.jsonl").unlink()
     with pytest.raises(JmedloraError, match=r"english.jsonl: no such file; run notebook 12"):
-        text_loss.measure(settings, "base", workspace, ["english"])
+        text_loss.measure(examinee, "base", workspace, ["english"])
