@@ -1,5 +1,6 @@
 """Memory from first principles, against the tensors of real tiny models."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from torch.distributed._tools.mem_tracker import MemTracker
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from jmedlora_utils.core.errors import JmedloraError
@@ -59,14 +60,12 @@ def nf4_bytes(model: Any) -> int:
     return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in found}.values())
 
 
-def peak_beyond_weights(model: torch.nn.Module, run: Callable[[], object]) -> int:
-    """Most bytes of tensors alive during `run`, without the model's weights and gradients."""
-    tracker, cpu = MemTracker(), torch.device("cpu")
-    tracker.track_external(model)
-    before = tracker.get_tracker_snapshot()[cpu]["Total"]
-    with tracker:
+def peak_during(run: Callable[[], object]) -> int:
+    """Most bytes that torch held during `run`, beyond those it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         run()
-    return tracker.get_tracker_snapshot("peak")[cpu]["Total"] - before
+    events = sorted(watched.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
 
 
 # Exact counts
@@ -160,7 +159,7 @@ def test_the_peak_of_a_step_is_within_a_tenth(architecture, mixed, dropout, targ
 
     step()  # gradients exist from here on, as while accumulating
     planned = memory.tuning_memory(run)
-    assert peak_beyond_weights(model, step) == pytest.approx(planned.activations + planned.work, rel=0.10)
+    assert peak_during(step) == pytest.approx(planned.activations + planned.work, rel=0.10)
 
 
 @pytest.mark.parametrize(("batch", "prompt", "new"), [(4, 100, 20), (8, 200, 4)])
@@ -170,18 +169,9 @@ def test_the_peak_of_generation_is_within_a_tenth(architecture: str, batch: int,
     model = make(shape, "bfloat16").eval()
     ids = torch.randint(1, shape.vocab, (batch, prompt))
     options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": new, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-
-    class Writing(torch.nn.Module):  # the tracker follows one call of the outermost module
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self) -> None:
-            assert model.generate(input_ids=ids, **options).shape[1] == prompt + new
-
     planned = memory.generation_memory(shape, batch=batch, prompt=prompt, new=new)
     with torch.inference_mode():
-        peak = peak_beyond_weights(model, Writing())
+        peak = peak_during(lambda: model.generate(input_ids=ids, **options))
     assert peak == pytest.approx(planned.cache + planned.work, rel=0.10)
 
 
