@@ -22,7 +22,7 @@ class TransformersBackend:
         weights: Step to adapter, or to whole model.
         whole: Whether `weights` are whole models.
         merged: Whether adapters are merged into the base's weights.
-        how: `quantisation`, `dtype` and `device` as `loading.load_base` takes them.
+        how: `quantisation`, `dtype` and `device` as `loading.load_model` takes them.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class TransformersBackend:
         return self._adapted
 
     def _load(self, entry: ModelEntry) -> Any:
-        return loading.load_base(entry, **self.how)[0]
+        return loading.load_model(entry, **self.how)
 
     def _name(self, step: int) -> str:
         return f"{self.weights[step]} (step {step})" if step else f"base {self.base.name!r}"

@@ -67,34 +67,46 @@ def load_tokenizer(entry: ModelEntry) -> Any:
     return tokenizer
 
 
-def load_base(
-    name_or_path: str | ModelEntry,
-    quantisation: str = "none",
-    dtype: str = "float32",
-    device: str = "auto",
-    workspace: paths.Workspace | None = None,
-    attention: str | None = None,
-    quant_storage: str = "uint8",
-) -> tuple[Any, Any]:
+def load_base(name_or_path: str | ModelEntry, workspace: paths.Workspace | None = None, **how: str) -> tuple[Any, Any]:
     """Loads a causal language model in evaluation mode, and its tokenizer.
 
     Args:
         name_or_path: See `find_base`, or what it returned.
+        workspace: Where bases trained here are looked up.
+        how: As `load_model` takes it.
+
+    Raises:
+        JmedloraError: See `find_base`, `load_tokenizer` and `load_model`.
+    """
+    entry = name_or_path if isinstance(name_or_path, ModelEntry) else find_base(name_or_path, workspace)
+    return load_model(entry, **how), load_tokenizer(entry)
+
+
+def load_model(
+    entry: ModelEntry,
+    quantisation: str = "none",
+    dtype: str = "float32",
+    device: str = "auto",
+    attention: str | None = None,
+    quant_storage: str = "uint8",
+) -> Any:
+    """Loads a causal language model in evaluation mode.
+
+    Args:
+        entry: What `find_base` returned.
         quantisation: `none`, or `nf4` (4-bit NormalFloat with double quantisation, computing in bfloat16, as QLoRA does).
         dtype: Of the weights that are not quantised, one of `DTYPES`.
         device: `auto` takes the first GPU where there is one, else the CPU.
-        workspace: Where bases trained here are looked up.
         attention: Attention kernel in the words of transformers; None for its own choice.
         quant_storage: Type that 4-bit weights are kept in; FSDP divides them only where it is a floating type.
 
     Raises:
-        JmedloraError: An argument is not allowed, the model cannot be found or loaded, or see `registry.check`.
+        JmedloraError: An argument is not allowed, the model cannot be loaded, or see `registry.check`.
     """
     if quantisation not in QUANTISATIONS:
         raise JmedloraError(f"quantisation {quantisation!r} is not one of {', '.join(QUANTISATIONS)}")
     if dtype not in DTYPES:
         raise JmedloraError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    entry = name_or_path if isinstance(name_or_path, ModelEntry) else find_base(name_or_path, workspace)
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -109,7 +121,6 @@ def load_base(
     if attention is not None:
         options["attn_implementation"] = attention
     quiet_transformers()
-    tokenizer = load_tokenizer(entry)
     try:
         model = AutoModelForCausalLM.from_pretrained(entry.location, **options)
     except (*BROKEN, SafetensorError) as error:
@@ -120,7 +131,7 @@ def load_base(
         raise JmedloraError(f"model {entry.name!r}: its weights hold values that are no finite numbers; copy the folder again")
     if quantisation == "nf4":
         keep_4bit_layout(model)
-    return model.eval(), tokenizer
+    return model.eval()
 
 
 def _holds_numbers(parameter: Any) -> bool:

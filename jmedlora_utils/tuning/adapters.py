@@ -16,7 +16,7 @@ def build_model(settings: TuneSettings, base: ModelEntry) -> Any:
     """Loads the base and puts the adapter on it; call after the seed is set, since the adapter's start is random."""
     sharded = processes.sharded()  # such weights are loaded on the CPU before they are divided
     mixed = settings.method == "full" and settings.dtype == "bfloat16"
-    model, _ = loading.load_base(
+    model = loading.load_model(
         base,
         quantisation="nf4" if settings.method == "qlora" else "none",
         dtype="float32" if mixed else settings.dtype,

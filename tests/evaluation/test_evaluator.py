@@ -131,7 +131,7 @@ def test_a_failure_is_no_answer_and_an_answer_is_never_altered(tuned, monkeypatc
 
 
 def test_a_finished_evaluation_loads_nothing(asked, tuned, monkeypatch) -> None:
-    monkeypatch.setattr(loading, "load_base", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr(loading, "load_model", lambda *a, **k: pytest.fail("loaded"))
     assert evaluator.evaluate(ASK, "run", tuned) == asked
     # Answers without a record are scored again, not asked again.
     (tuned.records / f"{asked[-1].name}.json").unlink()
@@ -139,7 +139,7 @@ def test_a_finished_evaluation_loads_nothing(asked, tuned, monkeypatch) -> None:
 
 
 def test_a_corrected_exam_is_scored_again_without_asking(asked, tuned, monkeypatch) -> None:
-    monkeypatch.setattr(loading, "load_base", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr(loading, "load_model", lambda *a, **k: pytest.fail("loaded"))
     file = tuned.data / "exams" / "mini_trained.jsonl"
     printed = file.read_bytes()
     first, *others = read_exam(file)
