@@ -35,7 +35,7 @@ from jmedlora_utils.models import gpus, loading, memory, registry
 from jmedlora_utils.models.shape import Shape
 from jmedlora_utils.tuning import encoding, training
 from jmedlora_utils.tuning.trainer import ResponseTrainer
-from tests.live_bytes import LiveBytes, resident_bytes, resident_tensors
+from tests.memory_use import peak_during, resident_bytes
 
 Result = TypeVar("Result")
 TOLERANCE = 0.10
@@ -254,10 +254,8 @@ def measured(model: Any, work: Callable[[], Result]) -> tuple[Result, int]:
     if next(model.parameters()).is_cuda:
         torch.cuda.reset_peak_memory_stats()
         return work(), int(torch.cuda.max_memory_allocated())
-    live = LiveBytes(resident_tensors(model))
-    with live:
-        result = work()
-    return result, live.peak + resident_bytes(model)
+    result, peak = peak_during(work)
+    return result, peak + resident_bytes(model)
 
 
 def run_case(
