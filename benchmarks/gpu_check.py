@@ -3,7 +3,7 @@
     python benchmarks/gpu_check.py            # the card: OpenCALM-7B with LoRA, Llama-2-70B with NF4 QLoRA
     python benchmarks/gpu_check.py --tiny     # a CPU: the same code on tiny shapes, in seconds; proves the script, says nothing of speed
 
-Needs torch, transformers, peft and accelerate; bitsandbytes for the 70B case, which is left out without it. Nothing is downloaded:
+Needs torch, transformers, peft, accelerate and pandas; bitsandbytes for the 70B case, which is left out without it. Nothing is downloaded:
 weights are random, so losses and answers mean nothing. Writes one record; ends with status 1 where a measured peak is further than
 10 % from the planner's.
 """
@@ -374,7 +374,7 @@ def main(arguments: list[str] | None = None) -> int:
         assert shape is not None
         if options.tiny:
             shape, case = TINY[shape.architecture], replace(case, rank=8, source=32, target=32)
-        prompts, new = (4, 8) if options.tiny else (16, 64)
+        prompts, new = 4 if options.tiny else 16, 64
         try:
             with meter.stage(case.base):
                 found = run_case(case, shape, usable, options.steps, prompts, new, device, rate)

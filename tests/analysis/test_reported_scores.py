@@ -7,6 +7,7 @@ import pytest
 
 from jmedlora_utils.analysis import reported_scores
 from jmedlora_utils.core import paths
+from jmedlora_utils.core.manifest import write_manifest
 from jmedlora_utils.core.records import Record, write_record
 
 
@@ -70,6 +71,7 @@ def test_committed_scores_stand_there_unless_the_preset_ran_here(results, monkey
     lines = ["base,steps,shots,seed,exam,metric,value,n", "tiny,0,1,1,igakuqa,accuracy,0.215,1158"]
     lines += ["tiny,0,1,1,igakuqa,strict_accuracy,0.1,1158", "tiny,0,1,1,jjsimqa,accuracy,0.3,459"]
     (folder / "summary.csv").write_text("\n".join(lines), encoding="utf-8")
+    write_manifest(folder)
     ours = own()
     assert ours["percent"].to_dict() == pytest.approx({"tiny, step 0, 1-shot": 21.5})
     row = ours.loc["tiny, step 0, 1-shot"]

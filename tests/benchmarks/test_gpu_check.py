@@ -24,7 +24,7 @@ def check() -> ModuleType:
 
 @pytest.mark.slow
 def test_the_tiny_check_runs_both_cases_within_the_tolerance_on_a_bare_image(check: ModuleType, tmp_path: Path):
-    missing = ["pandas", "matplotlib", "seaborn", "papermill", "nbformat", "pooch", "statsmodels", "snakemake"]
+    missing = ["matplotlib", "seaborn", "papermill", "nbformat", "pooch", "statsmodels", "snakemake"]
     missing += ["openai", "IPython", "datasets"]
     arguments = ["gpu_check", "--tiny", "--steps", "2", "--out", str(tmp_path)]
     code = f"import sys, runpy; sys.modules.update(dict.fromkeys({missing!r})); sys.argv = {arguments!r}; "
