@@ -103,7 +103,7 @@ def test_the_paper_preset_runs_to_its_book_on_tiny_checkpoints_of_the_same_archi
     assert prepared.config["generation"]["generator"] == "tiny" and prepared.counts["instructions"] >= 20
 
     page = (copy / "_build" / "html" / "notebooks" / "32_scores.html").read_text(encoding="utf-8")
-    assert "Scores on" in page and "llama-2-70b_qlora" in page
+    assert 'id="fig-scores"' in page and "Preset paper, 1 seed" in page
     card = (root / "seed1" / "adapters" / "llama-2-70b_qlora" / "checkpoint-3" / "README.md").read_text(encoding="utf-8")
     assert "base_model: meta-llama/Llama-2-70b-chat-hf" in card and "| jjsimqa | 1 | 3 | 6 |" in card
 
