@@ -269,8 +269,8 @@ def assert_equal(bench: Bench, arms: dict[str, Arm]) -> dict[str, float]:
     plain = bench.full_prompts(False)
     accuracies = {}
     for name, arm in arms.items():
+        print(f"first run, to compare the answers: {name}", file=sys.stderr, flush=True)
         found = arm()
-        print(f"same answers? {name}", file=sys.stderr, flush=True)
         if name.startswith("writing"):
             if found != bench.gold:
                 wrong = next(i for i, (a, b) in enumerate(zip(found, bench.gold, strict=True)) if a != b)

@@ -39,6 +39,14 @@ def test_every_seed_is_a_registered_one_and_holds_every_condition(study):
     assert bool(registered.provisional(study)) == (set(study.seeds) != set(RULE.seeds))
 
 
+def test_evidence_is_small_and_names_no_machine():
+    files = [p for p in FOLDER.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 6_000_000
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert not any(f in text for f in ("/root/", "/home/", "/tmp/", "/work/")), path
+
+
 def test_rule_and_settings_are_those_committed_before_the_first_model_was_trained():
     def git(*command):
         return subprocess.run(["git", *command], cwd=paths.ROOT, capture_output=True, text=True, check=False)
@@ -65,3 +73,12 @@ def test_the_effects_are_those_that_were_committed(study):
     assert written[keys].astype(str).equals(computed[keys].astype(str))
     numbers = ["value", "low", "high"]
     assert (written[numbers] - computed[numbers]).abs().max().max() < 1e-4
+
+
+def test_the_placebo_learned_the_form_and_not_the_facts(study):
+    """Its answers copy listed choices as the true arm's do, and it is no better than a guess on taught facts."""
+    taught = registered.correct(study, "en-large_placebo", "mini_trained", "taught")
+    assert (taught < 0.2 + 0.1).all() and taught.mean() < registered.correct(study, "en-large_lora", "mini_trained", "taught").mean() - 0.3
+    forms = study.forms[study.forms["run"].isin(["en-large_lora", "en-large_placebo"])]
+    shares = forms.groupby("run")[["n", "as_asked"]].sum()
+    assert (shares["as_asked"] / shares["n"] > 0.9).all()

@@ -1,4 +1,4 @@
-"""Published models in pairs: the committed tables, what is paired with what, the rule, and broken input."""
+"""Published models in pairs: totals and pairs of the real files, what is paired with what, the rule, and broken input."""
 
 import json
 import shutil
@@ -16,12 +16,86 @@ from jmedlora_utils.data import published_answers
 from jmedlora_utils.data.published_answers import Answer, known_models, read_runs
 
 EXAMS = ("igakuqa119", "jmle2026")
+# Points and right items by system, as the repositories' own tables state them.
+TOTALS = {
+    "CA-DSR1-DQ32B-JP-sft": (374, 294), "CA-DSR1-DQ32B-JP-base": (364, 282), "CA-DSR1-DQ32B-JP-cpt": (356, 278),
+    "pfn-medllm-qwen-72b": (332, 272), "qwen2_5-72b": (398, 314), "Qwen3-32B": (451, 355), "Qwen3-32B (no-think)": (416, 326),
+    "Preferred-MedRECT-32B": (449, 357), "GPT-OSS-Swallow-120B-RL-v0.1": (473, 379), "Qwen3-Swallow-32B-RL-v0.2": (459, 365),
+    "gpt-oss-120b (high)": (467, 373), "gpt-oss-120b (medium)": (453, 363), "gpt-oss-120b (low)": (433, 343),
+    "gpt-oss-20b (medium)": (428, 342), "gpt-oss-20b (low)": (383, 303), "Qwen3.5-27B (no-think)": (464, 366),
+    "Qwen3.5-35B-A3B (no-think)": (457, 367), "Qwen3.5-122B-A10B (no-think)": (460, 368),
+}  # fmt: skip
+# Base, adapted, right of each, only base, only adapted, p to the digits that the reference gives.
+SEVEN = [
+    ("Qwen3-32B", "Preferred-MedRECT-32B", 355, 357, 22, 24, "0.88"),
+    ("CA-DSR1-DQ32B-JP-base", "CA-DSR1-DQ32B-JP-cpt", 282, 278, 56, 52, "0.77"),
+    ("CA-DSR1-DQ32B-JP-base", "CA-DSR1-DQ32B-JP-sft", 282, 294, 46, 58, "0.28"),
+    ("qwen2_5-72b", "pfn-medllm-qwen-72b", 314, 272, 73, 31, "5e-05"),
+    ("gpt-oss-120b (high)", "GPT-OSS-Swallow-120B-RL-v0.1", 373, 379, 5, 11, "0.21"),
+    ("gpt-oss-120b (medium)", "GPT-OSS-Swallow-120B-RL-v0.1", 363, 379, 7, 23, "0.005"),
+    ("Qwen3-32B", "Qwen3-Swallow-32B-RL-v0.2", 355, 365, 15, 25, "0.15"),
+]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return pairs.examine(pairs.read_material(str(data_dir()), EXAMS))
+
+
+@needs_recent_data
+def test_all_eighteen_totals_are_those_of_the_repositories(found):
+    table = found.systems.set_index("system")
+    assert {name: (row.points, row.right) for name, row in table.iterrows()} == TOTALS
+    assert set(table["max_points"]) == {500} and set(table["items"]) == {400}
+    assert dict(table.groupby("exam")["text_items"].first()) == {119: 297, 120: 302}
+    stated = table[["required", "general", "text_right"]].loc["Qwen3-32B"].tolist()
+    assert stated == [188, 263, 274]  # summary of the file itself
+
+
+@needs_recent_data
+def test_nobody_passes_without_published_prohibited_choices_and_a_missed_mark_still_fails(found):
+    passed = found.systems.set_index("system")["passed"]
+    assert not passed.fillna(False).any()
+    failed = {"CA-DSR1-DQ32B-JP-sft", "CA-DSR1-DQ32B-JP-base", "CA-DSR1-DQ32B-JP-cpt", "pfn-medllm-qwen-72b", "gpt-oss-20b (low)"}
+    assert set(passed[passed.notna()].index) == failed
+
+
+@needs_recent_data
+def test_the_seven_pairs_to_the_last_digit(found):
+    assert tuple(found.pairs.columns) == pairs.PAIR_COLUMNS and tuple(found.systems.columns) == pairs.SYSTEM_COLUMNS
+    assert len(found.pairs) == len(SEVEN)
+    table = found.pairs.set_index(["base", "adapted"])
+    for base, adapted, *counts, p in SEVEN:
+        row = table.loc[base, adapted]
+        assert [row.right_base, row.right_adapted, row.only_base, row.only_adapted] == counts
+        assert f"{row.p:.{len(p.removeprefix('0.'))}f}" == p or f"{row.p:.0e}" == p
+        assert row.low <= row.difference <= row.high and row.p_holm >= row.p
+
+
+@needs_recent_data
+def test_the_rule_on_the_real_pairs(found):
+    words = {1: verdicts.NOT_SUPPORTED, 2: verdicts.NOT_MEASURED, 3: verdicts.NOT_SUPPORTED, 4: verdicts.SUPPORTED}
+    assert pairs.claim_verdicts(found.verdicts) == words
+    deciding = found.verdicts[found.verdicts["decides"]]["adapted"].dropna().tolist()
+    assert deciding == ["Preferred-MedRECT-32B", "GPT-OSS-Swallow-120B-RL-v0.1", "Qwen3-Swallow-32B-RL-v0.2"]
+    assert "serving: OpenRouter / Ollama" in found.pairs.set_index("adapted").loc["pfn-medllm-qwen-72b", "confounds"]
 
 
 def test_the_column_of_the_claims_page_says_what_each_verdict_rests_on():
     said = pairs.glance()
     assert said[1].startswith("**not supported**; gain by a medical LoRA: ") and "not to add knowledge" in said[1]
     assert said[2] == "**not measured**" and said[3].count("→") == 2 and "Exact match at most 0.0 %" in said[4]
+
+
+@needs_recent_data
+def test_cuts_add_up_and_texts_are_read_as_their_publisher_read_them_almost_always(found):
+    for _, cuts in found.cuts.groupby(["base", "adapted"]):
+        assert set(cuts.groupby("cut")["n"].sum()) == {400}
+        assert cuts.groupby("cut")["right_adapted"].sum().nunique() == 1
+    readings = found.readings.set_index("system")
+    assert readings.loc["pfn-medllm-qwen-72b", "no_choice"] == 26
+    assert readings.loc["gpt-oss-120b (low)", ["read_differently", "right_reread"]].tolist() == [3, 345]
+    assert readings["read_differently"].max() == 6
 
 
 @needs_recent_data
@@ -48,11 +122,12 @@ def test_a_file_of_results_under_another_name_appears_without_a_change_of_code(t
 
 
 @needs_recent_data
-def test_the_committed_tables_are_those_of_the_real_files(tmp_path):
-    pairs.write_tables(tmp_path, pairs.examine(pairs.read_material(str(data_dir()), EXAMS)))
+def test_the_committed_tables_are_those_of_the_real_files(found, tmp_path):
+    committed = pairs.read_tables(EXAMS)
+    pairs.write_tables(tmp_path, found)
     for path in sorted(tmp_path.glob("*.csv")):
         assert path.read_text(encoding="utf-8") == (pairs.FOLDER / path.name).read_text(encoding="utf-8"), path.name
-    assert len(pairs.read_tables(["jmle2026"]).pairs) == 4 < len(pairs.read_tables(EXAMS).pairs)
+    assert len(pairs.read_tables(["jmle2026"]).pairs) == 4 < len(committed.pairs)
 
 
 # --- broken input ---------------------------------------------------------------------------------------------------
@@ -92,11 +167,13 @@ def rewrite(path, change):
     [
         ("jmle2026", lambda f: rewrite(write_results(f, result()), lambda text: text[:-20]), r"m\.json:1: not valid JSON"),
         ("jmle2026", lambda f: write_results(f, result(), result()), r"m\.json, result 2: a second answer to 120A1"),
+        ("jmle2026", lambda f: write_results(f, result("118A-1")), r"m\.json, result 1: 118A1 is no question of jmle2026"),
         ("jmle2026", lambda f: write_results(f, {"question_id": "120A-1"}), r"m\.json, result 1: field 'predicted' is missing"),
         ("jmle2026", lambda f: write_results(f, result(said="a") | {"predicted": "a"}), "result 1: field 'predicted' is no list"),
         ("jmle2026", lambda f: write_results(f, result(), name="notes.txt"), r"notes\.txt: no results of JMLE2026-Bench"),
         ("jmle2026", lambda f: rewrite(write_results(f), lambda _: "[]"), r"m\.json: no results of JMLE2026-Bench"),
         ("jmle2026", lambda f: None, "no file of results; fetch JMLE2026-Bench"),
+        ("igakuqa119", lambda f: write_graded(f, ("119A1", "a"), ("119A1", "b")), r"results\.csv:3: a second answer to 119A1"),
         ("igakuqa119", lambda f: write_graded(f, ("120A1", "a")), r"results\.csv:2: 120A1 is no question of igakuqa119"),
         ("igakuqa119", lambda f: write_graded(f, ("119A1", "a"), name="119_m_wrong_answers.csv"), "wrong_answers.csv: no results"),
         ("igakuqa119", lambda f: rewrite(write_graded(f, ("119A1", "a")), lambda t: t.replace("model_answer", "said")), "'model_answer'"),

@@ -252,3 +252,15 @@ def test_every_figure_and_table_of_an_analysis_page_gets_a_line_of_evidence() ->
     assert text.count("jm-evidence") == 2, "tables within one cell"
     assert text.replace(f"\n\n{added['numbers-evidence']}\n", "") == "\n".join([*tables, "foot"])
     assert notebook_pages._with_evidence({"cells": cells}, "20_tune_lora", {}) == {"cells": cells}
+
+
+def test_the_bibliography_is_sorted_and_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.bib"
+    path.write_text('@article{b, title = "{Two}", author = "B, A", year = "2000"}\n@article{a, title="One", author="A, B", year=1999}\n')
+    assert builder.tidy_bibliography(path) is True
+    text = path.read_text()
+    assert text.index("{a,") < text.index("{b,") and "{Two}" in text
+    assert builder.tidy_bibliography(path) is False
+    path.write_text(text + text)
+    with pytest.raises(JmedloraError, match="repeated bibliography entry: a"):
+        builder.tidy_bibliography(path)

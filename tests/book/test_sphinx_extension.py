@@ -107,3 +107,8 @@ def test_docstrings_classes_japanese_paragraphs_and_line_breaks_are_read_as_writ
     assert '<p lang="ja">医師国家試験に' in page and '<h1 lang="ja">日本語の要約' in page
     assert page.count('lang="ja"') == 2, "a text of another language"
     assert re.search(r"a\. first choice<br />\s*b\. second choice &lt;b", page), "the LaTeX of the line break is shown, or HTML is not text"
+
+
+def test_japanese_is_indexed_by_neighbouring_characters() -> None:
+    found = sphinx_extension.BilingualSearch({}).split("用語の説明, two words")
+    assert {"用語の説明", "用語", "語の", "説明", "two", "words"} <= set(found)

@@ -165,3 +165,17 @@ def test_the_question_of_the_book_needs_no_torch(tmp_path: Path) -> None:
 def _module(path: Path) -> str:
     """`data.questions` of `jmedlora_utils/data/questions.py`; a room's `__init__` is the room."""
     return ".".join(path.relative_to(paths.PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_the_builder_runs_no_notebook_and_shows_no_library_chatter() -> None:
+    settings = yaml.safe_load((paths.ROOT / "_config.yml").read_text(encoding="utf-8"))
+    assert settings["execute"]["execute_notebooks"] == "off"
+    assert settings["execute"]["stderr_output"] == "remove"
+    assert {".*/**", "**/.*/**"} <= set(settings["exclude_patterns"])
+    assert settings["only_build_toc_files"] is True
+    assert settings["repository"]["url"] == "" or settings["repository"]["url"].startswith("https://github.com/")
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    assert "\nmake test\n" in (paths.ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make test" in (paths.ROOT / "README.md").read_text(encoding="utf-8")

@@ -92,3 +92,11 @@ def test_every_figure_and_table_rests_on_evidence_that_exists(stem: str) -> None
 def test_every_analysis_notebook_names_its_evidence() -> None:
     analysis = {path.stem for path in paths.NOTEBOOKS.glob("[345]*.ipynb")} - {"30_evaluate_exam"}
     assert analysis <= set(FINDINGS)
+
+
+def test_the_contract_reads_captions_alternative_texts_and_printed_sentences() -> None:
+    shown = {"figure": {"caption": "A gain of 12 points."}, "image": {"alt": "Dots up to 34."}}
+    source = ["step = 'very-56'\n", "print(f'It earns {score:.78f} % of 90 questions', 'tab-1', '{:.2f} points')"]
+    text = said({"metadata": {"mystnb": shown}, "source": source})
+    assert re.findall(r"\d+", text) == ["12", "34", "90"]
+    assert text.count("points") == 2

@@ -120,3 +120,9 @@ def test_as_many_questions_as_needed_see_the_difference_four_times_in_five():
         first, second = (u < 0.05).astype(float), ((u >= 0.05) & (u < 0.2)).astype(float)
         seen += statistics.mcnemar_exact(first, second).p <= 0.05
     assert 0.72 < seen / 600 < 0.85
+
+
+def test_chance_of_the_harness_subset_is_18_5_percent():
+    """paper.md, 7: uniform guessing on 1,232 single-, 180 two- and 43 three-answer items."""
+    items = [question(n_select=n) for n, times in ((1, 1232), (2, 180), (3, 43)) for _ in range(times)]
+    assert 100 * statistics.chance_level(items) == pytest.approx(18.5, abs=0.05)

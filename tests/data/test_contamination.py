@@ -1,11 +1,13 @@
-"""Shared character windows between records and exams."""
+"""Shared character windows between records and exams; the facts about the real exams."""
 
 import pytest
-from exam_fixtures import question
+from exam_fixtures import YEARS, data_dir, needs_data, question
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jmedlora_utils.data import contamination
+from jmedlora_utils.data.igakuqa import load_igakuqa
+from jmedlora_utils.data.jjsimqa import load_jjsimqa
 
 LETTERS = st.text("abあ亜", max_size=25)
 DOCUMENTS = st.lists(st.lists(LETTERS, min_size=1, max_size=3), max_size=6)
@@ -61,3 +63,40 @@ def test_what_is_copied_from_an_exam_is_reported_or_enforced(stem, copied, at_13
     assert table.loc[13].tolist() == [at_13, at_13] and table.loc[30, "records"] == enforced
     kept, dropped = contamination.enforce(records, report)
     assert [[r["id"] for r in part] for part in (kept, dropped)] == ([["r2"], ["r1"]] if enforced else [["r1", "r2"], []])
+
+
+@pytest.fixture(scope="module")
+def real():
+    return load_igakuqa(data_dir(), YEARS), load_jjsimqa(data_dir())
+
+
+@needs_data
+def test_a_leaked_question_is_found(real):
+    leak = real[0][100]
+    report = contamination.check([record(leak.text, leak.choices[0])], {"igakuqa": real[0], "jjsimqa": real[1]})
+    assert report.contaminated() == {"r1"}
+    assert leak.id in report.touched["igakuqa", 30] and report.touched["jjsimqa", 30] == set()
+
+
+@needs_data
+def test_identical_stems_across_igakuqa_years(real):
+    """Seven over 2018-2022; five of them lie within 2018-2021."""
+    stems: dict[str, list[str]] = {}
+    for q in real[0]:
+        stems.setdefault(contamination.normalise(q.text), []).append(q.id)
+    groups = [ids for ids in stems.values() if len(ids) > 1]
+    within = [g for g in groups if not any(i.startswith("116") for i in g)]
+    assert within == [["112B20", "113E1"], ["112C15", "115C1"], ["112F33", "115C8"], ["114E17", "115B6"], ["114F14", "115C7"]]
+    if any(q.year == 2022 for q in real[0]):
+        assert len(groups) == 7
+
+
+@needs_data
+def test_no_stem_window_of_30_shared_with_jjsimqa(real):
+    """Between stems there is none; the one shared choice is an English term."""
+    igakuqa, jjsimqa = real
+    stems = contamination.shared_windows([[q.text] for q in igakuqa], [[q.text] for q in jjsimqa], 30)
+    assert stems.windows == {}
+    whole = contamination.shared_windows([[q.text, *q.choices] for q in igakuqa], [[q.text, *q.choices] for q in jjsimqa], 30)
+    assert [igakuqa[i].id for i in whole.windows] == ["115A4"]
+    assert contamination.shared_windows([[q.text] for q in igakuqa], [[q.text] for q in jjsimqa], 13).windows

@@ -140,3 +140,23 @@ def test_worked_examples_are_no_test_questions(language):
     tests = load_igakuqa(data_dir(), YEARS, language)
     assert not {q.id for q in shots} & {q.id for q in tests}
     assert not {q.text for q in shots} & {q.text for q in tests}
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("year", "points", "text_only", "text_five", "image", "blocks", "prohibited"),
+    [
+        (2018, 499, 286, 284, 114, [75, 49, 66, 75, 51, 84], 32),
+        (2019, 496, 296, 292, 104, [75, 49, 66, 75, 51, 84], 34),
+        (2020, 496, 287, 284, 113, [75, 50, 75, 75, 50, 75], 22),
+        (2021, 500, 301, 298, 99, [75, 50, 75, 75, 50, 75], 22),
+    ],
+)
+@pytest.mark.parametrize("language", ["ja", "en"])
+def test_counts_of_the_national_examination(language, year, points, text_only, text_five, image, blocks, prohibited):
+    questions = load_igakuqa(data_dir(), [year], language)
+    found = exam_files.summary(questions)
+    assert found["items"] == 400
+    assert (found["points"], found["text_only"], found["text_five"], found["image"]) == (points, text_only, text_five, image)
+    assert [n for _, n in sorted(Counter(q.section for q in questions).items())] == blocks
+    assert found["prohibited"] == prohibited

@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
+from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import read_jsonl, sha256_text
 from jmedlora_utils.data import invented_corpus, invented_world, prompts
 from jmedlora_utils.data.invented_corpus import corpus
@@ -218,3 +220,18 @@ def test_corpus_keeps_its_language_share_and_has_every_form_of_the_exam_with_fac
     general = world.exams()["mini_general"][0]
     assert prompts.build_exam_prompt(general, invented_world.TEMPLATE).startswith("問題:")
     assert any(d.prompt.startswith("問題:" + general.text[:4]) for d in asked)
+
+
+def test_in_the_study_a_recalled_name_is_always_listed():
+    chosen = load_preset("mini").prepare["10_prepare_instructions"]
+    world = World(WorldSettings(**chosen))
+    kinds = {r.key: {e.ja for e in world.entities[r.answer]} for r in CLINICAL}
+    assert all(set(q.choices) == kinds[q.category] for q in world.exams()["mini_trained"])
+
+
+def test_no_rng_of_the_process_is_used_or_moved():
+    random.seed(7)
+    before = random.getstate()
+    world = World(SMALL)
+    world.exams(), world.instructions(), list(corpus(world, 0.5, 50))
+    assert random.getstate() == before

@@ -22,6 +22,9 @@ settings.load_profile("metrics")
 texts = st.text(alphabet="あいうab、,. 肺炎Ａ", max_size=24)
 
 
+# --- gestalt distance ---------------------------------------------------------------------------------------------
+
+
 @given(texts, texts)
 def test_distances_stay_in_their_order_and_bounds(a, b):
     for variant in metrics.VARIANTS:
@@ -56,6 +59,8 @@ def test_unknown_names_are_refused(scorer, variant):
     with pytest.raises(JmedloraError, match="cosine"):
         gestalt_distance("a", "b", "cosine")
 
+
+# --- scorers ------------------------------------------------------------------------------------------------------
 
 NOTHING = {"exact_match": 0, "gestalt": 0, "accuracy": 0, "readable": False, "picked": frozenset()}
 RIGHT, WRONG, SAME, OTHER = {"accuracy": 1}, {"accuracy": 0}, {"exact_match": 1}, {"exact_match": 0}
@@ -126,8 +131,23 @@ def test_order_and_separator_do_not_matter(scorer, separator):
 
 
 READABLE = [
-    *("a,c", "a, c", "a、c", "Ａ、Ｃ", "（ａ）（ｃ）", "ac", "ca", "a\nc", "a.c.", "A C"),
-    *("a and c", "aとc", "c・a", "答え：a、c", "正解はaとcです。"),
+    *(
+        "a,c",
+        "a, c",
+        "a、c",
+        "Ａ、Ｃ",
+        "（ａ）（ｃ）",
+        "ac",
+        "ca",
+        "a\nc",
+        "a.c.",
+        "A C",
+        "a and c",
+        "aとc",
+        "c・a",
+        "答え：a、c",
+        "正解はaとcです。",
+    ),
     *("肺炎、肺癌, 小細胞", "肺癌，小細胞,肺炎", "肺炎 と 肺癌, 小細胞", "肺炎\n肺癌,小細胞", "肺炎。肺癌, 小細胞。"),
     *("a 肺炎、c 肺癌, 小細胞", "a. 肺炎\nc. 肺癌, 小細胞", "ａ）肺炎，ｃ）肺癌，小細胞", "a (肺炎), c", "肺炎、c"),
 ]
@@ -184,6 +204,9 @@ def test_a_perfect_model_is_always_right(choices):
         assert score(single, prompts.answer_text(single), "strict").accuracy == 1
 
 
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
 def test_score_frame_has_one_row_per_question_and_scorer():
     frame = metrics.score_frame([question(), pair(id="2")], ["a", "肺炎"])
     assert list(frame["scorer"]) == list(metrics.SCORERS) * 2
@@ -210,6 +233,8 @@ def test_baselines_name_every_baseline_and_scorer():
     with pytest.raises(JmedloraError, match="no question"):
         metrics.baselines([])
 
+
+# --- the published exams ------------------------------------------------------------------------------------------
 
 EXAMS = ("ja", "en", "jjsimqa")
 
@@ -246,9 +271,12 @@ def test_letters_and_labelled_texts_are_as_good(name, form):
 # Exact / gestalt accuracy of a perfect model under `harness`, percent: IgakuQA 2018-2021 (n = 1,158) and JJSIMQA.
 CEILINGS = {
     ("ja", ","): (100.0, 99.22),
+    ("ja", ", "): (84.80, 99.22),
     ("ja", "\n"): (84.80, 87.39),
+    ("en", ","): (99.91, 93.52),
     ("en", ", "): (84.72, 93.44),
     ("jjsimqa", ","): (100.0, 97.61),
+    ("jjsimqa", ", "): (55.0, 97.61),
     ("jjsimqa", "\n"): (55.0, 66.96),
 }
 
@@ -293,3 +321,14 @@ def test_harness_is_the_described_rule(choices, letters, response):
     asked = question(choices=tuple(choices), gold=frozenset(letters), n_select=len(letters))
     found = score(asked, response, "harness")
     assert (found.exact_match, found.accuracy) == reference_harness(choices, letters, response)
+
+
+@needs_data
+def test_what_an_empty_response_earns_under_harness():
+    # peers.md: 17.0 % on IgakuQA (2018-2022) and 12.4 % on JJSIMQA.
+    earned = {}
+    for name in ("ja", "jjsimqa"):
+        questions = published(name) if name == "jjsimqa" else select_text_five(published(name))[0]
+        earned[name] = 100 * metrics.score_frame(questions, [""] * len(questions), ("harness",))["accuracy"].mean()
+    assert earned["jjsimqa"] == pytest.approx(12.4, abs=0.05)
+    assert earned["ja"] == pytest.approx(17.18, abs=0.005)

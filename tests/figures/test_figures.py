@@ -141,3 +141,11 @@ def test_the_ladder_joins_the_sizes_of_a_family_and_keeps_reported_totals_hollow
     ax = draw(figure)
     dots = {float(line.get_xdata()[0]): line.get_markerfacecolor() for line in ax.lines if line.get_marker() not in ("None", "")}
     assert dots[1e9] == "white" != dots[3e10] and labels(figure) == ["F, s"]
+
+
+def test_groups_of_facts_have_fixed_names():
+    facts = list(tuning_plots.FACTS)
+    lines = estimates(facts=facts, steps=[0] * len(facts), value=[0.2] * (len(facts) - 1) + [0.9])
+    figure = tuning_plots.story(lines, estimates(base=["en-small"], value=[0.3]), style.base_styles(BASES), 0.2)
+    draw(figure)
+    assert labels(figure) == [*(name for name, _ in tuning_plots.FACTS.values()), "chance"]

@@ -191,3 +191,15 @@ def test_a_damaged_model_folder_is_refused_by_name(folders, tmp_path: Path, file
         (tmp_path / "broken" / file).write_bytes(content)
     with pytest.raises(JmedloraError, match=f"broken.*{said}"):
         loading.load_base(str(tmp_path / "broken"))
+
+
+@pytest.mark.parametrize(("argument", "value"), [("quantisation", "int3"), ("dtype", "float8")])
+def test_an_unknown_way_to_load_is_named(folders, argument: str, value: str) -> None:
+    with pytest.raises(JmedloraError, match=f"{argument} '{value}' is not one of"):
+        loading.load_base(str(folders["llama"]), **{argument: value})
+
+
+def test_a_tokenizer_without_padding_pads_with_eos(tmp_path) -> None:
+    folder = tiny.make_checkpoint(tmp_path / "m", pad=False)
+    tokenizer = loading.load_tokenizer(loading.find_base(str(folder)))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id

@@ -68,6 +68,7 @@ def test_weights_divided_over_cards_fit_where_one_card_is_too_small() -> None:
     [
         ("modern", 0, ["qwen3-14b_qlora", "24 GB card", "GB of disk"]),
         ("paper", 1, ["error: llama-2-70b_qlora, evaluate"]),
+        ("papr", 2, ["did you mean 'paper'"]),
         ("mini", 0, ["nothing to plan"]),
         ("ward", 0, ["each base fetched once"]),
         ("typo", 2, ["did you mean 'open-calm-7b'"]),
@@ -115,7 +116,9 @@ def test_a_measured_rate_replaces_the_assumed_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mib", "planned_for"), [(143155, 141), (45500, 48), (40330, 24), (15900, None)], ids=["H200", "L40S", "A100 40", "T4"]
+    ("mib", "planned_for"),
+    [(143155, 141), (81050, 80), (48685, 48), (45500, 48), (40330, 24), (24217, 24), (22700, 24), (15900, None)],
+    ids=["H200", "A100 80", "A6000", "L40S", "A100 40", "4090", "L4", "T4"],
 )
 def test_a_card_is_planned_as_none_that_is_larger(mib: int, planned_for: int | None, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """The nearest card would do for an A100 with 40 GB what only 48 GB can."""
@@ -144,14 +147,36 @@ def test_the_fastest_settings_that_fit_are_named_for_every_card() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exam", "years", "n"), [("igakuqa", [2018, 2022], 284 + 297), ("igakuqa_2018", [2022], 284), ("mini_trained", [], 0)]
+    ("exam", "years", "n"),
+    [
+        ("jjsimqa", [], 460),
+        ("igakuqa", [2018, 2022], 284 + 297),
+        ("igakuqa_2018", [2022], 284),
+        ("igakuqa_2018_2022", [], 1455),
+        ("mini_trained", [], 0),
+    ],
 )
 def test_the_questions_of_an_exam_and_its_years_are_counted(exam: str, years: list[int], n: int) -> None:
     assert planner.exam_questions(exam, years) == n
 
 
-def test_the_plan_says_the_hours_on_two_cores_where_rates_are_measured() -> None:
-    preset = presets.load_preset("small")
-    seconds = cpu_time.seed_seconds(preset, cpu_time.read_rates())
+@pytest.mark.parametrize("exam", ["igakuqa_2017", "igakuqa_first", "usmle"])
+def test_an_exam_of_unknown_size_is_refused(exam: str) -> None:
+    with pytest.raises(JmedloraError, match=f"no exam '{exam}' to plan for"):
+        planner.exam_questions(exam)
+
+
+def test_the_plan_says_the_hours_on_two_cores_and_a_seed_of_small_keeps_to_its_budget() -> None:
+    measured, preset = cpu_time.read_rates(), presets.load_preset("small")
+    seconds = cpu_time.seed_seconds(preset, measured)
     assert seconds and seconds.keys() == {run.name for run in preset.runs}
-    assert ["hours per seed" in cpu_time.said(name) for name in ("small", "small-bases", "mini", "paper")] == [True, True, False, False]
+    assert sum(seconds.values()) / 2 <= 2.5 * 3600
+    assert seconds["smollm2_exam"] > seconds["smollm2_facts"] > seconds["gemma_facts"]
+    bases, once = presets.load_preset("small-bases"), cpu_time.Measured.read(measured.model_dump() | {"overhead_seconds": 0}, "rates")
+    each = cpu_time.seed_seconds(bases, once)
+    twice = each["smollm2_0shot"] + each["smollm2_1shot"]
+    rates = once.bases["smollm2-135m-instruct"]
+    tokens = sum(once.questions[exam] * rates.question_tokens[exam] for exam in ("igakuqa", "jjsimqa"))
+    assert twice == pytest.approx(2 * 2 * tokens / rates.ask_tokens), "two numbers of examples, and two passes: writing and likelihood"
+    assert "hours per seed" in cpu_time.said("small-bases")
+    assert "hours per seed" in cpu_time.said("small") and not cpu_time.said("mini") and not cpu_time.said("paper")

@@ -18,7 +18,7 @@ from jmedlora_utils.data import invented_world, prompts
 from jmedlora_utils.data.invented_corpus import corpus
 from jmedlora_utils.evaluation import entry_check
 from jmedlora_utils.models import loading, pretraining
-from jmedlora_utils.models.pretraining import BaseSettings
+from jmedlora_utils.models.pretraining import LADDERS, BaseSettings
 from tests.servers import wait_for
 
 WORLD = invented_world.WorldSettings(seed=1, towns=6, answers=6, people=8, general_questions=12)
@@ -175,3 +175,23 @@ def test_a_base_below_the_bar_is_refused_with_its_figure(world, tmp_path, monkey
         entry_check.require([record])
     record.metrics["entry"]["0shot"]["accuracy"] = 1.0
     entry_check.require([record])
+
+
+def test_same_texts_give_the_same_tokenizer(world, tokenizer):
+    again = pretraining.train_tokenizer([d.prompt + d.text for d in corpus(world, 0.9, 2000)], 800, 0.99, bos=True)
+    assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+
+
+def test_ladders_are_sound():
+    for ladder in LADDERS.values():
+        names = [b.name for b in ladder]
+        assert len(set(names)) == len(names)
+        shared = [b for b in ladder if b.name.endswith("-shared")]
+        assert len({(b.tokenizer_english, b.coverage, b.vocabulary, b.hidden, b.layers, b.architecture) for b in shared}) <= 1
+        english = [b for b in ladder if b.centric == "english" and b not in shared]
+        assert len({(b.documents, b.english, b.coverage, b.tokenizer_english) for b in english}) == 1
+        assert [b.hidden for b in english] == sorted(b.hidden for b in english)
+        japanese = next(b for b in ladder if b.centric == "japanese")
+        if len(english) > 1:
+            twin = next(b for b in english if b.name == "en-medium")
+            assert (twin.hidden, twin.layers, twin.documents) == (japanese.hidden, japanese.layers, japanese.documents)

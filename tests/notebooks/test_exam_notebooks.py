@@ -106,3 +106,14 @@ def test_11_prepares_the_published_exams_with_the_counts_of_the_paper_notes(run,
     real = {"igakuqa": 1158, "igakuqa_full": 1600, "igakuqa_shots": 3}
     assert sizes == real | {"jjsimqa": 459, "jjsimqa_full": 460, "jjsimqa_shots": 3}
     assert read_exam(folder / "igakuqa.jsonl")[0].text not in text
+
+
+@needs_data
+def test_31_refuses_a_changed_file(run, tmp_path):
+    shutil.copytree(data_dir() / "IgakuQA", tmp_path / "copy" / "IgakuQA")
+    changed = tmp_path / "copy" / "IgakuQA" / "data" / "2018" / "112-A.jsonl"
+    changed.write_text(changed.read_text(encoding="utf-8").replace('"answer": ["e"]', '"answer": ["a"]', 1), encoding="utf-8")
+    done, _ = run("31_score_published", data_dir="copy", years=[2018], out_dir="card")
+    assert done.returncode != 0
+    assert "112-A.jsonl: not the published file" in done.stderr
+    assert not (tmp_path / "card").exists()

@@ -1,6 +1,13 @@
-"""Notebooks 20 and 30, executed by papermill on a tiny model and an invented exam."""
+"""Notebooks 20 and 30, executed by papermill on tiny models: an invented exam, and two hundred real questions."""
 
-from jmedlora_utils.core.records import read_record
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from jmedlora_utils.core.records import read_jsonl, read_record
+from jmedlora_utils.evaluation import exam_prompts
 from tests import tiny
 from tests.executed import execute
 
@@ -22,3 +29,31 @@ def test_tune_then_ask(tmp_path, monkeypatch) -> None:
     assert "unreadable" in shown and "tab-eval-accuracy" in shown and "問題:" in shown
     assert "ended by:" in shown and "Markdown object" not in shown
     assert "tab-eval-positions" in shown and "tab-eval-likelihood" in shown and "tab-eval-variants" in shown
+
+
+@pytest.mark.skipif(not os.environ.get("JMEDLORA_DATA"), reason="JMEDLORA_DATA names no copy of the public exams")
+def test_a_tiny_base_answers_two_hundred_real_questions(tmp_path, monkeypatch) -> None:
+    workspace = tiny.make_workspace(tmp_path / "runs", monkeypatch)
+    base = tiny.make_checkpoint(tmp_path / "base", hidden=32, context=8192)
+    execute(
+        "30_evaluate_exam",
+        tmp_path / "30.ipynb",
+        monkeypatch,
+        run_name="real",
+        base=str(base),
+        adapter="",
+        steps=[0],
+        exams=["igakuqa_2018"],
+        limit=200,
+        max_new_tokens=8,
+        batch_size=16,
+        template="alpaca_ja",
+    )
+    questions = [q.id for q in exam_prompts.load_exam("igakuqa_2018", workspace)[0][:200]]
+    for shots in (0, 1):
+        stem = f"real__step0__igakuqa_2018__{shots}shot"
+        rows = read_jsonl(workspace.answers / f"{stem}.jsonl")
+        record = read_record(workspace.records / f"30_evaluate__{stem}.json")
+        assert [row["id"] for row in rows] == questions and record.counts["questions"] == 200
+        assert len(record.config["shot_ids"]) == shots and not set(record.config["shot_ids"]) & set(questions)
+        assert record.metrics["journal"]["all"]["accuracy"]["n"] == 200

@@ -64,3 +64,11 @@ def test_a_runs_expert_settings_add_to_the_defaults_of_its_preset() -> None:
     found = {name: TuneSettings.of_parameters(declared | tune, name) for name, tune in runs.items() if tune}
     assert {s.dtype for s in found.values()} == {"bfloat16"} and {s.max_grad_norm for s in found.values()} == {0.3}
     assert [s.gradient_checkpointing for s in found.values()] == [False, True]
+
+
+def test_presets_of_the_papers_size_take_the_batches_of_the_journal() -> None:
+    declared = presets.declared_parameters(presets.TUNE_NOTEBOOK)
+    runs = [(name, run) for name in ("paper", "paper-sizes", "modern") for run in presets.load_preset(name).runs if run.tune is not None]
+    for name, run in runs:
+        settings = TuneSettings.of_parameters(declared | run.tune, f"{name}, {run.name}")
+        assert settings.batch_size * settings.gradient_accumulation == 8

@@ -1,5 +1,6 @@
 """The SLURM profile: what jobs ask for, what happens to a failed one, and a real cluster of one node."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -109,3 +110,12 @@ def test_a_real_one_node_cluster_runs_a_preset_once(project: Project, tmp_path: 
         assert "offline 1" in (project.root / "runs/mini/seed1/notebooks/20_tune_lora__a.ipynb").read_text()
         second = run()
         assert second.returncode == 0 and len(slurm.completed_jobs(tmp_path / "slurm")) == 3, second.stdout + second.stderr
+
+
+def test_the_committed_record_of_a_real_cluster_says_what_the_page_says() -> None:
+    record = json.loads((paths.RESULTS / "cluster" / "cluster.json").read_text(encoding="utf-8"))
+    shown = (paths.RESULTS / "cluster" / "shown.md").read_text(encoding="utf-8")
+    assert len(record["jobs"]) == len({job["rule"] for job in record["jobs"]}) == record["notebooks"]
+    assert {job["state"] for job in record["jobs"]} == {"COMPLETED"} and record["jobs submitted by the second run"] == 0
+    assert f"{len(record['jobs'])} jobs, {len(record['jobs'])} of them `COMPLETED`" in shown
+    assert record["git_commit"] and not record["git_dirty"] and record["versions"]["slurm"]

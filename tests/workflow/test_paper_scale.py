@@ -1,4 +1,4 @@
-"""The preset of the paper runs to its book on tiny checkpoints of the same architectures."""
+"""The presets of the paper's size: every notebook of them is planned, and `paper` runs to its book on tiny checkpoints."""
 
 import csv
 import json
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jmedlora_utils.core import paths
+from jmedlora_utils.core import paths, presets
 from jmedlora_utils.core.records import read_record, write_jsonl
+from jmedlora_utils.workflow import runner
 from tests import tiny
 from tests.scripted import completion, scripted_server
 from tests.servers import run_python
@@ -109,3 +110,15 @@ def test_the_paper_preset_runs_to_its_book_on_tiny_checkpoints_of_the_same_archi
 
     again = run_python(*command, cwd=copy, **environment)
     assert again.returncode == 0 and "start" not in again.stdout, again.stdout + again.stderr
+
+
+@pytest.mark.parametrize("name", ["paper", "paper-sizes", "paper-adapters", "modern"])
+def test_a_large_preset_is_planned_in_full(name: str, tmp_path: Path) -> None:
+    command = ["-m", "snakemake", "--dry-run", "--cores", "1", "--snakefile", str(paths.ROOT / "Snakefile")]
+    command += ["--directory", str(tmp_path), "--config", f"preset={name}"]
+    done = run_python(*command, seconds=120, JMEDLORA_RUNS=str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    for step in runner.steps(presets.load_preset(name)):
+        assert f"rule {'' if step.job.seed is None else f'seed{step.job.seed}__'}{step.job.output}:" in said
+    assert "32_scores" in said

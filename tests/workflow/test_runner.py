@@ -241,3 +241,14 @@ def _free(lock: Path) -> bool:
             return True
     except JmedloraError:
         return False
+
+
+def test_the_matrix_names_runs_and_parameters(here: Project) -> None:
+    text = runner.matrix(presets.load_preset("mini"))
+    assert "3 notebooks to run" in text
+    assert "| a | rank=8 |" in text
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (185.9, "3 min 05 s")])
+def test_times_read_well(seconds: float, said: str) -> None:
+    assert runner.clock(seconds) == said
