@@ -22,10 +22,12 @@ def measure(examinee: Examinee, run_name: str, workspace: paths.Workspace, names
     The examinee is left open.
 
     Raises:
-        JmedloraError: A file is missing or holds no text, or the loss is not finite.
+        JmedloraError: A file is missing or holds no text, the loss is not finite, or the backend is vLLM, which gives no loss.
     """
     if not names:
         return []
+    if examinee.settings.backend == "vllm":
+        raise JmedloraError("texts: backend 'vllm' only writes answers; leave texts empty, or use backend='transformers'")
     files = {name: workspace.data / "texts" / f"{name}.jsonl" for name in names}
     if missing := [path for path in files.values() if not path.is_file()]:
         raise JmedloraError(f"{paths.relative(missing[0])}: no such file; run notebook 12 first, or leave the name out of texts")

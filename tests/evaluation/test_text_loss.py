@@ -1,5 +1,6 @@
 """Loss per byte of running text: against a plain computation, made once, and refused where there is no text."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,9 @@ def test_each_base_is_read_once_and_the_loss_is_that_of_every_token(tmp_path: Pa
         (workspace.data / "texts" / "english.jsonl").write_text(lines, encoding="utf-8")
         with pytest.raises(JmedloraError, match=said):
             text_loss.measure(examinee, "base", workspace, ["english"])
+    with_vllm = dataclasses.replace(examinee, settings=examinee.settings.changed(backend="vllm"))
+    with pytest.raises(JmedloraError, match="texts: backend 'vllm' only writes answers"):
+        text_loss.measure(with_vllm, "base", workspace, ["japanese"])
     (workspace.data / "texts" / "english.jsonl").unlink()
     with pytest.raises(JmedloraError, match=r"english.jsonl: no such file; run notebook 12"):
         text_loss.measure(examinee, "base", workspace, ["english"])
