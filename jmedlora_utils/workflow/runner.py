@@ -140,8 +140,11 @@ def find_step(preset_name: str, output: str, seed: int | None) -> Step:
     for step in every:
         if (step.job.output, step.job.seed) == (output, seed):
             return step
-    known = "; ".join(step.label for step in every)
-    raise JmedloraError(f"preset {preset_name!r} has no notebook {output!r} with seed {seed}; it has: {known}")
+    if seeds := [step.job.seed for step in every if step.job.output == output]:
+        known = "over all seeds" if seeds == [None] else f"with seed {', '.join(map(str, seeds))}"
+        raise JmedloraError(f"preset {preset_name!r} runs {output} {known}, not with seed {seed}")
+    known = ", ".join(dict.fromkeys(step.job.output for step in every))
+    raise JmedloraError(f"preset {preset_name!r} has no notebook {output!r}; it has: {known}")
 
 
 def run_step(step: Step, threads: int | None = None) -> float:
