@@ -85,12 +85,15 @@ def flips(preset: str) -> pd.DataFrame:
 
 
 def _asked(preset: str, exams: Sequence[str] = (EXAM,)) -> Iterator[tuple[paths.Workspace, list[Record], list[Record], str]]:
-    """Of each seed the workspace, all records, the evaluations on the exams, and what names the seed where there are several."""
+    """Of each seed the workspace, all records, the evaluations on the exams, and what names the seed where there are several.
+
+    Variants, the same weights loaded in another way, are no candidates of their own.
+    """
     seeds = load_preset(preset).seeds
     for seed in seeds:
         workspace = paths.Workspace(preset, seed)
         records = load_records(workspace.root, allow_smoke=True) if any(workspace.records.glob("*.json")) else []
-        asked = [r for r in records if r.kind == "evaluate" and r.config["exam"].split("_")[0] in exams]
+        asked = [r for r in records if r.kind == "evaluate" and r.config["exam"].split("_")[0] in exams and not r.config.get("variant_of")]
         yield workspace, records, asked, f", seed {seed}" if len(seeds) > 1 else ""
 
 

@@ -155,7 +155,8 @@ def _origin(folder: Path) -> str:
     title = readme.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") if readme.is_file() else "Evidence without a README"
     about_file = next((folder / name for name in ("evidence.json", "about.json", "cluster.json") if (folder / name).is_file()), None)
     if about_file is None:
-        return f"{title}. No file here names a day or a device; {_download(f'{folder.name}/README.md')} says where each comes from."
+        told = f"; {_download(f'{folder.name}/README.md')} says where each comes from" if readme.is_file() else ""
+        return f"{title}. No file here names a day or a device{told}."
     about = read_json(about_file)
     said = [f"preset `{about['preset']}`"] if "preset" in about else []
     said += [f"seeds {', '.join(map(str, about['seeds']))}"] if "seeds" in about else []

@@ -26,9 +26,9 @@ def workspace(tmp_path, monkeypatch):
     return made
 
 
-def answer(workspace, exam, run, step, responses, base="tiny"):
+def answer(workspace, exam, run, step, responses, base="tiny", **more):
     stem = f"{run}__step{step}__{exam}__0shot"
-    config = {"run_name": run, "base": base, "step": step, "exam": exam, "shots": 0, "settings": {}}
+    config = {"run_name": run, "base": base, "step": step, "exam": exam, "shots": 0, "settings": {}} | more
     file = write_jsonl(workspace.answers / f"{stem}.jsonl", [{"id": i, "response": text} for i, text in responses.items()])
     scores, data = {scorer: {} for scorer in metrics.SCORERS}, {file.name: sha256_file(file)}
     write_record(workspace.records, Record("evaluate", f"30_evaluate__{stem}", "smoke", 1, config, scores, data=data))
@@ -38,6 +38,7 @@ def test_a_model_that_was_asked_has_a_row_a_step_and_the_students_stand_below(wo
     answer(workspace, "igakuqa", "lora", 0, {"B1": "気胸", "A1": "気胸"})
     answer(workspace, "igakuqa", "lora", 900, {"B1": "肺炎", "A1": "肺炎"})
     answer(workspace, "mini_trained", "lora", 900, {"B1": "肺炎"})
+    answer(workspace, "igakuqa", "lora~nf4", 900, {"B1": "肺炎", "A1": "肺炎"}, variant_of="lora")
     found = model_exam_cards.cards("smoke").set_index("system")
     assert list(found.index) == ["lora, step 0, 0-shot", "lora, step 900, 0-shot", "student-majority"]
     assert found["points"].tolist() == [0, 4, 5]

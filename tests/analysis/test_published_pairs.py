@@ -12,7 +12,7 @@ from jmedlora_utils.analysis import published_pairs as pairs
 from jmedlora_utils.analysis import verdicts
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.statistics import Interval
-from jmedlora_utils.data import published_answers
+from jmedlora_utils.data import fetch, published_answers
 from jmedlora_utils.data.published_answers import Answer, known_models, read_runs
 
 EXAMS = ("igakuqa119", "jmle2026")
@@ -325,3 +325,11 @@ def test_every_fact_of_a_model_has_a_source_and_a_misspelt_one_is_refused(monkey
 def test_a_wrong_parameter_is_named(arguments, message):
     with pytest.raises(JmedloraError, match=message):
         pairs.tables(*arguments)
+
+
+def test_a_corrected_key_is_never_answered_with_the_committed_tables(monkeypatch):
+    monkeypatch.setattr(fetch, "available", lambda exams: False)
+    monkeypatch.setattr(pairs, "read_material", lambda folder, exams, corrections: corrections)
+    monkeypatch.setattr(pairs, "examine", lambda material: material)
+    assert pairs.tables("", ["jmle2026"], "key.csv", "committed") == "key.csv"
+    assert isinstance(pairs.tables("", ["jmle2026"], "", "committed"), pairs.Tables)
