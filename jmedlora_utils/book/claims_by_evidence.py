@@ -83,7 +83,7 @@ def figure(table: pd.DataFrame, folder: Path, note: str = "") -> str:
     drawn.savefig(folder / "rungs.png", metadata={"Software": None})
     missing = [] if SMALL in set(table["rung"]) else ["small real models: not run to the end yet"]
     none = sorted(set(titles) - set(table.loc[table["rung"] == PUBLISHED, "claim"]))
-    missing += [f"no published pair decides claim {' or '.join(map(str, none))}"] if none else []
+    missing += [f"published models for claim {' or '.join(map(str, none))}, which no published pair decides"] if none else []
     gaps = f" Not shown: {'; '.join(missing)}." if missing else ""
     caption = (
         "Every claim on its rungs of evidence: effect in points with its 95 % interval, and the verdict on that part by the rung's own "

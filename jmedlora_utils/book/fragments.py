@@ -137,8 +137,8 @@ def cost(language: str) -> str:
     world, seed, rehearsal = minutes[MINI], minutes["small"] / 60, minutes["hospital"]
     if language == "ja":
         return (
-            f"費用:縮小版は一つの世界につき約{world:.0f}分、小さな実在モデルは一シードにつき約{seed:.1f}時間、"
-            f"自施設の文書による予行演習は約{rehearsal:.0f}分の計算でした(CPU の1コアでの合計)。"
+            f"計算時間は、縮小版が一つの世界につき約{world:.0f}分、小さな実在モデルが一シードにつき約{seed:.1f}時間、"
+            f"自施設の文書による予行演習が約{rehearsal:.0f}分でした(CPU の1コアでの合計)。"
             "GPU の所要時間は仕様書からの推定であり、実測ではありません。記録や設問を医師が確認する時間も測っていません。"
         )
     return (

@@ -49,8 +49,9 @@ QUESTIONS_JA = {
 }
 OTHER_HEADS_JA = ("主張", "測定した効果(ポイント、95 % 区間)", "判定")
 OTHER_FOOT_JA = (
-    "暗記の行は知識ではなく記憶を測ります。誤った答えを覚えたプラセボが、その差を大きくしています。"
-    "三つ目の主張の公開モデルは、英語中心または多言語の基盤を日本語で追加学習したものとその元のモデルとの比較で、最初から日本語中心のモデルは含みません。"
+    "暗記の行は知識ではなく記憶を測ります。対照のプラセボ(同じ問いを、答えを入れ替えて学習させたモデル)は誤った答えを覚えるため、その差は大きめに出ます。"
+    "三つ目の主張の公開モデルの行は、英語中心または多言語の基盤モデルと、それを日本語で追加学習したモデルとの比較です。"
+    "最初から日本語中心のモデルは含みません。"
 )
 GAP_JA = "Accuracy と Exact match の差(記号で答えさせた解答であり、どちらの指標も知識を測れていない)"
 CAVEATS_JA = {
@@ -75,8 +76,8 @@ def story_caption(study: Study) -> str:
         f"The miniature at a glance. Above: the largest English-centric base before tuning (step 0) and along LoRA tuning "
         f"(`{scores.largest_run(study.outcomes)}`). Taught facts go from {at['taught'][0]} % to {at['taught'][1]} %, and "
         f"in words that tuning never used to {at['taught_held_out_phrasing'][1]} %. Untaught facts, the control, end at "
-        f"{at['untaught'][1]} %, where guessing earns {guessing} %. The general exam, which is outside medicine, goes from "
-        f"{at['general'][0]} % to {at['general'][1]} %. Below: the gain on taught facts of each base, in points: {each}. These are raw "
+        f"{at['untaught'][1]} %, where guessing earns {guessing} % (some questions ask for two answers). The general exam, "
+        f"which is outside medicine, goes from {at['general'][0]} % to {at['general'][1]} %. Below: the gain on taught facts of each base, in points: {each}. These are raw "
         "gains; the cards use the contrasts of page 40, so their numbers differ. Bars are 95 % intervals over questions and "
         f"{study.seeds_text()}."
     )
@@ -104,7 +105,7 @@ def summary_ja(study: Study) -> str:
         "最大の英語中心モデルでは、LoRA による調整のあと、教えた事実の正答率(Accuracy)は "
         f"{at['taught'][0]} % から {at['taught'][1]} % になり、調整で使わなかった言い回しでは "
         f"{at['taught_held_out_phrasing'][1]} % でした。教えていない事実は {at['untaught'][1]} % で、"
-        f"偶然に当たる割合は {guessing} % です。"
+        f"偶然に当たる割合は {guessing} % です(五択ですが、二つ選ぶ問題を含みます)。"
         f"医学以外の、調整前から解けていた問題は {at['general'][0]} % から {at['general'][1]} % になりました。{note}\n\n"
         f"独立に作った架空の世界(シード)の数は {len(study.seeds)}、測定日は {study.about['created'][:10]}、"
         f"計算機は {_device_ja(study.about['device'])} です。"

@@ -169,7 +169,7 @@ def test_the_cards_count_the_checks_and_the_costs_follow_the_records(monkeypatch
 
     monkeypatch.setattr(evidence, "load_study", longer)
     for text, language in zip(before, ("en", "ja"), strict=True):
-        minutes = int(re.search(r"rehearsal on a hospital's articles (\d+)|予行演習は約(\d+)", text).group(1 if language == "en" else 2))
+        minutes = int(re.search(r"rehearsal on a hospital's articles (\d+)|予行演習が約(\d+)", text).group(1 if language == "en" else 2))
         assert f"{minutes + 100 * len(seconds)}" in fragments.cost(language)
 
 
