@@ -19,7 +19,6 @@ import pandas as pd
 from jmedlora_utils.analysis import gains, scores
 from jmedlora_utils.analysis.studies import (
     CONDITION,
-    INVENTED_EXAMS,
     LIKELIHOOD,
     METRICS,
     QUESTION,
@@ -34,6 +33,7 @@ from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.manifest import check_manifest, write_manifest
 from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import Record, load_records, read_jsonl, read_record, write_jsonl, write_record, write_text
+from jmedlora_utils.data.exam_files import INVENTED_EXAMS
 
 SOURCES = ("auto", "committed", "run")
 SERIES_POINTS = 60

@@ -87,13 +87,15 @@ def flips(preset: str) -> pd.DataFrame:
 def _asked(preset: str, exams: Sequence[str] = (EXAM,)) -> Iterator[tuple[paths.Workspace, list[Record], list[Record], str]]:
     """Of each seed the workspace, all records, the evaluations on the exams, and what names the seed where there are several.
 
-    Variants, the same weights loaded in another way, are no candidates of their own.
+    Variants, and what the preset named once and names no more, are no candidates.
     """
-    seeds = load_preset(preset).seeds
+    asked_for = load_preset(preset)
+    seeds, planned = asked_for.seeds, studies.evaluations(asked_for)
     for seed in seeds:
         workspace = paths.Workspace(preset, seed)
         records = load_records(workspace.root, allow_smoke=True) if any(workspace.records.glob("*.json")) else []
-        asked = [r for r in records if r.kind == "evaluate" and r.config["exam"].split("_")[0] in exams and not r.config.get("variant_of")]
+        named = [r for r in records if r.kind == "evaluate" and studies.evaluation_of(r) in planned]
+        asked = [r for r in named if r.config["exam"].split("_")[0] in exams]
         yield workspace, records, asked, f", seed {seed}" if len(seeds) > 1 else ""
 
 

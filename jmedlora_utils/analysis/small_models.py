@@ -12,12 +12,13 @@ import pandas as pd
 
 from jmedlora_utils.analysis import evidence, scores, small_models_rule
 from jmedlora_utils.analysis.gains import NotMeasuredError
-from jmedlora_utils.analysis.studies import INVENTED_EXAMS, METHODS, TAUGHT_EXAMS, Study, question_of, read_runs
+from jmedlora_utils.analysis.studies import METHODS, Study, question_of, read_runs
 from jmedlora_utils.analysis.verdicts import NOT_MEASURED, decide
 from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.formatting import percent
 from jmedlora_utils.core.records import load_records
 from jmedlora_utils.core.statistics import Interval
+from jmedlora_utils.data.exam_files import INVENTED_EXAMS, TAUGHT_EXAMS
 from jmedlora_utils.evaluation import metrics
 
 RUNG = "small real models, tuned here"

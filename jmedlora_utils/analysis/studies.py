@@ -15,6 +15,7 @@ from jmedlora_utils.core import paths, statistics
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.presets import Preset, load_preset
 from jmedlora_utils.core.records import Record, load_records, read_jsonl
+from jmedlora_utils.data.exam_files import INVENTED_EXAMS, QUIZ_EXAMS, TAUGHT_EXAMS
 from jmedlora_utils.data.questions import Question
 
 METRICS = {
@@ -37,9 +38,6 @@ QUESTION = ["exam", "facts", "id", "category", "n_select", "chance"]
 MEANS_OF = ["seed", "run", "base", "size_params", "steps", "shots", "exam", "facts"]
 FORMS = ["seed", "run", "steps", "shots", "exam", "n_select", "n", "as_asked", "right"]
 LIKELIHOOD = ["seed", "run", "exam", "steps", "shots"]
-INVENTED_EXAMS = ("mini_trained", "mini_heldout", "mini_general", "mini_article", "mini_bm25", "mini_half", "mini_lookalike")
-TAUGHT_EXAMS = ("small_exam_1", "small_exam_2")  # real questions, some of which were taught; their texts are never kept
-QUIZ_EXAMS = ("quiz", "quiz_bm25")  # questions on one's own articles; their texts are never kept
 TAUGHT, TAUGHT_HELD_OUT, UNTAUGHT, UNTAUGHT_HELD_OUT = "taught", "taught_held_out_phrasing", "untaught", "untaught_held_out_phrasing"
 GROUPS = (TAUGHT, TAUGHT_HELD_OUT, UNTAUGHT, UNTAUGHT_HELD_OUT, "general")
 EVIDENCE_KINDS = ("prepare", "pretrain", "tune")

@@ -22,6 +22,11 @@ WHOLE = {"jjsimqa": 460, "igakuqa119": 288, "jmle2026": 299}
 """Published exams that have no years to choose from, and how many of their questions a text model is asked."""
 RECENT = {"igakuqa119": load_igakuqa119, "jmle2026": load_jmle2026}
 """The examinations since 2025, whose key can be corrected by a file."""
+INVENTED_EXAMS = ("mini_trained", "mini_heldout", "mini_general", "mini_article", "mini_bm25", "mini_half", "mini_lookalike")
+TAUGHT_EXAMS = ("small_exam_1", "small_exam_2")  # real questions, some of which were taught; their texts are never kept
+QUIZ_EXAMS = ("quiz", "quiz_bm25")  # questions on one's own articles; their texts are never kept
+PREPARED = (*INVENTED_EXAMS, *TAUGHT_EXAMS, "small_transfer", *QUIZ_EXAMS, "exam_sample")
+"""What notebooks 10, 12, 13 and 14 write; a few hundred short questions at most."""
 
 
 @dataclass(frozen=True)

@@ -113,14 +113,14 @@ def exam_questions(exam: str, years: Sequence[int] = tuple(IGAKUQA_QUESTIONS)) -
     """Questions that a text model is asked: of `exam_files.WHOLE`, `igakuqa` of the years, or `exam_files.years_named`."""
     if exam in exam_files.WHOLE:
         return exam_files.WHOLE[exam]
-    if exam.startswith(("mini_", "small_", "quiz")) or exam == "exam_sample":
-        return 0  # a few hundred short questions that notebooks 10, 12 and 13 prepare: seconds on any card
+    if exam in exam_files.PREPARED:
+        return 0  # seconds on any card
     asked = years if exam == "igakuqa" else exam_files.years_named(exam)
     if asked and set(asked) <= set(IGAKUQA_QUESTIONS):
         return sum(IGAKUQA_QUESTIONS[year] for year in asked)
     raise JmedloraError(
-        f"no exam {exam!r} to plan for; known: {', '.join(exam_files.WHOLE)}, igakuqa_<year> and igakuqa_<first>_<last> of "
-        f"{min(IGAKUQA_QUESTIONS)} to {max(IGAKUQA_QUESTIONS)}"
+        f"no exam {exam!r} to plan for; known: {', '.join((*exam_files.PREPARED, *exam_files.WHOLE))}, igakuqa_<year> and "
+        f"igakuqa_<first>_<last> of {min(IGAKUQA_QUESTIONS)} to {max(IGAKUQA_QUESTIONS)}"
     )
 
 

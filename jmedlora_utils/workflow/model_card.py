@@ -11,12 +11,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from jmedlora_utils.analysis.studies import TAUGHT_EXAMS
 from jmedlora_utils.core import paths
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.formatting import code, markdown, percent
 from jmedlora_utils.core.identity import LIBRARIES
+from jmedlora_utils.core.presets import load_preset
 from jmedlora_utils.core.records import Record, load_records, read_json, sha256_file, write_text
+from jmedlora_utils.data.exam_files import TAUGHT_EXAMS
 from jmedlora_utils.models import registry
 from jmedlora_utils.models.registry import ModelEntry
 from jmedlora_utils.tuning.run_folder import weights_sha256
@@ -96,12 +97,18 @@ def _scores_of(records: Sequence[Record], run: str, step: int, weights: str) -> 
     """The scores of a checkpoint, then that of its base for each: asked in this run, or in another run on the same base."""
     scores = [r for r in records if r.kind == "evaluate" and not r.config.get("variant_of")]
     own = [r for r in scores if (r.config["run_name"], int(r.config["step"])) == (run, step) and r.model["weights"].endswith(f"+{weights}")]
-    bases = {r.model["fingerprint"] for r in own}
+    alike = {(_condition(r), *_asked_as(r)) for r in own}
     before: dict[tuple[str, int], Record] = {}
     for record in sorted(scores, key=lambda r: r.config["run_name"] != run):
-        if int(record.config["step"]) == 0 and record.model["fingerprint"] in bases:
+        if int(record.config["step"]) == 0 and (_condition(record), *_asked_as(record)) in alike:
             before.setdefault(_condition(record), record)
     return [*own, *(before[key] for key in dict.fromkeys(map(_condition, own)) if key in before)]
+
+
+def _asked_as(record: Record) -> tuple[Any, ...]:
+    """What two scores of one exam must share to stand side by side: base, prompt and questions; the card names the precisions."""
+    asked = record.config.get("settings", {})
+    return record.model["fingerprint"], record.config.get("template"), asked.get("limit", 0), asked.get("shuffle_choices", 0)
 
 
 def _condition(record: Record) -> tuple[str, int]:
@@ -168,9 +175,10 @@ def write(folder: Path) -> Path:
 
 
 def write_all(preset: str, seeds: Sequence[int]) -> list[Path]:
-    """Writes the card of every kept checkpoint of a preset; runs that were not made are left out."""
+    """Writes the card of every kept checkpoint of the runs that a preset names; runs that were not made are left out."""
+    runs = {run.name for run in load_preset(preset).runs}
     folders = [f for seed in seeds for f in sorted(paths.Workspace(preset, seed).adapters.glob("*/checkpoint-*"))]
-    return [write(f) for f in folders if (f.parent / "run.json").is_file() and not f.parent.name.startswith(".")]
+    return [write(f) for f in folders if (f.parent / "run.json").is_file() and f.parent.name in runs]
 
 
 def _eval_results(tuned: Tuned) -> list[Any]:

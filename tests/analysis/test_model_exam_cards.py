@@ -1,6 +1,7 @@
 """Evaluated models sit the examination: what they were not asked counts, and the card says so."""
 
 import dataclasses
+import itertools
 
 import pytest
 from exam_fixtures import examination, question, set_marks
@@ -17,6 +18,8 @@ def workspace(tmp_path, monkeypatch):
     """A run of the smoke preset that was asked the text questions of an invented examination, and a mini exam."""
     set_marks(monkeypatch)
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
+    named_once = list(itertools.product(["lora", "first", "second", "other", "cpt"], [0, 900, 3000], ["igakuqa", "mini_trained"], [0]))
+    monkeypatch.setattr(model_exam_cards.studies, "evaluations", lambda preset: set(named_once))
     made = paths.Workspace("smoke", 1)
     shares = {"breakdown": (0.6, 0.1, 0.1, 0.1, 0.1)}
     asked = [dataclasses.replace(q, **shares) for q in examination()]
@@ -39,6 +42,8 @@ def test_a_model_that_was_asked_has_a_row_a_step_and_the_students_stand_below(wo
     answer(workspace, "igakuqa", "lora", 900, {"B1": "肺炎", "A1": "肺炎"})
     answer(workspace, "mini_trained", "lora", 900, {"B1": "肺炎"})
     answer(workspace, "igakuqa", "lora~nf4", 900, {"B1": "肺炎", "A1": "肺炎"}, variant_of="lora")
+    answer(workspace, "igakuqa", "a-run-that-was-renamed", 900, {"B1": "肺炎"})
+    answer(workspace, "igakuqa", "lora", 1200, {"B1": "肺炎"})
     found = model_exam_cards.cards("smoke").set_index("system")
     assert list(found.index) == ["lora, step 0, 0-shot", "lora, step 900, 0-shot", "student-majority"]
     assert found["points"].tolist() == [0, 4, 5]

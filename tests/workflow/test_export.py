@@ -140,6 +140,16 @@ def test_the_card_says_that_real_questions_were_taught_and_that_its_base_was_a_c
     assert model_card._eval_results(tuned) and not model_card._eval_results(replace(tuned, scores=tuple(taught)))
 
 
+@pytest.mark.parametrize("change", [{"template": "another"}, {"settings": {"limit": 3}}])
+def test_a_base_that_was_asked_otherwise_does_not_stand_beside_the_adapter(copied, change) -> None:
+    steps = [r.config["step"] for r in model_card.read_checkpoint(copied.checkpoint).scores]
+    for path in copied.records.glob("30_evaluate__*__step0__*.json"):
+        score = read_record(path)
+        write_record(copied.records, replace(score, config=score.config | change))
+    left = [r.config["step"] for r in model_card.read_checkpoint(copied.checkpoint).scores]
+    assert 0 in steps and left == [step for step in steps if step]
+
+
 def test_a_card_speaks_of_its_own_weights_alone(copied) -> None:
     """The records of a later run of the same name must not stand beside the weights of an earlier one."""
     record = read_record(copied.records / "20_tune__llama_lora.json")
@@ -172,9 +182,11 @@ def test_the_card_names_the_writer_of_the_records_without_a_path_of_this_machine
     assert shown in text and "/srv" not in text
 
 
-def test_every_adapter_of_a_preset_gets_a_card(made) -> None:
+def test_every_adapter_of_a_preset_gets_a_card_and_what_it_names_no_more_gets_none(made, monkeypatch) -> None:
+    named = [path.parent.name for path in sorted(made.adapter("llama_lora").parents[1].glob("*/run.json"))]
+    monkeypatch.setattr(model_card, "load_preset", lambda name: SimpleNamespace(runs=[SimpleNamespace(name=run) for run in named[1:]]))
     written = model_card.write_all("smoke", [1])
-    assert len(written) == 2 * (len(tiny.FAMILIES) + 1) and all("For research only" in p.read_text() for p in written)
+    assert len(written) == 2 * len(tiny.FAMILIES) and all("For research only" in p.read_text() for p in written)
 
 
 def test_what_cannot_be_exported_is_refused(made, tmp_path: Path, monkeypatch, capsys) -> None:
