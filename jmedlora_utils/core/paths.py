@@ -65,10 +65,10 @@ NAME = re.compile(r"[^\W_](?:[^\W_]|[.-]|_(?=[^\W_]))*")
 
 def check_name(name: object, what: str) -> str:
     """A name that becomes a folder, a file and a word of a command, unchanged; `what` bears it, as the error calls it."""
-    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > 100:
+    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name.encode()) > 100:
         raise JmedloraError(
-            f"{what} {name!r:.110}: a name has letters, digits, '.', '-' and single '_' between them, at most 100, and starts with a "
-            "letter or a digit; choose another name"
+            f"{what} {name!r:.110}: a name has letters, digits, '.', '-' and single '_' between them, at most 100 bytes (33 kanji), "
+            "and starts with a letter or a digit; choose another name"
         )
     return name
 

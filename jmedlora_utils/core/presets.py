@@ -93,6 +93,7 @@ class Preset:
     def jobs(self) -> list[Job]:
         """Every papermill run of the preset, in an order that respects `after`."""
         jobs: list[Job] = []
+        tuned = {run.name for run in self.runs if run.tune is not None}
         for seed in self.seeds:
             common = {"preset": self.name, "seed": seed}
             for entry, parameters in self.prepare.items():
@@ -100,11 +101,13 @@ class Preset:
             for run in self.runs:
                 named = common | {"run_name": run.name}
                 ready = self._ready_for((run.tune or run.evaluate).get("base", ""))
+                owner = run.evaluate.get("adapter", "")  # a run may ask the adapter of another one
+                asked = () if owner == run.name or owner not in tuned else (f"{TUNE_NOTEBOOK}__{owner}",)
                 if run.tune is not None:
                     output = f"{TUNE_NOTEBOOK}__{run.name}"
                     jobs.append(Job(TUNE_NOTEBOOK, output, seed, named | run.tune, ready))
                     ready = (*ready, output)
-                jobs.append(Job(EVALUATE_NOTEBOOK, f"{EVALUATE_NOTEBOOK}__{run.name}", seed, named | run.evaluate, ready))
+                jobs.append(Job(EVALUATE_NOTEBOOK, f"{EVALUATE_NOTEBOOK}__{run.name}", seed, named | run.evaluate, (*ready, *asked)))
         jobs.extend(Job(stem, stem, None, {"preset": self.name} | parameters) for stem, parameters in sorted(self.analyse.items()))
         return jobs
 

@@ -151,6 +151,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [row for _, row in iter_jsonl(path)]
 
 
+HALF = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair, as an escape such as `\\ud83d` alone leaves it: no file can hold it."""
+
+
 def iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields `(line number, object)`; see `read_jsonl`."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
@@ -162,6 +166,8 @@ def iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise JmedloraError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}); fix or remove the line") from error
         if not isinstance(row, dict):
             raise JmedloraError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}; fix or remove the line")
+        if ("\\ud" in line or "\\uD" in line) and HALF.search(json.dumps(row, ensure_ascii=False)):
+            raise JmedloraError(f"{path}:{number}: half a character, as a lone escape such as \\ud83d leaves it; fix or remove the line")
         yield number, row
 
 
@@ -175,11 +181,25 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+class _EachNameOnce(yaml.SafeLoader):
+    """Refuses a name that one mapping gives twice; YAML would keep the last and drop the other."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.composer.ComposerError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                seen.add(key.value)
+        return node
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file that holds a mapping, perhaps an empty one; see `read_text`."""
     where = paths.relative(path)
     try:
-        found = yaml.safe_load(read_text(path)) or {}
+        found = yaml.load(read_text(path), Loader=_EachNameOnce) or {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

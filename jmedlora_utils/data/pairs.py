@@ -8,6 +8,8 @@ import json
 import re
 from dataclasses import dataclass, field
 
+from jmedlora_utils.core.records import HALF
+
 KEYS = ("instruction", "output")
 REASONS = (
     "empty answer",
@@ -26,7 +28,6 @@ _QUOTES = {'"': '"', "＂": "＂", "“": "”", "”": "”", "„": "“", "'"
 _STRING = re.compile(
     "|".join(rf"{left}((?:[^\n\\]|\\[\s\S])*?){right}(?=[^\S\n]*(?:$|[\n,，、:：}}｝]))" for left, right in _QUOTES.items())
 )
-_HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, as an escape such as \\ud83d alone leaves it: no file can hold it
 _BARE_QUOTE = re.compile(r'(\\[\s\S])|"')
 _COLON, _COMMA, _CLOSE = re.compile(r"\s*[:：]\s*"), re.compile(r"\s*[,，、]\s*"), re.compile(r"\s*[}｝]")
 _NEXT_OBJECT = re.compile(r"(?:\n[\s\d.．、):）*•\-\[]*|[\[}｝]\s*[,，、]?\s*)(?=[{｛])")
@@ -158,7 +159,7 @@ def _collect(found: _Object, raw: str, parsed: Parsed) -> None:
         parsed.rejects.append(Reject("duplicate key", raw))
     elif not set(KEYS) <= set(keys):
         parsed.rejects.append(Reject("key missing", raw))
-    elif not all(isinstance(text, str) and not _HALF.search(text) for text in texts):
+    elif not all(isinstance(text, str) and not HALF.search(text) for text in texts):
         parsed.rejects.append(Reject("not text", raw))
     elif not all(str(text).strip() for text in texts[: len(KEYS)]):
         parsed.rejects.append(Reject("empty text", raw))

@@ -52,6 +52,18 @@ def test_a_preset_becomes_jobs_in_order(folder: Path) -> None:
         done.add(job.output)
 
 
+def test_a_run_that_asks_the_adapter_of_another_one_waits_for_its_tuning(folder: Path) -> None:
+    write_notebook(folder.parent / "30_evaluate_exam.ipynb", RUN + 'shots = [0]  # shots\nadapter = ""  # adapter\n')
+    presets.declared_parameters.cache_clear()
+    save(
+        folder,
+        "runs: {other: {tune: null, evaluate: {adapter: a}}, hub: {tune: null, evaluate: {adapter: b}}, a: {evaluate: {adapter: a}}}",
+    )
+    after = {job.output: job.after for job in presets.load_preset("mini").jobs()}
+    assert after["30_evaluate_exam__other"] == after["30_evaluate_exam__a"] == ("20_tune_lora__a",)
+    assert after["30_evaluate_exam__hub"] == ()
+
+
 def test_a_preset_states_only_what_differs_from_the_one_it_extends(folder: Path) -> None:
     save(folder, "seeds: [3]\ndefaults: {tune: {rank: 8, rate: 1}}\nruns: {a: {}}\nshow: a\n", "parent")
     save(folder, "extends: parent\nseeds: [1, 2]\ndefaults: {tune: {rank: 16}}\nruns: {b: {}}\n")
@@ -79,6 +91,7 @@ def test_a_preset_states_only_what_differs_from_the_one_it_extends(folder: Path)
         ("extends: minj", "no preset 'minj'; did you mean 'mini'?"),
         ("extends: ../mini", "preset '../mini': a name has letters"),
         ("seeds: [1]\nruns: {a", ":2: not valid YAML"),
+        ("runs:\n  a: {}\n  b: {}\n  a: {tune: {rank: 8}}", "mini.yaml:4: not valid YAML ('a' is given twice)"),
         ("runs: {a: {tune: {rnak: 8}}}", "20_tune_lora__a: notebook 20_tune_lora has no parameter 'rnak'; did you mean 'rank'?"),
         ("runs: {a: {tune: {rank: 8.5}}}", "parameter 'rank' of notebook 20_tune_lora takes int"),
         ("runs: {a: {tune: {rank: true}}}", "takes int"),
@@ -99,6 +112,7 @@ def test_a_mistake_is_refused_with_its_place(folder: Path, text: str, said: str)
 NAMES = {
     "a$(touch PWN)": False, "../../x": False, "a b": False, "a__b": False, ".a": False, "-a": False, "_a": False, "a_": False,
     "a/b": False, "a..b": True, "a;b": False, "a'b": False, "a\nb": False, "": False, "a" * 101: False, "a" * 100: True,
+    "病" * 34: False, "病" * 33: True,
     "病院1": True, "Llama-2-70b_qlora": True, "v0.1": True, "7": True,
 }  # fmt: skip
 

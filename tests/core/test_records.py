@@ -99,7 +99,10 @@ def test_rows_survive_jsonl(tmp_path_factory: pytest.TempPathFactory, rows: list
     assert records.read_jsonl(records.write_jsonl(path, rows)) == rows
 
 
-@pytest.mark.parametrize(("line", "said"), [('{"a": 1', "not valid JSON"), ("[1]", "expected a JSON object, found list")])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [('{"a": 1', "not valid JSON"), ("[1]", "expected a JSON object, found list"), ('{"a": "\\ud83d"}', "half a character")],
+)
 def test_jsonl_may_open_with_a_byte_order_mark_and_hold_blank_lines_and_a_broken_line_is_named(tmp_path, line, said) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('\ufeff{"a": 1}\n\n{"a": 2}\r\n', encoding="utf-8")
