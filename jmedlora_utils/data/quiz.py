@@ -105,7 +105,7 @@ def facts_of(records: Sequence[Row]) -> list[Fact]:
     """The facts that records ask for, in their order: by the field `fact`, else all of an article with the same answer of the same kind."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in records:
-        key = (row["fact"],) if row.get("fact") else (kind_of(row), normalise(term(row["output"])))
+        key = (row["fact"],) if row.get("fact") else (kind_of(row), *_same(term(row["output"])))
         groups.setdefault((row["article"], *key), []).append(row)
     return [Fact(rows[0]["article"], kind_of(rows[0]), term(rows[0]["output"]), tuple(rows)) for rows in groups.values()]
 
@@ -155,6 +155,8 @@ def make(
             text = row["instruction"]
             quiz.questions.append(Question(name, "quiz", language, text, choices, gold, section=side, category=fact.kind))
         _check_enough(side, len(asked), fewest, quiz.left_out, rivals)
+    drawn = {normalise(q.text) for q in quiz.questions}  # the same question may stand in another article
+    quiz.records = [row for row in quiz.records if normalise(row["instruction"]) not in drawn]
     quiz.left_out = +quiz.left_out
     return quiz
 
@@ -172,11 +174,16 @@ def _unfit(fact: Fact, rivals: Sequence[str], words: Sequence[Row], side: str, a
 
 def _different(answers: Iterable[str]) -> list[str]:
     """The answers in order, each once: two that differ in width, case or punctuation alone are one."""
-    return sorted({normalise(answer): answer for answer in answers}.values())
+    return sorted({_same(answer): answer for answer in answers}.values())
+
+
+def _same(answer: str) -> tuple[str, ...]:
+    """What makes two answers one: all but width, case and punctuation, and the numbers with theirs, since `1.5mg` is not `15mg`."""
+    return normalise(answer), *(number.replace(",", "") for number in _NUMBER.findall(nfkc(answer)))
 
 
 def _choices(fact: Fact, rivals: Sequence[str], rng: random.Random, place: int) -> tuple[str, ...]:
-    found = rng.sample([answer for answer in rivals if normalise(answer) != normalise(fact.answer)], CHOICES - 1)
+    found = rng.sample([answer for answer in rivals if _same(answer) != _same(fact.answer)], CHOICES - 1)
     return (*found[:place], fact.answer, *found[place:])
 
 

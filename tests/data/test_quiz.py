@@ -115,6 +115,21 @@ def test_an_untaught_question_in_the_words_of_training_is_left_out() -> None:
     assert made.left_out["untaught: asked in the same words in training"] == 2
 
 
+def test_a_dose_is_another_one_where_its_numbers_differ() -> None:
+    rows = [record("薬.md", f"薬の{what}{n}？", dose) for what, dose in (("初回量", "1.5mg"), ("最大量", "15mg")) for n in range(2)]
+    assert [fact.answer for fact in quiz.facts_of(rows)] == ["1.5mg", "15mg"]
+    alike = [row | {"output": dose} for row, dose in zip(rows, ("1,500mg", "１５００mg", "1500mg。", "1500mg"), strict=True)]
+    assert len(quiz.facts_of(alike)) == 1
+
+
+def test_a_question_of_the_quiz_is_not_trained_on_through_another_article() -> None:
+    rows = hospital(range(1, 13))
+    again = [row | {"article": "copy.md", "output": "藤色", "instruction": row["instruction"].replace("？", "?")} for row in rows]
+    made = quiz.make([*rows, *again], hospital(range(20, 32)), 1, "plain_ja")
+    asked = {curation.normalise(q.text) for q in made.questions}
+    assert not asked & {curation.normalise(row["instruction"]) for row in made.records}
+
+
 def test_too_few_questions_are_refused_with_what_to_write() -> None:
     with pytest.raises(JmedloraError, match=r"0 untaught questions, at least 10 .*fewer than 5.*Kinds .*#室 3.*hold more articles out"):
         quiz.make(hospital(range(1, 13)), hospital(range(20, 23)), 1, "plain_ja")
