@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.records import read_text
-from jmedlora_utils.data.questions import Question, letters, need, wide
+from jmedlora_utils.data.questions import Question, letters, need, number_through_mask, wide
 
 FIVE = "abcde"
 COLUMNS = ("id", "answer", "source")
@@ -32,7 +32,7 @@ def corrected(questions: Iterable[Question], file: Path | str | None) -> list[Qu
         return questions
     changes: dict[str, tuple[str, str]] = {}
     known = {q.id for q in questions}
-    for where, row in csv_rows(Path(file), COLUMNS):
+    for where, row in csv_rows(Path(file).expanduser(), COLUMNS):
         name = row["id"].replace("-", "")
         if name not in known:
             raise JmedloraError(f"{where}: {row['id']!r} is no question of this examination; correct the id or leave the line out")
@@ -45,12 +45,15 @@ def corrected(questions: Iterable[Question], file: Path | str | None) -> list[Qu
 def _corrected(question: Question, answer: str, where: str) -> Question:
     if answer == "withdrawn":
         return replace(question, points=0.0)
-    if answer == "always":
-        return replace(question, rule="always")
     try:
+        if answer == "always":
+            return replace(question, rule="always")
         if question.rule == "number":
-            return replace(question, number=answer)
-        return replace(question, gold=letters(answer.split(" or ")), rule="any" if " or " in answer else "all")
+            return replace(question, number=number_through_mask(answer, question.text, where))
+        either = " or " in answer
+        if either and any(len(letters([part])) != 1 for part in answer.split(" or ")):
+            raise ValueError("each side of 'or' is one letter")
+        return replace(question, gold=letters(answer.split(" or ")), rule="any" if either else "all")
     except ValueError as error:
         takes = "letters such as b or ac, 'a or c', a number where the question has one, 'always' or 'withdrawn'"
         raise JmedloraError(f"{where}: answer {answer!r} does not fit question {question.id}; it takes {takes}") from error

@@ -50,6 +50,8 @@ def load_igakuqa(data_dir: Path | str, years: Sequence[int], language: str = "ja
     """
     if language not in LANGUAGES:
         raise JmedloraError(f"language {language!r} is not one of {', '.join(LANGUAGES)}")
+    if not years or len(set(years)) < len(years):
+        raise JmedloraError(f"parameter years is {list(years)}; name at least one year, and each once")
     found: list[tuple[Question, str]] = []
     for year in years:
         folder = Path(data_dir) / "IgakuQA" / "data" / str(year)

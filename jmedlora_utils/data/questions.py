@@ -96,6 +96,8 @@ class Question:
         for name, given in (("gold", self.gold), ("prohibited", self.prohibited)):
             if beyond := sorted(given - set(self.letters)):
                 raise ValueError(f"{name} letter {beyond[0]!r} is not one of the {n} choices ({self.letters}); correct it")
+        if self.rule == "any" and self.n_select != 1:
+            raise ValueError(f"rule 'any' takes one of the gold letters, and the stem asks for {self.n_select}; give the whole answer")
         if self.n_select > max(1, n):
             raise ValueError(f"field 'n_select' is {self.n_select}, with {n} choices")
         if self.breakdown and len(self.breakdown) != n:
@@ -143,7 +145,7 @@ def need(row: Mapping[str, Any], names: Iterable[str], where: str) -> None:
     """Refuses a row of a published file that lacks one of the fields."""
     for name in names:
         if name not in row:
-            raise JmedloraError(f"{where}: field {name!r} is missing; fetch the file again")
+            raise JmedloraError(f"{where}: field {name!r} is missing; fetch the file again, or correct it if it is your own")
 
 
 def unique(questions: Iterable[tuple[Question, str]]) -> list[Question]:

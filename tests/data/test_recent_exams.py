@@ -118,6 +118,7 @@ def test_a_broken_file_is_named(tmp_path, write, load, message):
         ("id,answer,source\n120A-1,z,notice\n", r"key\.csv:2: answer 'z' does not fit question 120A1"),
         ("id,answer,source\n120A9,b,x\n", "'120A9' is no question"),
         ("id,answer\n120A1,b\n", "field 'source'"),
+        ("id,answer,source\n120A1,ab or ac,notice\n", r"key\.csv:2: answer 'ab or ac' does not fit question 120A1"),
         ("id,answer,source\n", "no row"),
     ],
 )
@@ -132,6 +133,31 @@ def test_a_key_is_corrected_by_a_file_that_fits(tmp_path, rows, expected):
         first, second = load_jmle2026(tmp_path, file)
         assert {name: getattr(first, name) for name in expected} == expected
         assert second.gold == frozenset("b")
+
+
+CALCULATION = {"text": "1　求めよ。\n解答：①．②③ g\n\n①　②　③\n0　0　0", "question_type": "calculation", "answer": ["0.40"]}
+CHOOSE_TWO = {"num_choices_to_select": 2, "answer": ["a", "c"]}
+
+
+@pytest.mark.parametrize(
+    ("row", "answer", "expected"),
+    [
+        (CALCULATION, "035", "0.35"),
+        (CALCULATION, "0.35", "0.35"),
+        (CALCULATION, "always", "does not fit"),
+        (CHOOSE_TWO, "a or c", "does not fit"),
+        (CHOOSE_TWO, "bd", "bd"),
+    ],
+)
+def test_a_corrected_number_is_read_through_its_mask_and_one_letter_is_no_answer_of_two(tmp_path, row, answer, expected):
+    write_jmle(tmp_path, jmle(**row))
+    (tmp_path / "key.csv").write_text(f"id,answer,source\n120A1,{answer},notice\n", encoding="utf-8")
+    if expected == "does not fit":
+        with pytest.raises(JmedloraError, match=r"key\.csv:2: answer .* does not fit question 120A1"):
+            load_jmle2026(tmp_path, tmp_path / "key.csv")
+    else:
+        (found,) = load_jmle2026(tmp_path, tmp_path / "key.csv")
+        assert expected in (found.number, "".join(sorted(found.gold)))
 
 
 def test_a_file_of_corrections_is_for_one_exam():
