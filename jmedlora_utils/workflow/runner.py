@@ -107,10 +107,23 @@ def write_card(step: Step) -> None:
         "notebook_sha256": _notebook_hash(step.job.notebook),
         "examinations": fetch.here() if _reads_examinations(step.job) else {},
         "package_sha256": _package_hash(step.job.notebook),
+        "files": _files_read(step.job),
     }
     text = json.dumps(card, ensure_ascii=False, indent=1) + "\n"
     if not step.card.is_file() or step.card.read_text(encoding="utf-8") != text:
         write_text(step.card, text)
+
+
+def _files_read(job: Job) -> dict[str, str]:
+    """Sums of the user's own files that a step's parameters name, so that it runs again when one is changed."""
+    given = declared_parameters(job.notebook) | job.parameters
+    names = [given.get(key) or "" for key in ("articles_path", "records_path", "corrections")]
+    found = {}
+    for name in filter(None, [*names, *(n for n in given.get("check_exams", ()) if n.endswith(".jsonl"))]):
+        path = paths.NOTEBOOKS / Path(name).expanduser()
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+        found[name] = sha256_text("".join(f"{p.relative_to(path)} {sha256_file(p)}\n" for p in files))
+    return found
 
 
 def _reads_examinations(job: Job) -> bool:

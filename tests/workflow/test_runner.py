@@ -55,6 +55,24 @@ def test_a_card_is_rewritten_only_when_something_changed(here: Project) -> None:
     assert changed == {"20_tune_lora__a"}
 
 
+def test_a_change_of_the_users_own_files_makes_the_steps_that_read_them_stale(here: Project, tmp_path: Path) -> None:
+    (tmp_path / "articles" / "ward").mkdir(parents=True)
+    article, records = tmp_path / "articles" / "ward" / "a.txt", tmp_path / "records.jsonl"
+    common = 'preset = "mini"  # preset\nseed = 1  # seed\n'
+    write_notebook(here.notebooks / "10_prepare_instructions.ipynb", common + 'articles_path = ""  # folder\n')
+    write_notebook(here.notebooks / "13_prepare_quiz.ipynb", common + 'records_path = ""  # file\n')
+    presets.declared_parameters.cache_clear()
+    own = f"10_prepare_instructions: {{articles_path: {tmp_path / 'articles'}}}, 13_prepare_quiz: {{records_path: {records}}}"
+    here.preset.write_text(f"prepare: {{{own}}}\n")
+    runner.plan("mini")
+    for file, stale in ((article, "10_prepare_instructions"), (records, "13_prepare_quiz")):
+        before = cards(here)
+        file.write_text("text", encoding="utf-8")
+        runner.plan("mini")
+        after = cards(here)
+        assert {name for name in before if before[name] != after[name]} == {stale}
+
+
 def test_a_change_of_the_package_makes_its_notebooks_stale(here: Project) -> None:
     """Only the notebooks that reach the changed module through their imports."""
     package = here.root / "jmedlora_utils"
