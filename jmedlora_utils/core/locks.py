@@ -9,8 +9,13 @@ from jmedlora_utils.core.errors import JmedloraError
 
 
 @contextmanager
-def alone(lock: Path, what: str) -> Iterator[int]:
+def alone(lock: Path, what: str, wait: bool = False) -> Iterator[int]:
     """Holds a lock file while the block runs; the kernel frees it when the process ends, however it ends.
+
+    Args:
+        lock: The file; its folder is made where it is missing.
+        what: What the lock guards, for the error.
+        wait: Wait for a process that holds the lock, in place of refusing.
 
     Yields:
         The descriptor. A child process that inherits it (`subprocess.Popen(..., pass_fds=[descriptor])`) keeps the lock held until
@@ -23,7 +28,7 @@ def alone(lock: Path, what: str) -> Iterator[int]:
         raise JmedloraError(f"{lock.parent}: cannot be written ({error.strerror}); choose a folder that can") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise JmedloraError(f"{what}: another process is at work on it; wait for it to end, or stop it") from error
         yield file.fileno()

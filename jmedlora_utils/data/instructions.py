@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from jmedlora_utils.core import locks
 from jmedlora_utils.core.errors import JmedloraError
 from jmedlora_utils.core.notebook import progress
 from jmedlora_utils.core.records import read_json, sha256_text, write_text
@@ -153,16 +154,19 @@ def generate(articles: Sequence[Article], settings: GenerationSettings, cache_di
     """
     client = open_client(settings)
     texts = [t for article in articles for t in _texts(article, settings.max_text_chars)]
-    replies, generated = _kept(texts, settings, cache_dir), Generated()
-    missing = [t for t in texts if t not in replies]
-    generated.counts.update({"texts": len(texts), "answers kept from earlier runs": len(replies), "requests": len(missing)})
-    if missing:
-        _greet(client, settings)
-        for text, answer in progress(_ask_all(client, missing, settings, cache_dir), "Asking the model", total=len(missing)):
-            if isinstance(answer, Reply):
-                replies[text] = answer
-            else:
-                generated.failed.append({"article": text.article, "part": text.part, "reason": answer})
+    generated = Generated()
+    # Two seeds have the same texts and ask for them once: the second waits for the first.
+    with locks.alone(cache_dir.with_name(f".{cache_dir.name}.lock"), "the kept answers", wait=True):
+        replies = _kept(texts, settings, cache_dir)
+        missing = [t for t in texts if t not in replies]
+        generated.counts.update({"texts": len(texts), "answers kept from earlier runs": len(replies), "requests": len(missing)})
+        if missing:
+            _greet(client, settings)
+            for text, answer in progress(_ask_all(client, missing, settings, cache_dir), "Asking the model", total=len(missing)):
+                if isinstance(answer, Reply):
+                    replies[text] = answer
+                else:
+                    generated.failed.append({"article": text.article, "part": text.part, "reason": answer})
     if generated.failed and not settings.allow_failed:
         first = generated.failed[0]
         raise JmedloraError(

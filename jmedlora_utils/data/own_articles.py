@@ -86,5 +86,9 @@ def prepare(
 def load_exams(names: Sequence[str], years: Sequence[int], language: str, workspace: paths.Workspace) -> dict[str, list[Question]]:
     """Reads exams that records are checked against, whole: published ones by name such as `igakuqa`, others as JSONL files."""
     published = [name for name in names if not name.endswith(".jsonl")]
-    own = {Path(name).stem: read_exam(Path(name)) for name in names if name.endswith(".jsonl")}
-    return exam_files.collect(workspace, published, years, language, "error").exams | own
+    found = exam_files.collect(workspace, published, years, language, "error").exams
+    for path in (Path(name).expanduser() for name in names if name.endswith(".jsonl")):
+        if path.stem in found:
+            raise JmedloraError(f"parameter check_exams: {path} and another exam are both called {path.stem!r}; rename the file")
+        found[path.stem] = read_exam(path)
+    return found

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -235,6 +236,13 @@ def test_a_damaged_kept_answer_is_named(server, tmp_path):
     kept.write_text('{"body": "', encoding="utf-8")
     with pytest.raises(JmedloraError, match=f"{kept.name}: not a kept answer .* delete the file"):
         generate(ARTICLES[:1], ask(server), tmp_path)
+
+
+def test_two_seeds_at_once_ask_for_each_text_once(server, tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: generate(ARTICLES, ask(server), tmp_path), range(2)))
+    assert both[0].records == both[1].records
+    assert sorted(made.counts["requests"] for made in both) == [0, len(ARTICLES)]
 
 
 def test_a_killed_run_goes_on_and_asks_nothing_twice(server, tmp_path):

@@ -83,6 +83,14 @@ def test_nothing_left_is_an_error_that_counts_the_reasons(server, folder):
         prepare(folder, server)
 
 
+def test_two_exams_of_one_name_are_not_checked_as_one(tmp_path):
+    files = [write_exam(tmp_path / year / "ward.jsonl", EXAM) for year in ("2023", "2024")]
+    workspace = paths.Workspace("smoke", 1)
+    assert list(own_articles.load_exams([str(files[0])], [], "ja", workspace)) == ["ward"]
+    with pytest.raises(JmedloraError, match=r"2024/ward\.jsonl and another exam are both called 'ward'; rename the file"):
+        own_articles.load_exams([str(file) for file in files], [], "ja", workspace)
+
+
 def test_notebook_10_prepares_from_articles_what_tuning_reads(server, folder, tmp_path, monkeypatch):
     exam = write_exam(tmp_path / "ward.jsonl", EXAM)
     common = {"source": "articles", "articles_path": str(folder), "endpoint": server.url, "check_exams": [str(exam)], "heldout_share": 0.34}
