@@ -267,7 +267,7 @@ def train(
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise JmedloraError(f"{what}: the loss is {losses[-1]} at step {step + 1}; lower learning_rate")
-        if (step + 1) % every == 0 and step + 1 < len(plan):
+        if every > 0 and (step + 1) % every == 0 and step + 1 < len(plan):
             _save_state(state, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses})
     groups = [losses[i : i + LOG_EVERY] for i in range(0, len(losses), LOG_EVERY)]
     return [{"step": min((n + 1) * LOG_EVERY, len(losses)), "loss": round(sum(g) / len(g), 5)} for n, g in enumerate(groups)]
@@ -378,7 +378,10 @@ def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Recor
         trained = read_json(folder / MARKER) == identity and record_path.is_file()
     except JmedloraError:  # not there, or cut off
         return None
-    return read_record(record_path) if trained else None
+    record = read_record(record_path) if trained else None
+    weights = folder / "model.safetensors"  # a kill between base and record leaves the record of an earlier base of this name
+    whole = record and weights.is_file() and record.metrics.get("weights_sha256") == sha256_file(weights)
+    return record if whole else None
 
 
 def _publish(model: Any, tokenizer: Any, identity: dict[str, Any], work: Path, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The folder of a tuning run: whose it is, whether the run is finished, and that one process alone works in it."""
 
+import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -103,7 +104,7 @@ def begin(folder: Path, record_path: Path, identity: dict[str, Any]) -> Record |
     if folder.exists() and (stored_identity(folder) != identity or record_path.is_file()):
         aside = folder.parent / ".superseded"
         aside.mkdir(exist_ok=True)
-        aside /= f"{folder.name}.{sum(p.name.startswith(f'{folder.name}.') for p in aside.iterdir())}"
+        aside = next(path for n in itertools.count() if not (path := aside / f"{folder.name}.{n}").exists())
         folder.rename(aside)
         if record_path.is_file():
             record_path.rename(aside / record_path.name)

@@ -189,6 +189,11 @@ def test_a_run_whose_settings_code_or_weights_are_not_the_same_is_trained_anew_a
     assert (new == old) == (what != "settings") and run_folder.weights_sha256(weights.parent) == new["4"]
     aside = workspace.adapters / ".superseded" / "run.0"
     assert (aside / "checkpoint-4").is_dir() and (aside / "20_tune__run.json").is_file()
+    if what == "settings":  # the oldest was deleted for room, and the next ones go beside what is left
+        aside.rename(aside.with_name("run.1"))
+        training.tune(QUICK, "run", workspace)
+        training.tune(plan, "run", workspace)
+        assert {path.name for path in aside.parent.iterdir()} == {"run.0", "run.1", "run.2"}
 
 
 def test_a_second_process_on_the_same_run_is_refused(workspace) -> None:
