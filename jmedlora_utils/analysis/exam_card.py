@@ -328,7 +328,7 @@ def examination(data_dir: str, years: Sequence[int], on_missing: str) -> tuple[P
     """
     if on_missing not in ("error", "committed"):
         raise JmedloraError(f"parameter on_missing is {on_missing!r}; it takes 'error' or 'committed'")
-    folder = Path(data_dir) if data_dir else paths.exam_data_dir()
+    folder = Path(data_dir).expanduser() if data_dir else paths.exam_data_dir()
     if on_missing == "committed" and not data_dir:
         there = fetch.available(["igakuqa"], years, folder) and all(published_systems(folder, year) for year in years)
         if not there:

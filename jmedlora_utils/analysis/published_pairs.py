@@ -150,7 +150,7 @@ def read_material(data_dir: str, exams: Sequence[str], corrections: str = "") ->
         raise JmedloraError(f"parameter exams: no exam {unknown[0]!r} with published pairs; known: {', '.join(EDITIONS)}")
     if corrections and len(exams) != 1:
         raise JmedloraError("parameter corrections: a file of corrections belongs to one exam; name one in exams")
-    folder = Path(data_dir) if data_dir else paths.exam_data_dir()
+    folder = Path(data_dir).expanduser() if data_dir else paths.exam_data_dir()
     notices = [fetch.ensure(exams, data_dir=folder, download=not data_dir).notice()]
     questions = {exam: exam_files.load_published_exam(exam, folder, corrections=corrections) for exam in exams}
     runs = {exam: read_runs(folder, exam, questions[exam]) for exam in exams}

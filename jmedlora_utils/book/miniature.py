@@ -78,7 +78,8 @@ def story_caption(study: Study) -> str:
         f"in words that tuning never used to {at['taught_held_out_phrasing'][1]} %. Untaught facts, the control, end at "
         f"{at['untaught'][1]} %, where guessing earns {guessing} % (some questions ask for two answers). The general exam, "
         f"which is outside medicine, goes from {at['general'][0]} % to {at['general'][1]} %. "
-        f"Below: the gain on taught facts of each base, in points: {each}. These are raw gains; the cards use the contrasts of page 40, so their numbers differ. Bars are 95 % intervals over questions and "
+        f"Below: the gain on taught facts of each base, in points: {each}. These are raw gains; the cards use the contrasts of page 40, "
+        "so their numbers differ. Bars are 95 % intervals over questions and "
         f"{study.seeds_text()}."
     )
 
