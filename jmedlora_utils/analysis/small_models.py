@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,15 @@ def claim_1(study: Study, bases: Sequence[str]) -> pd.DataFrame:
             row = {"base": base, "questions": name, **found._asdict(), "true_only": alone.value}
             rows.append(row | {"verdict": verdict(found, len(study.seeds))})
     return pd.DataFrame(rows)
+
+
+def without_one_seed(study: Study, bases: Sequence[str]) -> list[str]:
+    """How often each verdict of `claim_1` stays where one seed is left out, each in turn: `3 of 4`; empty where too few would be left."""
+    frame, whole = study.outcomes, claim_1(study, bases)["verdict"]
+    if len(study.seeds) <= small_models_rule.read_rule().fewest_seeds:
+        return [""] * len(whole)
+    fewer = [claim_1(replace(study, outcomes=frame[frame["seed"] != seed]), bases)["verdict"] for seed in study.seeds]
+    return [f"{sum(words)} of {len(words)}" for words in zip(*(words == whole for words in fewer), strict=True)]
 
 
 def transfer(study: Study, bases: Sequence[str]) -> pd.DataFrame:

@@ -65,6 +65,8 @@ def test_claim_1_is_taught_minus_untaught_true_minus_placebo() -> None:
     assert facts["value"] == pytest.approx((18 - 4) / N)
     assert (found["low"] > 0).all() and (found["verdict"] == "supported").all()
     assert set(small_models.claim_1(make_study((1, 2)), [BASE])["verdict"]) == {"too few seeds"}
+    assert small_models.without_one_seed(make_study(), [BASE]) == ["", "", ""]
+    assert small_models.without_one_seed(make_study((1, 2, 3, 4)), [BASE]) == ["4 of 4"] * 3
 
 
 def test_a_card_of_claims_has_effects_and_words_of_each_model() -> None:
