@@ -52,8 +52,10 @@ def test_the_summary_on_the_front_page_says_what_the_committed_evidence_says() -
     refused, credited = (effect[name] for name in ("right answers that Exact match refuses", "wrong answers that Accuracy credits"))
     assert refused.low > margin > credited.high, "Accuracy forgives the form of an answer"
     study = evidence.load_study("small")
-    gained = small_models.claim_1(study, small_models.bases_of(study)).query("questions == 'real questions, memorised'")
-    assert set(gained["verdict"]) == {"supported"}, "the small real models memorised the questions"
+    gained = small_models.claim_1(study, small_models.bases_of(study)).set_index(["questions", "base"])["verdict"]
+    assert set(gained["real questions, memorised"]) == {"supported"}, "the small real models memorised the questions"
+    assert sorted(gained["invented facts, other wording"]) == ["supported", "undecided at this size"], "one gained in another wording"
+    assert set(gained["invented facts, taught wording"]) == {"undecided at this size"}, "the other gains stayed undecided"
     asked = small_models.by_arm(study).query("material == 'real questions' and arm == 'LoRA' and group == 'untaught'")
     assert len(asked) == 2 and ((asked["value"] - asked["chance"]).abs() < margin).all(), "and stayed near guessing on others"
     pairs = published_pairs.read_tables().verdicts.query("claim == 1 and decides")
