@@ -191,10 +191,7 @@ def examine(material: Material) -> Tables:
 
 
 def tables(data_dir: str, exams: Sequence[str], corrections: str, on_missing: str) -> Tables:
-    """`examine` of what is on this machine; with `committed`, the committed tables where the examinations are not there.
-
-    The committed tables hold the published key alone, so a file of corrections always needs the examinations.
-    """
+    """`examine` of what is here; with `committed` and no `corrections`, the committed tables where the examinations are missing."""
     if on_missing not in ("error", "committed"):
         raise JmedloraError(f"parameter on_missing is {on_missing!r}; it takes 'error' or 'committed'")
     if on_missing == "committed" and not (data_dir or corrections or fetch.available(exams)):

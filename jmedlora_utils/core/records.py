@@ -167,7 +167,7 @@ def iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise JmedloraError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}; fix or remove the line")
         if ("\\ud" in line or "\\uD" in line) and HALF.search(json.dumps(row, ensure_ascii=False)):
-            raise JmedloraError(f"{path}:{number}: half a character, as a lone escape such as \\ud83d leaves it; fix or remove the line")
+            raise JmedloraError(f"{path}:{number}: half of a surrogate pair, such as \\ud83d alone; fix or remove the line")
         yield number, row
 
 
@@ -181,8 +181,8 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-class _EachNameOnce(yaml.SafeLoader):
-    """Refuses a name that one mapping gives twice; YAML would keep the last and drop the other."""
+class _NoDuplicateKeys(yaml.SafeLoader):
+    """Refuses duplicate keys in a mapping, of which PyYAML silently keeps the last."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -190,7 +190,7 @@ class _EachNameOnce(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise yaml.composer.ComposerError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                    raise yaml.composer.ComposerError(None, None, f"duplicate key {key.value!r}", key.start_mark)
                 seen.add(key.value)
         return node
 
@@ -199,7 +199,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file that holds a mapping, perhaps an empty one; see `read_text`."""
     where = paths.relative(path)
     try:
-        found = yaml.load(read_text(path), Loader=_EachNameOnce) or {}
+        found = yaml.load(read_text(path), Loader=_NoDuplicateKeys) or {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

@@ -50,12 +50,12 @@ def _corrected(question: Question, answer: str, where: str) -> Question:
             return replace(question, rule="always")
         if question.rule == "number":
             return replace(question, number=number_through_mask(answer, question.text, where))
-        either = " or " in answer
-        if either and any(len(letters([part])) != 1 for part in answer.split(" or ")):
+        parts = answer.split(" or ")
+        if len(parts) > 1 and any(len(letters([part])) != 1 for part in parts):
             raise ValueError("each side of 'or' is one letter")
-        return replace(question, gold=letters(answer.split(" or ")), rule="any" if either else "all")
+        return replace(question, gold=letters(parts), rule="any" if len(parts) > 1 else "all")
     except ValueError as error:
-        takes = "letters such as b or ac, 'a or c', a number where the question has one, 'always' or 'withdrawn'"
+        takes = "letters such as b or ac, 'a or c' where one is asked for, a number where the question has one, 'always' or 'withdrawn'"
         raise JmedloraError(f"{where}: answer {answer!r} does not fit question {question.id}; it takes {takes}") from error
 
 

@@ -64,8 +64,13 @@ def load_articles(path: Path | str) -> tuple[list[Article], dict[str, int]]:
     return list(kept.values()), {"read": len(found), "empty": empty, "same text": len(found) - empty - len(kept)}
 
 
+def visible(folder: Path) -> list[Path]:
+    """Files and folders below a folder, in order, without the hidden ones."""
+    return sorted(p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
 def _read_folder(folder: Path) -> Iterator[Article]:
-    inside = sorted(p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    inside = visible(folder)
     for path in inside:
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             raise JmedloraError(f"{path} is a link to {path.resolve()}, outside the folder; remove it, or put a copy in its place")

@@ -38,8 +38,8 @@ def measure(examinee: Examinee, run_name: str, workspace: paths.Workspace, names
 def _record(examinee: Examinee, step: int, run_name: str, workspace: paths.Workspace, files: dict[str, Any]) -> Record:
     meter, name = Meter(), f"30_texts__{run_name}__step{step}"
     config = {"run_name": run_name, "base": examinee.settings.base, "step": step, "dtype": examinee.settings.dtype}
-    config |= {"quantisation": examinee.settings.quantisation, "adapter_mode": examinee.settings.adapter_mode}
-    config |= {"produced_by": identity.produced_by("evaluation.text_loss")}
+    config |= {"quantisation": examinee.settings.quantisation, "produced_by": identity.produced_by("evaluation.text_loss")}
+    config |= {key: value for key, value in examinee.settings.recorded().items() if key == "adapter_mode"}  # where it is no default
     data, weights = {f"texts/{key}": sha256_file(path) for key, path in files.items()}, examinee.checkpoints.keys[step]
     path = workspace.records / f"{name}.json"
     earlier = read_record(path) if path.is_file() else None

@@ -378,10 +378,11 @@ def finished(folder: Path, record_path: Path, identity: dict[str, Any]) -> Recor
         trained = read_json(folder / MARKER) == identity and record_path.is_file()
     except JmedloraError:  # not there, or cut off
         return None
-    record = read_record(record_path) if trained else None
-    weights = folder / "model.safetensors"  # a kill between base and record leaves the record of an earlier base of this name
-    whole = record and weights.is_file() and record.metrics.get("weights_sha256") == sha256_file(weights)
-    return record if whole else None
+    if not trained:
+        return None
+    record, weights = read_record(record_path), folder / "model.safetensors"
+    # A kill between publishing a base and writing its record leaves the record of an earlier base.
+    return record if weights.is_file() and record.metrics.get("weights_sha256") == sha256_file(weights) else None
 
 
 def _publish(model: Any, tokenizer: Any, identity: dict[str, Any], work: Path, folder: Path) -> None:

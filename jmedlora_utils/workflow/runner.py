@@ -23,6 +23,7 @@ from jmedlora_utils.core.notebook import RUNNER
 from jmedlora_utils.core.presets import Job, Preset, check_parameters, declared_parameters, load_preset, notebook_cells, require_device
 from jmedlora_utils.core.records import git_state, read_json, sha256_file, sha256_text, write_text
 from jmedlora_utils.data import fetch
+from jmedlora_utils.data.articles import SUFFIXES, visible
 from jmedlora_utils.models import registry
 from jmedlora_utils.workflow.checks import load_checked
 
@@ -115,14 +116,18 @@ def write_card(step: Step) -> None:
 
 
 def _files_read(job: Job) -> dict[str, str]:
-    """Sums of the user's own files that a step's parameters name, so that it runs again when one is changed."""
-    given = declared_parameters(job.notebook) | job.parameters
-    names = [given.get(key) or "" for key in ("articles_path", "records_path", "corrections")]
-    found = {}
-    for name in filter(None, [*names, *(n for n in given.get("check_exams", ()) if n.endswith(".jsonl"))]):
+    """Sums of the user's own files that a step's parameters name, so that it runs again when one is changed.
+
+    A missing or unreadable file is left to the notebook, which names it.
+    """
+    given, found = declared_parameters(job.notebook) | job.parameters, {}
+    names = [given.get(key) for key in ("articles_path", "records_path", "corrections")]
+    names += [name for name in given.get("check_exams", ()) if name.endswith(".jsonl")]
+    for name in filter(None, names):
         path = paths.NOTEBOOKS / Path(name).expanduser()
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
-        found[name] = sha256_text("".join(f"{p.relative_to(path)} {sha256_file(p)}\n" for p in files))
+        inside = [p for p in visible(path) if p.suffix.lower() in SUFFIXES] if path.is_dir() else [path]
+        readable = (p for p in inside if p.is_file() and os.access(p, os.R_OK))
+        found[name] = sha256_text("".join(f"{p.relative_to(path)} {sha256_file(p)}\n" for p in readable))
     return found
 
 
@@ -155,7 +160,7 @@ def find_step(preset_name: str, output: str, seed: int | None) -> Step:
             return step
     if seeds := [step.job.seed for step in every if step.job.output == output]:
         known = "over all seeds" if seeds == [None] else f"with seed {', '.join(map(str, seeds))}"
-        raise JmedloraError(f"preset {preset_name!r} runs {output} {known}, not with seed {seed}")
+        raise JmedloraError(f"preset {preset_name!r} runs {output} {known}, not with seed {seed}; correct --seed, or seeds in the preset")
     known = ", ".join(dict.fromkeys(step.job.output for step in every))
     raise JmedloraError(f"preset {preset_name!r} has no notebook {output!r}; it has: {known}")
 

@@ -18,8 +18,8 @@ def workspace(tmp_path, monkeypatch):
     """A run of the smoke preset that was asked the text questions of an invented examination, and a mini exam."""
     set_marks(monkeypatch)
     monkeypatch.setenv("JMEDLORA_RUNS", str(tmp_path))
-    named_once = list(itertools.product(["lora", "first", "second", "other", "cpt"], [0, 900, 3000], ["igakuqa", "mini_trained"], [0]))
-    monkeypatch.setattr(model_exam_cards.studies, "evaluations", lambda preset: set(named_once))
+    named = list(itertools.product(["lora", "first", "second", "other", "cpt"], [0, 900, 3000], ["igakuqa", "mini_trained"], [0]))
+    monkeypatch.setattr(model_exam_cards.studies, "evaluations", lambda preset: set(named))
     made = paths.Workspace("smoke", 1)
     shares = {"breakdown": (0.6, 0.1, 0.1, 0.1, 0.1)}
     asked = [dataclasses.replace(q, **shares) for q in examination()]

@@ -55,7 +55,9 @@ def test_the_summary_on_the_front_page_says_what_the_committed_evidence_says() -
     gained = small_models.claim_1(study, small_models.bases_of(study)).set_index(["questions", "base"])["verdict"]
     assert set(gained["real questions, memorised"]) == {"supported"}, "the small real models memorised the questions"
     assert sorted(gained["invented facts, other wording"]) == ["supported", "undecided at this size"], "one gained in another wording"
-    assert set(gained["invented facts, taught wording"]) == {"undecided at this size"}, "the other gains stayed undecided"
+    assert set(gained["invented facts, taught wording"]) == {"undecided at this size"}, "the other results are undecided"
+    kept = dict(zip(gained.index, small_models.without_one_seed(study, small_models.bases_of(study)), strict=True))
+    assert kept["invented facts, other wording", gained["invented facts, other wording"].eq("supported").idxmax()] != "4 of 4"
     asked = small_models.by_arm(study).query("material == 'real questions' and arm == 'LoRA' and group == 'untaught'")
     assert len(asked) == 2 and ((asked["value"] - asked["chance"]).abs() < margin).all(), "and stayed near guessing on others"
     pairs = published_pairs.read_tables().verdicts.query("claim == 1 and decides")

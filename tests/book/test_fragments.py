@@ -97,6 +97,12 @@ def test_every_folder_of_evidence_and_every_benchmark_is_listed_with_files_that_
         assert record.device in row and record.created[:10] in row and f"torch {record.versions['torch']}" in row
 
 
+def test_no_readme_is_linked_where_there_is_none(tmp_path: Path) -> None:
+    assert "README.md" not in provenance._origin(tmp_path)
+    (tmp_path / "README.md").write_text("# A study\n")
+    assert f"</book/results/{tmp_path.name}/README.md>" in provenance._origin(tmp_path)
+
+
 def test_committed_evidence_is_linked_and_a_run_is_named(monkeypatch, tmp_path: Path) -> None:
     def line(*entries: str, source: str = "auto") -> str:
         return provenance.evidence_line("40_findings", entries, {"preset": "mini", "source": source})

@@ -91,7 +91,7 @@ def test_a_preset_states_only_what_differs_from_the_one_it_extends(folder: Path)
         ("extends: minj", "no preset 'minj'; did you mean 'mini'?"),
         ("extends: ../mini", "preset '../mini': a name has letters"),
         ("seeds: [1]\nruns: {a", ":2: not valid YAML"),
-        ("runs:\n  a: {}\n  b: {}\n  a: {tune: {rank: 8}}", "mini.yaml:4: not valid YAML ('a' is given twice)"),
+        ("runs:\n  a: {}\n  b: {}\n  a: {tune: {rank: 8}}", "mini.yaml:4: not valid YAML (duplicate key 'a')"),
         ("runs: {a: {tune: {rnak: 8}}}", "20_tune_lora__a: notebook 20_tune_lora has no parameter 'rnak'; did you mean 'rank'?"),
         ("runs: {a: {tune: {rank: 8.5}}}", "parameter 'rank' of notebook 20_tune_lora takes int"),
         ("runs: {a: {tune: {rank: true}}}", "takes int"),

@@ -101,7 +101,7 @@ def test_rows_survive_jsonl(tmp_path_factory: pytest.TempPathFactory, rows: list
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [('{"a": 1', "not valid JSON"), ("[1]", "expected a JSON object, found list"), ('{"a": "\\ud83d"}', "half a character")],
+    [('{"a": 1', "not valid JSON"), ("[1]", "expected a JSON object, found list"), ('{"a": "\\ud83d"}', "half of a surrogate pair")],
 )
 def test_jsonl_may_open_with_a_byte_order_mark_and_hold_blank_lines_and_a_broken_line_is_named(tmp_path, line, said) -> None:
     path = tmp_path / "a.jsonl"

@@ -45,6 +45,8 @@ def test_files_are_joined_by_id_not_by_line(tmp_path):
     [
         (lambda folder: load_igakuqa(folder, [2018]), r"IgakuQA/data/2018: no question file"),
         (lambda folder: load_igakuqa(folder, [2018], "fr"), "language 'fr'"),
+        (lambda folder: load_igakuqa(folder, []), r"parameter years is \[\]; name at least one year"),
+        (lambda folder: load_igakuqa(folder, [2018, 2018]), r"parameter years is \[2018, 2018\].*each once"),
         (load_jjsimqa, r"jjsimqa\.jsonl: no such file"),
         (lambda folder: exam_files.load_published_exam("igakuqa118", folder), "no published exam 'igakuqa118'; known: igakuqa, jjsimqa"),
         (lambda folder: igakuqa.load_published(folder, [2018], "gpt4"), "no answers of gpt4"),

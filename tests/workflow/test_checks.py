@@ -45,6 +45,7 @@ def test_every_preset_of_the_project_passes_its_own_checks(name: str, tmp_path: 
         (run(evaluate="steps_: [1]"), "no parameter 'steps_'"),
         (run().replace("steps: [0, 10]", "steps: [0, 7]"), "steps names 7, and tuning keeps 0, 10; add it to save_steps"),
         (run(evaluate="exams: [igakuqa_1999]"), "no exam 'igakuqa_1999'"),
+        (run(evaluate="exams: [mini_traned]"), "no exam 'mini_traned' to plan for; known: mini_trained, "),
         (run().replace("base: en-small, max", "base: en-smal, max"), "no base 'en-smal'"),
         (run(prepare="prepare: {11_prepare_exams: {exams: [maxi]}, 19_pretrain_mini_bases: {bases: [en-small]}}\n"), "exams names 'maxi'"),
         (run("seed: 3"), "20_tune_lora__a: 'seed' comes from the preset itself"),

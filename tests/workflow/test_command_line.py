@@ -18,7 +18,7 @@ COMMANDS = [
     (main, "book --html thesis", {}, "thesis"),
     (main, "reproduce --preset nowhere --html html", {}, "no preset 'nowhere'"),
     (main, "run --preset smoke --output nope", {}, "has no notebook 'nope'"),
-    (main, "run --preset smoke --output 10_prepare_instructions --seed 9", {}, "with seed 1, not with seed 9"),
+    (main, "run --preset smoke --output 10_prepare_instructions --seed 9", {}, "with seed 1, not with seed 9; correct --seed"),
     (main, "export --adapter nowhere --out out", {}, "nowhere is no checkpoint"),
     (main, "fetch --preset nowhere", {}, "no preset 'nowhere'"),
     (main, "plan --preset paper", {"JMEDLORA_MODELS": "no/such.yaml"}, "such.yaml: no such file"),

@@ -71,6 +71,10 @@ def test_a_change_of_the_users_own_files_makes_the_steps_that_read_them_stale(he
         runner.plan("mini")
         after = cards(here)
         assert {name for name in before if before[name] != after[name]} == {stale}
+    (article.parent / ".DS_Store").touch()
+    (article.parent / "scan.pdf").touch()
+    runner.plan("mini")
+    assert cards(here) == after, "what is no article changes nothing"
 
 
 def test_a_change_of_the_package_makes_its_notebooks_stale(here: Project) -> None:
